@@ -1,0 +1,1 @@
+"""The TFDS data set `embedded_digits`: registered by importing `builder`."""

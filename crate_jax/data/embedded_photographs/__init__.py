@@ -1,0 +1,1 @@
+"""The TFDS data set `embedded_photographs`: registered by importing `builder`; origins in LICENSES.md."""

@@ -1,0 +1,127 @@
+"""Which of 17 photographs does this crop come from? Real pictures from inside scikit-image and scikit-learn.
+
+Training crops lie in the left 70 % of each photograph, test crops strictly in the rest, so no pixel is shared; both
+keep the photograph's own scale, at which texture tells more than colour. `whole` holds the photographs themselves,
+for figures. Grayscale pictures are RGB with three equal channels. Origin and licence of each: LICENSES.md.
+"""
+
+import importlib.util
+import pathlib
+
+import numpy as np
+import tensorflow_datasets as tfds
+from PIL import Image
+
+from crate_jax.errors import UserError
+
+PHOTOGRAPHS = {  # label: package that holds it, file
+    "astronaut": ("skimage", "data/astronaut.png"),
+    "brick": ("skimage", "data/brick.png"),
+    "camera": ("skimage", "data/camera.png"),
+    "chelsea": ("skimage", "data/chelsea.png"),
+    "china": ("sklearn", "datasets/images/china.jpg"),
+    "coffee": ("skimage", "data/coffee.png"),
+    "coins": ("skimage", "data/coins.png"),
+    "flower": ("sklearn", "datasets/images/flower.jpg"),
+    "grass": ("skimage", "data/grass.png"),
+    "gravel": ("skimage", "data/gravel.png"),
+    "hubble": ("skimage", "data/hubble_deep_field.jpg"),
+    "moon": ("skimage", "data/moon.png"),
+    "motorcycle": ("skimage", "data/motorcycle_left.png"),
+    "retina": ("skimage", "data/retina.jpg"),
+    "rocket": ("skimage", "data/rocket.jpg"),
+    "text": ("skimage", "data/text.png"),
+    "tissue": ("skimage", "data/ihc.png"),
+}
+CROP = 48  # pixels, so that a random crop to 32 has something to vary
+CROPS = {"train": 240, "test": 60}  # of each photograph
+TRAIN_WIDTH = 0.7  # of each photograph, from the left
+WHOLE = 512  # pixels: the longest that the shorter side of a whole photograph is stored with
+
+
+def photograph(label):
+    """One photograph, HxWx3 uint8."""
+    package, file = PHOTOGRAPHS[label]
+    found = importlib.util.find_spec(package)  # nothing of the package needs to run
+    if found is None:
+        raise UserError(
+            "data.name=embedded_photographs needs scikit-image and scikit-learn; run pip install scikit-image scikit-learn."
+        )
+    folder = pathlib.Path(found.origin).parent
+    if not (folder / file).exists():
+        raise UserError(f"{folder / file} is missing; install another version of the package {package}.")
+    with Image.open(folder / file) as picture:
+        return np.asarray(picture.convert("RGB"))
+
+
+def crop_corners(label, split, height, width):
+    """Where the crops of one photograph lie.
+
+    Args:
+        label: of the photograph; it seeds the places, so they never change.
+        split: "train" or "test".
+        height, width: of the whole photograph, pixels.
+
+    Returns:
+        Top and left of each crop, Nx2.
+    """
+    border = int(width * TRAIN_WIDTH)
+    first, last = (0, border - CROP) if split == "train" else (border, width - CROP)
+    # RandomState's stream is frozen for good, default_rng's is not
+    random = np.random.RandomState(2 * list(PHOTOGRAPHS).index(label) + (split == "test"))
+    count = CROPS[split]
+    return np.stack([random.randint(0, height - CROP + 1, count), random.randint(first, last + 1, count)], 1)
+
+
+def whole(label):
+    """One photograph with a shorter side of at most WHOLE pixels."""
+    picture = Image.fromarray(photograph(label))
+    scale = WHOLE / min(picture.size)
+    if scale < 1:
+        picture = picture.resize([round(side * scale) for side in picture.size], Image.Resampling.BICUBIC)
+    return np.asarray(picture)
+
+
+class Builder(tfds.core.GeneratorBasedBuilder):
+    """Crops of 48 x 48 pixels: 4,080 to train on, 1,020 to test on, and the 17 photographs they come from."""
+
+    name = "embedded_photographs"
+    VERSION = tfds.core.Version("1.0.0")
+    RELEASE_NOTES = {"1.0.0": "First release."}
+    url_infos = {}  # nothing to download; looking for them, TFDS wants importlib_resources, which it does not declare
+
+    def _info(self):
+        return tfds.core.DatasetInfo(
+            builder=self,
+            description="Crops of the photographs inside scikit-image and scikit-learn; the label is the photograph.",
+            features=tfds.features.FeaturesDict(
+                {
+                    "image": tfds.features.Image(shape=(None, None, 3), encoding_format="png"),
+                    "label": tfds.features.ClassLabel(names=list(PHOTOGRAPHS)),
+                }
+            ),
+            supervised_keys=("image", "label"),
+            homepage="https://scikit-image.org/",
+            license="Public domain, CC0 and CC BY 2.0: see LICENSES.md",
+            disable_shuffling=True,
+        )
+
+    def _split_generators(self, dl_manager):
+        del dl_manager  # nothing is downloaded
+        return {"train": self._crops("train"), "test": self._crops("test"), "whole": self._whole()}
+
+    def _generate_examples(self):
+        """TFDS wants this name; the splits differ, so each has a generator of its own."""
+        return self._whole()
+
+    def _whole(self):
+        for number, label in enumerate(PHOTOGRAPHS):
+            yield number, {"image": whole(label), "label": label}
+
+    def _crops(self, split):
+        number = 0
+        for label in PHOTOGRAPHS:
+            pixels_HxWx3 = photograph(label)
+            for top, left in crop_corners(label, split, *pixels_HxWx3.shape[:2]):
+                yield number, {"image": pixels_HxWx3[top : top + CROP, left : left + CROP], "label": label}
+                number += 1

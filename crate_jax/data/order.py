@@ -1,0 +1,78 @@
+"""Which example stands where: a pure function of (seed, step), so resuming is free and no shuffle buffer exists.
+
+Examples are laid end to end, epoch after epoch: place p = step * batch_size + row belongs to epoch p // N and is
+number p mod N of that epoch's permutation of the N examples. No remainder is dropped: a batch may hold the end of one
+epoch and the beginning of the next. The permutation is a Feistel network on the smallest 2^k >= N, walked along its
+cycle until it lands below N again (Black and Rogaway 2002): a bijection, computed for one place alone, from nothing
+but the key (seed, epoch).
+"""
+
+import numpy as np
+
+from crate_jax.data.randomness import hashed, mixed
+
+ROUNDS = 8
+
+
+def feistel(place_B, keys_RxB, bits):
+    """A keyed bijection of the numbers of `bits` bits.
+
+    Args:
+        place_B: uint64, each below 2^bits.
+        keys_RxB: uint64, a key for each round.
+        bits: at least 2; the two halves may differ by one bit.
+
+    Returns:
+        uint64, each below 2^bits.
+    """
+    low_bits = np.uint64(bits // 2)
+    low_mask = np.uint64(2 ** (bits // 2) - 1)
+    high_mask = np.uint64(2 ** (bits - bits // 2) - 1)
+    high_B, low_B = place_B >> low_bits, place_B & low_mask
+    for number, key_B in enumerate(keys_RxB):
+        if number % 2:
+            low_B = low_B ^ (mixed(key_B ^ high_B) & low_mask)
+        else:
+            high_B = high_B ^ (mixed(key_B ^ low_B) & high_mask)
+    return (high_B << low_bits) | low_B
+
+
+def permuted(place_B, epoch_B, seed, num_examples):
+    """Where the permutation of each epoch sends each place.
+
+    Args:
+        place_B: integers in [0, num_examples).
+        epoch_B: the epoch of each.
+        seed: of the run.
+        num_examples: N, at least 1.
+
+    Returns:
+        index_B, int64 in [0, num_examples).
+    """
+    if num_examples == 1:
+        return np.zeros(len(place_B), np.int64)
+    bits = max(2, (num_examples - 1).bit_length())
+    keys_RxB = hashed(seed, np.asarray(epoch_B)[None], np.arange(ROUNDS)[:, None])
+    index_B = feistel(np.asarray(place_B).astype(np.uint64), keys_RxB, bits)
+    outside = np.flatnonzero(index_B >= num_examples)
+    while outside.size:  # half of them come back each time
+        index_B[outside] = feistel(index_B[outside], keys_RxB[:, outside], bits)
+        outside = outside[index_B[outside] >= num_examples]
+    return index_B.astype(np.int64)
+
+
+def indices_of_step(seed, step, batch_size, num_examples):
+    """The examples of one global batch.
+
+    Args:
+        seed: of the run.
+        step: from 0; any, at the same cost.
+        batch_size: B, over all hosts; may be larger than num_examples.
+        num_examples: N, at least 1.
+
+    Returns:
+        index_B, epoch_B: int64; every index appears exactly once an epoch.
+    """
+    place_B = step * batch_size + np.arange(batch_size, dtype=np.int64)
+    epoch_B, place_B = np.divmod(place_B, num_examples)
+    return permuted(place_B, epoch_B, seed, num_examples), epoch_B

@@ -1,0 +1,31 @@
+"""The one exception that becomes one sentence.
+
+Whatever a user can do wrong (a misspelt key, a missing folder, a width that no head count divides) is raised as
+`UserError` where it is noticed. The command line prints it without a traceback and ends with exit code 1; in Python
+it is an ordinary exception. Anything else that escapes is our own fault, and keeps its traceback.
+"""
+
+import difflib
+
+
+class UserError(Exception):
+    """What is wrong, where, and what to do, in one sentence."""
+
+
+def nearest(name, known, limit=3):
+    """A clause that names the known names closest to `name`.
+
+    Args:
+        name: what was given.
+        known: the names there are.
+        limit: how many to offer at most.
+
+    Returns:
+        `"; did you mean a, b?"`, or all of `known` where nothing is close.
+    """
+    known = [str(k) for k in known]
+    close = difflib.get_close_matches(str(name), known, n=limit, cutoff=0.6)
+    if not close:  # a.b.colour is closest to x.colour, whatever stands before the dot
+        last = str(name).rpartition(".")[2]
+        close = [k for k in known if k.rpartition(".")[2] == last][:limit]
+    return f"; did you mean {', '.join(close)}?" if close else f"; known: {', '.join(sorted(known))}"

@@ -1,0 +1,1 @@
+"""Linen modules that give the operators their parameters."""

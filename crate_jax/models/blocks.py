@@ -1,0 +1,217 @@
+"""The layers: an encoder layer is a compression step and a sparsification step, a decoder layer reverses them.
+
+    encoder    z' = z + MSSA(LN(z));    z+ = ISTA(LN(z'))          (no residual around ISTA)
+    decoder    y' = E LN(y);            y+ = y' - MSSA(LN(y'))
+
+Pai et al. 2024 (arXiv 2404.02446), section 3, as the official code has it; the fields are the places where paper, book
+and code differ. Each layer sows what the white box shows (collection `intermediates`): its input, the normalised
+tokens, the codes U^T LN(z), and the tokens after each half.
+"""
+
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from crate_jax.models.layout import constrain, split_along
+from crate_jax.operators.ista import ista
+from crate_jax.operators.normalisation import layer_norm
+from crate_jax.operators.subspace_attention import split_heads, subspace_self_attention
+
+xavier = nn.initializers.xavier_uniform()
+kaiming = nn.initializers.variance_scaling(2.0, "fan_in", "uniform")
+zeros = nn.initializers.zeros
+ones = nn.initializers.ones
+
+
+class LayerNorm(nn.Module):
+    """LayerNorm over a token's entries; parameters `scale` and `bias`."""
+
+    epsilon: float = 1e-5
+
+    @nn.compact
+    def __call__(self, z_BxNxD):
+        width = z_BxNxD.shape[-1]
+        scale_D = self.param("scale", split_along(ones, None), (width,))
+        bias_D = self.param("bias", split_along(zeros, None), (width,))
+        return layer_norm(z_BxNxD, scale_D, bias_D, epsilon=self.epsilon)
+
+
+class SubspaceAttention(nn.Module):
+    """MSSA(LN(z)): subspaces U_1 .. U_K, and the official code's output projection beside them.
+
+    Attributes:
+        num_heads: K.
+        output_projection: "learned" (a matrix with bias; a single head of full width has none) or "tied" (U itself).
+        logit_scale: None for P ** -0.5.
+        dtype: of the computation.
+    """
+
+    num_heads: int
+    output_projection: str = "learned"
+    logit_scale: float | None = None
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, normed_BxNxD):
+        width = normed_BxNxD.shape[-1]
+        subspaces_DxKP = self.param("subspaces", split_along(xavier, "embed", "heads"), (width, width))
+        subspaces_DxKP = subspaces_DxKP.astype(self.dtype)
+        codes_BxNxKP = constrain(normed_BxNxD @ subspaces_DxKP, "images", None, "heads")
+        self.sow("intermediates", "codes", codes_BxNxKP)
+        scale = self.logit_scale or (width // self.num_heads) ** -0.5
+        moved_BxNxKxP = subspace_self_attention(split_heads(codes_BxNxKP, self.num_heads), scale)
+        moved_BxNxKP = moved_BxNxKxP.reshape(codes_BxNxKP.shape)
+        if self.output_projection == "tied":
+            return moved_BxNxKP @ subspaces_DxKP.T
+        if self.num_heads == 1:
+            return moved_BxNxKP
+        kernel_KPxD = self.param("output_kernel", split_along(xavier, "heads", "embed"), (width, width))
+        bias_D = self.param("output_bias", split_along(zeros, None), (width,))
+        return moved_BxNxKP @ kernel_KPxD.astype(self.dtype) + bias_D.astype(self.dtype)
+
+
+class CompressionStep(nn.Module):
+    """z + MSSA(LN(z)), towards the subspaces; with sign -1 away from them, as the decoder goes.
+
+    Attributes:
+        num_heads, output_projection, dtype: of the attention.
+        sign: 1 compresses, -1 expands.
+        skip: what the step adds to: "input" (z, the official code) or "normed" (LN(z), the paper's diagrams).
+        attention_scale: "official" (logits times P^-1/2, step 1) or "paper" (logits as they are, step
+            kappa P / (N eps^2), and (1 - that) z).
+        kappa, epsilon: of the paper's step.
+    """
+
+    num_heads: int
+    sign: int = 1
+    output_projection: str = "learned"
+    skip: str = "input"
+    attention_scale: str = "official"
+    kappa: float = 1.0
+    epsilon: float = 0.5
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, z_BxNxD):
+        num_tokens, width = z_BxNxD.shape[-2:]
+        normed_BxNxD = LayerNorm(name="attention_norm")(z_BxNxD)
+        self.sow("intermediates", "normed", normed_BxNxD)
+        paper = self.attention_scale == "paper"
+        attention = SubspaceAttention(
+            self.num_heads, self.output_projection, 1.0 if paper else None, self.dtype, name="attention"
+        )
+        moved_BxNxD = constrain(attention(normed_BxNxD), "images", None, None)
+        start_BxNxD = z_BxNxD if self.skip == "input" else normed_BxNxD
+        if not paper:
+            return start_BxNxD + self.sign * moved_BxNxD
+        step = self.kappa * (width // self.num_heads) / (num_tokens * self.epsilon**2)
+        return (1 - self.sign * step) * start_BxNxD + self.sign * step * moved_BxNxD
+
+
+class SparsificationStep(nn.Module):
+    """ISTA(LN(z) | D), with no residual around it.
+
+    Attributes:
+        eta: step size.
+        lambda_: sparsity weight.
+        dtype: of the computation.
+    """
+
+    eta: float = 0.1
+    lambda_: float = 0.5
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, z_BxNxD):
+        width = z_BxNxD.shape[-1]
+        normed_BxNxD = LayerNorm(name="ista_norm")(z_BxNxD)
+        dictionary_DxD = self.param("dictionary", split_along(kaiming, "embed", "atoms"), (width, width))
+        return ista(normed_BxNxD, dictionary_DxD.astype(self.dtype), step_size=self.eta, sparsity=self.lambda_)
+
+
+class EncoderLayer(nn.Module):
+    """One step of the sparse rate reduction: compression, then sparsification.
+
+    Attributes:
+        compression: the fields of `CompressionStep`.
+        eta, lambda_: of ISTA.
+        dtype: of the computation.
+    """
+
+    compression: Any
+    eta: float = 0.1
+    lambda_: float = 0.5
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, z_BxNxD):
+        self.sow("intermediates", "input", z_BxNxD)
+        compressed_BxNxD = CompressionStep(**self.compression, dtype=self.dtype, name="compression")(z_BxNxD)
+        self.sow("intermediates", "compressed", compressed_BxNxD)
+        sparsify = SparsificationStep(self.eta, self.lambda_, self.dtype, name="sparsification")
+        sparse_BxNxD = constrain(sparsify(compressed_BxNxD), "images", None, None)
+        self.sow("intermediates", "output", sparse_BxNxD)
+        return sparse_BxNxD
+
+
+class DecoderLayer(nn.Module):
+    """The reversal of an encoder layer: a linear map E for ISTA, then expansion for compression.
+
+    Attributes:
+        compression: the fields of `CompressionStep`, with sign -1.
+        dtype: of the computation.
+    """
+
+    compression: Any
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, y_BxNxD):
+        width = y_BxNxD.shape[-1]
+        self.sow("intermediates", "input", y_BxNxD)
+        normed_BxNxD = LayerNorm(name="linear_norm")(y_BxNxD)
+        kernel_DxD = self.param("linear_kernel", split_along(kaiming, "embed", "atoms"), (width, width))
+        mapped_BxNxD = constrain(normed_BxNxD @ kernel_DxD.astype(self.dtype), "images", None, None)
+        self.sow("intermediates", "mapped", mapped_BxNxD)
+        expanded_BxNxD = CompressionStep(**self.compression, dtype=self.dtype, name="expansion")(mapped_BxNxD)
+        self.sow("intermediates", "output", expanded_BxNxD)
+        return expanded_BxNxD
+
+
+class ViTLayer(nn.Module):
+    """A transformer layer as in ViT and MAE: attention and a GELU MLP of four times the width, each with a residual.
+
+    Attributes:
+        num_heads: K.
+        dtype: of the computation.
+    """
+
+    num_heads: int
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, z_BxNxD):
+        width = z_BxNxD.shape[-1]
+        self.sow("intermediates", "input", z_BxNxD)
+
+        def dense(name, z, size, axes):
+            kernel = self.param(f"{name}_kernel", split_along(xavier, *axes), (z.shape[-1], size))
+            bias = self.param(f"{name}_bias", split_along(zeros, None), (size,))
+            return z @ kernel.astype(self.dtype) + bias.astype(self.dtype)
+
+        normed_BxNxD = LayerNorm(1e-6, name="attention_norm")(z_BxNxD)
+        self.sow("intermediates", "normed", normed_BxNxD)
+        fused_BxNx3D = constrain(dense("qkv", normed_BxNxD, 3 * width, ("embed", "heads")), "images", None, "heads")
+        query, key, value = (split_heads(x, self.num_heads) for x in jnp.split(fused_BxNx3D, 3, -1))
+        self.sow("intermediates", "query", query)
+        self.sow("intermediates", "key", key)
+        moved_BxNxD = jax.nn.dot_product_attention(query, key, value).reshape(z_BxNxD.shape)
+        z_BxNxD = z_BxNxD + constrain(dense("output", moved_BxNxD, width, ("heads", "embed")), "images", None, None)
+        self.sow("intermediates", "compressed", z_BxNxD)
+        hidden = dense("up", LayerNorm(1e-6, name="mlp_norm")(z_BxNxD), 4 * width, ("embed", "hidden"))
+        hidden = constrain(jax.nn.gelu(hidden, approximate=False), "images", None, "hidden")
+        z_BxNxD = z_BxNxD + constrain(dense("down", hidden, width, ("hidden", "embed")), "images", None, None)
+        self.sow("intermediates", "output", z_BxNxD)
+        return z_BxNxD

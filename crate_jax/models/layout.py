@@ -1,0 +1,25 @@
+"""Where arrays may be split: logical names of axes, given to parameters and activations; a mesh's rules do the rest.
+
+    images    the batch                      embed     entries of a token (D)
+    heads     K P, the subspaces' columns    atoms     the dictionary's columns, and the decoder map's
+    hidden    the inside of a ViT's MLP      pixels    p p C          classes   of a classifier's head
+
+Rules (logical name to mesh axis) are active within `flax.linen.logical_axis_rules`; outside, or without a mesh, nothing
+is constrained.
+"""
+
+import flax.linen as nn
+import jax
+
+
+def split_along(initializer, *names):
+    """An initializer whose parameter carries the logical name of each axis."""
+    return nn.with_logical_partitioning(initializer, names)
+
+
+def constrain(x, *names):
+    """Asks for the layout that the rules give to these logical names; None is "whatever is best"."""
+    mesh = jax.sharding.get_abstract_mesh()
+    if mesh.empty or not nn.get_logical_axis_rules():
+        return x
+    return jax.lax.with_sharding_constraint(x, nn.logical_to_mesh_axes(names))

@@ -1,0 +1,119 @@
+"""The coding rate: how many nats it takes to code N tokens up to a distortion eps.
+
+    R_eps(Z)       = 1/2       logdet(I + D/(N eps^2) Z^T Z)                  N tokens of length D
+    R^c_eps(Z | U) = 1/2 sum_k logdet(I + P/(N eps^2) (U_k^T Z) (U_k^T Z)^T)  K subspaces of P dimensions
+
+Pai et al. 2024 (arXiv 2404.02446), section 2; Ma et al. 2007 (lossy coding). Both determinants, of the N x N and the
+P x P Gram matrix, are the same number (Sylvester); the smaller matrix is used. Rates are in nats, float32.
+"""
+
+import jax
+import jax.numpy as jnp
+
+EPSILON = 0.5  # the distortion that is used where none is given
+OFFICIAL_EPSILON = 0.01  # of the official layer script, which does not square it
+
+_CHOLESKY_LIMIT = 1e5  # beyond, rounding of the Gram matrix (6e-8 of its trace) would swamp the identity
+
+
+def logdet_gram(x_NxP, scale):
+    """logdet(I + scale x^T x), by the smaller Gram matrix.
+
+    Cholesky where float32 can form I + scale x^T x; where its trace is too large for that (tiny eps, huge tokens) a QR
+    factorisation of [I; sqrt(scale) x], which never squares the numbers.
+
+    Args:
+        x_NxP: any leading axes may come before; computed in f32.
+        scale: a non-negative number.
+
+    Returns:
+        The log-determinants, one for each leading index, f32.
+    """
+    x_NxP = x_NxP.astype(jnp.float32)
+    if x_NxP.shape[-2] < x_NxP.shape[-1]:
+        x_NxP = jnp.swapaxes(x_NxP, -1, -2)
+    identity_PxP = jnp.eye(x_NxP.shape[-1], dtype=jnp.float32)
+
+    def by_cholesky(x_NxP):
+        # "highest": on TPU a float32 product would else be made of bfloat16 passes
+        gram_PxP = jnp.einsum("...np,...nq->...pq", x_NxP, x_NxP, precision="highest")
+        factor_PxP = jnp.linalg.cholesky(identity_PxP + scale * gram_PxP)
+        return 2 * jnp.sum(jnp.log(jnp.diagonal(factor_PxP, axis1=-2, axis2=-1)), -1)
+
+    def by_qr(x_NxP):
+        top_PxP = jnp.broadcast_to(identity_PxP, (*x_NxP.shape[:-2], *identity_PxP.shape))
+        stacked = jnp.concatenate([top_PxP, jnp.sqrt(jnp.float32(scale)) * x_NxP], -2)
+        triangle_PxP = jnp.linalg.qr(stacked, mode="r")
+        return 2 * jnp.sum(jnp.log(jnp.abs(jnp.diagonal(triangle_PxP, axis1=-2, axis2=-1))), -1)
+
+    largest = scale * jnp.max(jnp.sum(jnp.square(x_NxP), (-1, -2)))
+    return jax.lax.cond(largest < _CHOLESKY_LIMIT, by_cholesky, by_qr, x_NxP)
+
+
+def coding_rate(z_BxNxD, *, epsilon=EPSILON):
+    """R_eps(Z) of each set of tokens.
+
+    Args:
+        z_BxNxD: B sets of N tokens, not normalised here.
+        epsilon: the distortion, in units of z.
+
+    Returns:
+        rate_B, nats, f32; 0 for tokens that are all zero.
+    """
+    num_tokens, width = z_BxNxD.shape[-2:]
+    return logdet_gram(z_BxNxD, width / (num_tokens * epsilon**2)) / 2
+
+
+def subspace_coding_rate(codes_BxNxKxP, *, epsilon=EPSILON):
+    """R^c_eps(Z | U), from the codes U_k^T z.
+
+    Args:
+        codes_BxNxKxP: the N tokens' coordinates in each of the K subspaces.
+        epsilon: the distortion, in units of the codes.
+
+    Returns:
+        rate_B, nats, f32: summed over the subspaces.
+    """
+    num_tokens, size = codes_BxNxKxP.shape[-3], codes_BxNxKxP.shape[-1]
+    codes_BxKxNxP = jnp.swapaxes(codes_BxNxKxP, -3, -2)
+    return jnp.sum(logdet_gram(codes_BxKxNxP, size / (num_tokens * epsilon**2)), -1) / 2
+
+
+def official_coding_rate(codes_BxNxKxP, *, epsilon=OFFICIAL_EPSILON):
+    """The official layer script's variant of R^c: unit codes, and an eps that is not squared.
+
+        1/2 sum_k logdet(I + P/(N eps) W_k^T W_k),   every column of W_k = U_k^T Z scaled to length one
+
+    Ma-Lab-Berkeley/CRATE, `vis_utils/coding_rate.py`. A code of length zero counts as zero (the script gives NaN).
+
+    Args:
+        codes_BxNxKxP: the N tokens' coordinates in each of the K subspaces.
+        epsilon: as the script takes it.
+
+    Returns:
+        rate_B, nats, f32.
+    """
+    codes_BxNxKxP = codes_BxNxKxP.astype(jnp.float32)
+    square_BxNxKx1 = jnp.sum(jnp.square(codes_BxNxKxP), -1, keepdims=True)
+    safe_BxNxKx1 = jnp.where(square_BxNxKx1 > 0, square_BxNxKx1, 1.0)  # keeps the gradient at zero finite, too
+    unit_BxNxKxP = codes_BxNxKxP * jax.lax.rsqrt(safe_BxNxKx1)
+    return subspace_coding_rate(unit_BxNxKxP, epsilon=epsilon**0.5)
+
+
+def sparse_rate_reduction(z_BxNxD, codes_BxNxKxP, *, sparsity, epsilon=EPSILON):
+    """The objective that every encoder layer takes a step on: R(Z) - R^c(Z | U) - lambda ||Z||_1.
+
+    Pai et al. 2024, equation 3, with the l1 norm that its algorithm works with.
+
+    Args:
+        z_BxNxD: tokens.
+        codes_BxNxKxP: U_k^T z of the same tokens.
+        sparsity: lambda, nats a unit of z.
+        epsilon: the distortion.
+
+    Returns:
+        objective_B, nats, f32; larger is better.
+    """
+    length_B = jnp.sum(jnp.abs(z_BxNxD.astype(jnp.float32)), (-1, -2))
+    gain_B = coding_rate(z_BxNxD, epsilon=epsilon) - subspace_coding_rate(codes_BxNxKxP, epsilon=epsilon)
+    return gain_B - sparsity * length_B

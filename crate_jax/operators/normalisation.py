@@ -1,0 +1,25 @@
+"""LayerNorm: each token to mean 0 and variance 1, then a learned scale and shift (Ba et al. 2016).
+
+y = (z - mean(z)) / sqrt(var(z) + eps) * scale + bias          biased variance, over the token's entries
+"""
+
+import jax
+import jax.numpy as jnp
+
+
+def layer_norm(z_BxNxD, scale_D, bias_D, *, epsilon):
+    """LayerNorm of every token.
+
+    Args:
+        z_BxNxD: tokens, f32 or bf16; statistics are f32 either way.
+        scale_D, bias_D: learned.
+        epsilon: added to the variance.
+
+    Returns:
+        Shape and type of z.
+    """
+    wide = z_BxNxD.astype(jnp.float32)
+    mean = jnp.mean(wide, -1, keepdims=True)
+    centred = wide - mean
+    inverse = jax.lax.rsqrt(jnp.mean(jnp.square(centred), -1, keepdims=True) + epsilon)
+    return (centred * inverse * scale_D + bias_D).astype(z_BxNxD.dtype)

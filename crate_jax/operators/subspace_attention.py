@@ -1,0 +1,93 @@
+"""Compression: multi-head subspace self-attention (MSSA), where one matrix is query, key and value.
+
+    SSA(Z | U_k) = (U_k^T Z) softmax(scale (U_k^T Z)^T (U_k^T Z))
+    MSSA(Z | U)  = [U_1 .. U_K] [SSA(Z | U_1); ..; SSA(Z | U_K)]        (times P/(N eps^2) in the paper)
+
+Pai et al. 2024 (arXiv 2404.02446), section 2. With rows as tokens and w = Z U_k: SSA = softmax(scale w w^T) w.
+
+The backward pass, by hand: S = w w^T is symmetric and w enters three times, so three batched products do what autodiff
+needs four for. With A the softmax, o = A w and g the cotangent of o,
+
+    dS = A * (g w^T - rowsum(g * o)),        dw = A^T g + scale (dS + dS^T) w.
+"""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+
+
+def split_heads(codes_BxNxD, num_heads):
+    """B x N x D to B x N x K x P: the k-th run of P = D / K entries is the k-th subspace."""
+    return codes_BxNxD.reshape(*codes_BxNxD.shape[:-1], num_heads, -1)
+
+
+def subspace_attention_weights(codes_BxNxKxP, *, scale):
+    """softmax(scale w_k w_k^T): how much each token is moved towards each other, by subspace.
+
+    Args:
+        codes_BxNxKxP: w, the tokens' coordinates U_k^T z.
+        scale: of the logits; the official code's is P ** -0.5, the paper's 1.
+
+    Returns:
+        attention_BxKxNxN, f32, rows (queries) sum to one.
+    """
+    scores_BxKxNxN = jnp.einsum("bnkp,bmkp->bknm", codes_BxNxKxP, codes_BxNxKxP, preferred_element_type=jnp.float32)
+    return jax.nn.softmax(scores_BxKxNxN * scale, -1)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(1,))
+def subspace_self_attention(codes_BxNxKxP, scale):
+    """SSA in every subspace at once: softmax(scale w_k w_k^T) w_k.
+
+    Args:
+        codes_BxNxKxP: w, the tokens' coordinates U_k^T z; f32 or bf16 (scores are f32 either way).
+        scale: of the logits.
+
+    Returns:
+        Shape and type of the codes.
+    """
+    return _forward(codes_BxNxKxP, scale)[0]
+
+
+def _forward(codes_BxNxKxP, scale):
+    codes_BxKxNxP = jnp.swapaxes(codes_BxNxKxP, 1, 2)
+    scores_BxKxNxN = jnp.einsum("bknp,bkmp->bknm", codes_BxKxNxP, codes_BxKxNxP, preferred_element_type=jnp.float32)
+    attention_BxKxNxN = jax.nn.softmax(scores_BxKxNxN * scale, -1).astype(codes_BxNxKxP.dtype)
+    moved_BxKxNxP = attention_BxKxNxN @ codes_BxKxNxP
+    return jnp.swapaxes(moved_BxKxNxP, 1, 2), (codes_BxKxNxP, attention_BxKxNxN, moved_BxKxNxP)
+
+
+def _backward(scale, kept, cotangent_BxNxKxP):
+    codes_BxKxNxP, attention_BxKxNxN, moved_BxKxNxP = kept
+    cotangent_BxKxNxP = jnp.swapaxes(cotangent_BxNxKxP, 1, 2)
+    wide = jnp.float32
+    inner_BxKxNx1 = jnp.sum(cotangent_BxKxNxP.astype(wide) * moved_BxKxNxP.astype(wide), -1, keepdims=True)
+    product_BxKxNxN = jnp.einsum("bknp,bkmp->bknm", cotangent_BxKxNxP, codes_BxKxNxP, preferred_element_type=wide)
+    slope_BxKxNxN = attention_BxKxNxN * (product_BxKxNxN - inner_BxKxNx1) * scale
+    symmetric_BxKxNxN = (slope_BxKxNxN + jnp.swapaxes(slope_BxKxNxN, -1, -2)).astype(codes_BxKxNxP.dtype)
+    by_value_BxKxNxP = jnp.einsum("bkmn,bkmp->bknp", attention_BxKxNxN, cotangent_BxKxNxP)
+    return (jnp.swapaxes(by_value_BxKxNxP + symmetric_BxKxNxN @ codes_BxKxNxP, 1, 2),)
+
+
+subspace_self_attention.defvjp(_forward, _backward)
+
+
+def mssa(z_BxNxD, subspaces_DxKP, *, num_heads, scale):
+    """[U_1 .. U_K] [SSA(Z | U_1); ..; SSA(Z | U_K)]: the denoised tokens, by the paper's tied projection.
+
+    To first order in the Neumann expansion, with a softmax for the similarities, this is the descent direction of
+    R^c(Z | U) up to the factor P/(N eps^2), which the caller's step size holds.
+
+    Args:
+        z_BxNxD: tokens.
+        subspaces_DxKP: [U_1 .. U_K], bases in columns, K P columns.
+        num_heads: K.
+        scale: of the logits.
+
+    Returns:
+        Shape and type of z.
+    """
+    codes_BxNxKxP = split_heads(z_BxNxD @ subspaces_DxKP, num_heads)
+    moved_BxNxKxP = subspace_self_attention(codes_BxNxKxP, scale)
+    return moved_BxNxKxP.reshape(*z_BxNxD.shape[:-1], -1) @ subspaces_DxKP.T
