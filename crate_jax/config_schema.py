@@ -62,6 +62,8 @@ LEAVES = {
     "model.kappa": Leaf(None, float, "step size of compression, attention_scale='paper'", low=0),
     "model.epsilon": Leaf(None, float, "eps of the coding rate, attention_scale='paper'", low=0),
     "model.positions": Leaf(None, str, "added once, or taken off again at the end", choices=("added", "subtracted")),
+    "model.table_image_size": Leaf(None, int, "pixels the position table was made for; None: image_size", low=1),
+    "model.learned_positions": Leaf(None, bool, "classifiers only: the position table is trained"),
     "model.dtype": Leaf(None, str, "of the computation; parameters stay float32", choices=("float32", "bfloat16")),
     "model.scan_layers": Leaf(None, bool, "one compiled layer, looped over", resume=True),
     "model.remat": Leaf(
@@ -121,8 +123,11 @@ LEAVES = {
     "mesh.dcn_data": Leaf(
         1, int, "slices joined by the data-centre network, over which the batch is split", resume=True, low=1
     ),
-    "mesh.stall_seconds": Leaf(
+    "distributed.preemption_exit_code": Leaf(
+        143, int, "of a run that SIGTERM stopped; schedulers take it for not finished", resume=True, low=0, high=255
+    ),
+    "distributed.stall_seconds": Leaf(
         1800.0, float, "without a step before the run ends with every thread's stack; 0: never", resume=True, low=0
     ),
-    "mesh.lost_host_seconds": Leaf(100.0, float, "until a host that says nothing counts as lost", resume=True, low=1),
+    "distributed.lost_host_seconds": Leaf(100, int, "until a host that says nothing counts as lost", resume=True, low=1),
 }

@@ -38,6 +38,17 @@ class LayerNorm(nn.Module):
         return layer_norm(z_BxNxD, scale_D, bias_D, epsilon=self.epsilon)
 
 
+def kept(branch_BxNxD, keep_Bx1x1):
+    """A residual's branch under stochastic depth: times 0 or 1 / (1 - rate) for each image; None leaves it alone."""
+    return branch_BxNxD if keep_Bx1x1 is None else branch_BxNxD * keep_Bx1x1.astype(branch_BxNxD.dtype)
+
+
+def compression_fields(model, num_heads, sign=1):
+    """The fields of a network's compression steps (`CompressionStep`)."""
+    names = ("output_projection", "skip", "attention_scale", "kappa", "epsilon")
+    return {"num_heads": num_heads, "sign": sign, **{name: getattr(model, name) for name in names}}
+
+
 class SubspaceAttention(nn.Module):
     """MSSA(LN(z)): subspaces U_1 .. U_K, and the official code's output projection beside them.
 
@@ -94,7 +105,7 @@ class CompressionStep(nn.Module):
     dtype: Any = jnp.float32
 
     @nn.compact
-    def __call__(self, z_BxNxD):
+    def __call__(self, z_BxNxD, keep_Bx1x1=None):
         num_tokens, width = z_BxNxD.shape[-2:]
         normed_BxNxD = LayerNorm(name="attention_norm")(z_BxNxD)
         self.sow("intermediates", "normed", normed_BxNxD)
@@ -105,9 +116,9 @@ class CompressionStep(nn.Module):
         moved_BxNxD = constrain(attention(normed_BxNxD), "images", None, None)
         start_BxNxD = z_BxNxD if self.skip == "input" else normed_BxNxD
         if not paper:
-            return start_BxNxD + self.sign * moved_BxNxD
-        step = self.kappa * (width // self.num_heads) / (num_tokens * self.epsilon**2)
-        return (1 - self.sign * step) * start_BxNxD + self.sign * step * moved_BxNxD
+            return start_BxNxD + kept(self.sign * moved_BxNxD, keep_Bx1x1)
+        step = self.sign * self.kappa * (width // self.num_heads) / (num_tokens * self.epsilon**2)
+        return start_BxNxD + kept(step * (moved_BxNxD - start_BxNxD), keep_Bx1x1)
 
 
 class SparsificationStep(nn.Module):
@@ -146,9 +157,11 @@ class EncoderLayer(nn.Module):
     dtype: Any = jnp.float32
 
     @nn.compact
-    def __call__(self, z_BxNxD):
+    def __call__(self, z_BxNxD, keep_1xBx1x1=None):
         self.sow("intermediates", "input", z_BxNxD)
-        compressed_BxNxD = CompressionStep(**self.compression, dtype=self.dtype, name="compression")(z_BxNxD)
+        keep_Bx1x1 = None if keep_1xBx1x1 is None else keep_1xBx1x1[0]
+        compress = CompressionStep(**self.compression, dtype=self.dtype, name="compression")
+        compressed_BxNxD = compress(z_BxNxD, keep_Bx1x1)
         self.sow("intermediates", "compressed", compressed_BxNxD)
         sparsify = SparsificationStep(self.eta, self.lambda_, self.dtype, name="sparsification")
         sparse_BxNxD = constrain(sparsify(compressed_BxNxD), "images", None, None)
@@ -192,7 +205,7 @@ class ViTLayer(nn.Module):
     dtype: Any = jnp.float32
 
     @nn.compact
-    def __call__(self, z_BxNxD):
+    def __call__(self, z_BxNxD, keep_2xBx1x1=(None, None)):
         width = z_BxNxD.shape[-1]
         self.sow("intermediates", "input", z_BxNxD)
 
@@ -208,10 +221,12 @@ class ViTLayer(nn.Module):
         self.sow("intermediates", "query", query)
         self.sow("intermediates", "key", key)
         moved_BxNxD = jax.nn.dot_product_attention(query, key, value).reshape(z_BxNxD.shape)
-        z_BxNxD = z_BxNxD + constrain(dense("output", moved_BxNxD, width, ("heads", "embed")), "images", None, None)
+        moved_BxNxD = constrain(dense("output", moved_BxNxD, width, ("heads", "embed")), "images", None, None)
+        z_BxNxD = z_BxNxD + kept(moved_BxNxD, keep_2xBx1x1[0])
         self.sow("intermediates", "compressed", z_BxNxD)
         hidden = dense("up", LayerNorm(1e-6, name="mlp_norm")(z_BxNxD), 4 * width, ("embed", "hidden"))
         hidden = constrain(jax.nn.gelu(hidden, approximate=False), "images", None, "hidden")
-        z_BxNxD = z_BxNxD + constrain(dense("down", hidden, width, ("hidden", "embed")), "images", None, None)
+        hidden = constrain(dense("down", hidden, width, ("hidden", "embed")), "images", None, None)
+        z_BxNxD = z_BxNxD + kept(hidden, keep_2xBx1x1[1])
         self.sow("intermediates", "output", z_BxNxD)
         return z_BxNxD

@@ -6,6 +6,7 @@ The backward pass costs twice a product's arithmetic, but MSSA's takes three bat
 (`operators.subspace_attention`).
 """
 
+from crate_jax.models.classifier import Classifier, CrateClassifier
 from crate_jax.models.masked_autoencoder import CrateMae
 from crate_jax.operators.masking import num_visible
 
@@ -28,7 +29,7 @@ def token_counts(model):
 
 
 def flops_per_image(model, *, training=True):
-    """FLOPs of one image through a masked autoencoder.
+    """FLOPs of one image through a masked autoencoder or a classifier.
 
     Args:
         model: from `create_model`, at its own image size.
@@ -37,8 +38,10 @@ def flops_per_image(model, *, training=True):
     Returns:
         A number; multiply-adds count twice.
     """
-    crate = isinstance(model, CrateMae)
+    crate = isinstance(model, CrateMae | CrateClassifier)
     layer = _crate_layer if crate else _vit_layer
+    if isinstance(model, Classifier):
+        return _classifier_flops(model, layer, 2.5 if crate else 3, training)
     inner = model.decoder_width or model.width
     pixels = model.patch_size**2 * model.channels
     encoder_tokens, decoder_tokens = token_counts(model)
@@ -57,3 +60,14 @@ def flops_per_image(model, *, training=True):
         return linear + attention + head + embedding
     # nothing flows back into the pixels, so the embedding has a weight gradient only
     return 3 * (linear + head) + (2.5 if crate else 3) * attention + 2 * embedding
+
+
+def _classifier_flops(model, layer, attention_factor, training):
+    linear, attention = layer(model, model.num_patches + 1, model.width, True)
+    head = 2 * model.width * model.num_classes
+    embedding = 2 * model.num_patches * model.patch_size**2 * model.channels * model.width
+    if not training:
+        return model.depth * (linear + attention) + head + embedding
+    # a norm before the embedding is learned, so something flows back through it
+    back = 3 if model.embedding_norms else 2
+    return model.depth * (3 * linear + attention_factor * attention) + 3 * head + back * embedding

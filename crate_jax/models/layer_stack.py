@@ -21,7 +21,7 @@ def remat_policy(remat):
     }[remat]
 
 
-def run_layers(owner, names, layer, z_BxNxD, *, scan, remat):
+def run_layers(owner, names, layer, z_BxNxD, *, scan, remat, keep=None):
     """Applies the submodules `names` of `owner` one after the other.
 
     Args:
@@ -31,25 +31,27 @@ def run_layers(owner, names, layer, z_BxNxD, *, scan, remat):
         z_BxNxD: tokens.
         scan: loop over one compiled layer.
         remat: "none", "dots", "full" or "names".
+        keep: L x S x B x 1 x 1, what stochastic depth leaves of each layer's S residual branches; None: all.
 
     Returns:
         Tokens after the last layer.
     """
     plain = owner.is_initializing() or owner.is_mutable_collection("intermediates") or not names
     if plain or (not scan and remat == "none"):
-        for name in names:
-            z_BxNxD = getattr(owner, name)(z_BxNxD)
+        for index, name in enumerate(names):
+            z_BxNxD = getattr(owner, name)(z_BxNxD, *(() if keep is None else (keep[index],)))
         return z_BxNxD
 
-    def apply(z_BxNxD, params):
-        return layer.apply({"params": params}, z_BxNxD)
+    def apply(z_BxNxD, params, *kept):
+        return layer.apply({"params": params}, z_BxNxD, *kept)
 
     if remat != "none":
         apply = jax.checkpoint(apply, policy=remat_policy(remat), prevent_cse=not scan)
     by_layer = [nn.meta.unbox(owner.variables["params"][name]) for name in names]
     if not scan:
-        for params in by_layer:
-            z_BxNxD = apply(z_BxNxD, params)
+        for index, params in enumerate(by_layer):
+            z_BxNxD = apply(z_BxNxD, params, *(() if keep is None else (keep[index],)))
         return z_BxNxD
     stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *by_layer)
-    return jax.lax.scan(lambda z, params: (apply(z, params), None), z_BxNxD, stacked)[0]
+    by_step = (stacked,) if keep is None else (stacked, keep)
+    return jax.lax.scan(lambda z, step: (apply(z, *step), None), z_BxNxD, by_step)[0]

@@ -16,7 +16,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from crate_jax.models.blocks import DecoderLayer, EncoderLayer, LayerNorm, ViTLayer, xavier, zeros
+from crate_jax.models.blocks import DecoderLayer, EncoderLayer, LayerNorm, ViTLayer, compression_fields, xavier, zeros
 from crate_jax.models.layer_stack import run_layers
 from crate_jax.models.layout import constrain, split_along
 from crate_jax.operators.masking import num_visible, visible_first
@@ -46,6 +46,7 @@ class MaskedAutoencoder(nn.Module):
         width, depth, num_heads: of the encoder.
         decoder_depth, decoder_width, decoder_num_heads: of the decoder; None: as the encoder.
         mask_mode, mask_ratio: what is removed, and what of it the encoder sees.
+        table_image_size: pixels that the position table was made for, resized to others; None: image_size.
         dtype: of the computation; parameters are float32.
         scan_layers, remat: how the stack of layers is compiled (`layer_stack`).
     """
@@ -62,6 +63,7 @@ class MaskedAutoencoder(nn.Module):
     mask_mode: str = "token"
     mask_ratio: float = 0.75
     positions: str = "added"
+    table_image_size: int | None = None
     dtype: Any = jnp.float32
     scan_layers: bool = False
     remat: str = "none"
@@ -129,7 +131,8 @@ class MaskedAutoencoder(nn.Module):
     def position_table(self, width, images_BxHxWxC):
         """1 x T x D: the sine-cosine table, resized if the images are not of the network's own size."""
         grid = tuple(size // self.patch_size for size in images_BxHxWxC.shape[1:3])
-        table_TxD = resize_positions(sincos_positions(self.grid, width), self.grid, grid)
+        made_for = ((self.table_image_size or self.image_size) // self.patch_size,) * 2
+        table_TxD = resize_positions(sincos_positions(made_for, width), made_for, grid)
         return jnp.asarray(table_TxD, self.dtype)[None]
 
     def encode(self, images_BxHxWxC, mask_BxN=None):
@@ -228,17 +231,12 @@ class CrateMae(MaskedAutoencoder):
     kappa: float = 1.0
     epsilon: float = 0.5
 
-    def _compression(self, sign, num_heads):
-        return {
-            "num_heads": num_heads, "sign": sign, "output_projection": self.output_projection, "skip": self.skip,
-            "attention_scale": self.attention_scale, "kappa": self.kappa, "epsilon": self.epsilon,
-        }  # fmt: skip
-
     def encoder_layer(self, **kwargs):
-        return EncoderLayer(self._compression(1, self.num_heads), self.eta, self.lambda_, self.dtype, **kwargs)
+        return EncoderLayer(compression_fields(self, self.num_heads), self.eta, self.lambda_, self.dtype, **kwargs)
 
     def decoder_layer(self, **kwargs):
-        return DecoderLayer(self._compression(-1, self.decoder_num_heads or self.num_heads), self.dtype, **kwargs)
+        fields = compression_fields(self, self.decoder_num_heads or self.num_heads, sign=-1)
+        return DecoderLayer(fields, self.dtype, **kwargs)
 
 
 class VitMae(MaskedAutoencoder):

@@ -7,11 +7,18 @@ import jax
 import jax.numpy as jnp
 
 from crate_jax.errors import UserError, nearest
+from crate_jax.models.classifier import Crate, CrateClassifier, VitClassifier
 from crate_jax.models.layer_stack import REMAT
 from crate_jax.models.masked_autoencoder import CrateMae, VitMae
 from crate_jax.models.sizes import SIZES
 
-FAMILIES = {"crate_mae": CrateMae, "vit_mae": VitMae}
+FAMILIES = {
+    "crate_mae": CrateMae,
+    "vit_mae": VitMae,
+    "crate_classifier": CrateClassifier,
+    "vit_classifier": VitClassifier,
+    "crate": Crate,  # last: the others begin with its name
+}
 
 CHOICES = {
     "output_projection": ("learned", "tied"),

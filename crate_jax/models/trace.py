@@ -19,7 +19,8 @@ def trace(model, params, images_BxHxWxC, mask_BxN=None):
         `output`. ViT layers: `input`, `normed`, `query`, `key` (B x T x K x P), `compressed`, `output`. Under `jit`,
         what is not used costs nothing.
     """
-    output, sown = model.apply({"params": params}, images_BxHxWxC, mask_BxN, mutable=["intermediates"])
+    inputs = (images_BxHxWxC,) if mask_BxN is None else (images_BxHxWxC, mask_BxN)  # a classifier takes no mask
+    output, sown = model.apply({"params": params}, *inputs, mutable=["intermediates"])
     layers = {}
     for layer, inside in sown["intermediates"].items():
         flat = flax.traverse_util.flatten_dict(inside)
