@@ -6,6 +6,8 @@ renamed into place when it is complete. Whoever holds the lock may clear what a 
 """
 
 import contextlib
+import io
+import logging
 import os
 import pathlib
 import shutil
@@ -71,7 +73,9 @@ def prepare_embedded(name, data_dir):
                 return
             _write(name, root, target)
     except OSError as error:
-        raise UserError(f"{name} cannot be written to {root} ({error}); set data.data_dir to a folder of yours.") from error
+        raise UserError(
+            f"{name} cannot be written to {root} ({error}); set data.data_dir to a folder of yours."
+        ) from error
 
 
 def _write(name, root, target):
@@ -82,9 +86,11 @@ def _write(name, root, target):
     shutil.rmtree(unfinished, ignore_errors=True)
     shutil.rmtree(target, ignore_errors=True)
     tfds.disable_progress_bar()
-    builder_class(name)(data_dir=str(unfinished), file_format="array_record").download_and_prepare(
-        download_config=tfds.download.DownloadConfig(compute_stats=tfds.download.ComputeStatsMode.SKIP)
-    )
+    logging.info("preparing %s in %s", name, target)
+    with contextlib.redirect_stdout(io.StringIO()):  # TFDS announces the unfinished folder as the final one
+        builder_class(name)(data_dir=str(unfinished), file_format="array_record").download_and_prepare(
+            download_config=tfds.download.DownloadConfig(compute_stats=tfds.download.ComputeStatsMode.SKIP)
+        )
     target.parent.mkdir(exist_ok=True)
     (unfinished / name / target.name).rename(target)
     shutil.rmtree(unfinished, ignore_errors=True)

@@ -7,6 +7,7 @@ for figures. Grayscale pictures are RGB with three equal channels. Origin and li
 
 import importlib.util
 import pathlib
+import typing
 
 import numpy as np
 import tensorflow_datasets as tfds
@@ -45,7 +46,8 @@ def photograph(label):
     found = importlib.util.find_spec(package)  # nothing of the package needs to run
     if found is None:
         raise UserError(
-            "data.name=embedded_photographs needs scikit-image and scikit-learn; run pip install scikit-image scikit-learn."
+            "data.name=embedded_photographs needs the pictures of two packages; "
+            "run pip install scikit-image scikit-learn."
         )
     folder = pathlib.Path(found.origin).parent
     if not (folder / file).exists():
@@ -87,8 +89,8 @@ class Builder(tfds.core.GeneratorBasedBuilder):
 
     name = "embedded_photographs"
     VERSION = tfds.core.Version("1.0.0")
-    RELEASE_NOTES = {"1.0.0": "First release."}
-    url_infos = {}  # nothing to download; looking for them, TFDS wants importlib_resources, which it does not declare
+    # nothing to download; looking for checksums, TFDS wants importlib_resources, which it does not declare
+    url_infos: typing.ClassVar = {}
 
     def _info(self):
         return tfds.core.DatasetInfo(
@@ -119,9 +121,10 @@ class Builder(tfds.core.GeneratorBasedBuilder):
             yield number, {"image": whole(label), "label": label}
 
     def _crops(self, split):
-        number = 0
-        for label in PHOTOGRAPHS:
-            pixels_HxWx3 = photograph(label)
-            for top, left in crop_corners(label, split, *pixels_HxWx3.shape[:2]):
-                yield number, {"image": pixels_HxWx3[top : top + CROP, left : left + CROP], "label": label}
-                number += 1
+        pictures = {label: photograph(label) for label in PHOTOGRAPHS}
+        corners = {label: crop_corners(label, split, *pixels.shape[:2]) for label, pixels in pictures.items()}
+        for turn in range(CROPS[split]):  # one of each in turn, so that the first few show all of them
+            for number, (label, pixels_HxWx3) in enumerate(pictures.items()):
+                top, left = corners[label][turn]
+                crop = pixels_HxWx3[top : top + CROP, left : left + CROP]
+                yield turn * len(pictures) + number, {"image": crop, "label": label}
