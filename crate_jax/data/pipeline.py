@@ -1,0 +1,328 @@
+"""Batches on the devices: every process reads the rows that its devices hold, and no others.
+
+Which rows those are follows from the sharding, so the global batch at a step does not depend on hosts or devices.
+Pixels travel as bytes; mean and standard deviation are taken off on the device.
+"""
+
+import collections
+import concurrent.futures
+import contextlib
+import dataclasses
+import itertools
+import logging
+import os
+
+import jax
+import numpy as np
+
+from crate_jax.data.order import indices_of_step
+from crate_jax.data.prefetch import Prefetched
+from crate_jax.data.preparation import EMBEDDED, prepare_embedded
+from crate_jax.data.rows import RowReader, recipe_of
+from crate_jax.data.sources import open_source
+from crate_jax.errors import UserError
+
+FEWEST_READ = 1000  # examples (or one epoch, if it is shorter) before a fraction of them means anything
+CHUNK = 8  # rows that one thread makes at a time
+LITTLE = 64 * 64  # pixels of a result: below, handing rows to threads costs more than making them
+
+
+def train_batches(config, image_size, channels, sharding, start_step=0, host_batch=None):
+    """Endless training batches, the first of them number `start_step`, at the same cost for any.
+
+    Args:
+        config: with the leaves `seed`, `batch_size` and `data.*`.
+        image_size: pixels.
+        channels: 1 or 3.
+        sharding: of the batch's first axis; None gives NumPy arrays with the whole batch.
+        start_step: steps finished already.
+        host_batch: a function of a dictionary of NumPy arrays, this process's rows in ascending order, that returns the
+            like; applied before they go to the devices.
+
+    Returns:
+        A Batches iterator of {"image": uint8 BxHxWxC, "label", "index", "epoch": int32 B}.
+
+    Raises:
+        UserError: missing data, or (while iterating) too many corrupt examples.
+    """
+    source = open_source(config.data.name, config.data.train_split, config.data.data_dir)
+    reader = RowReader(source, recipe_of(config, image_size, channels))
+    rows = rows_needed(sharding, config.batch_size)
+
+    def places():
+        for step in itertools.count(start_step):
+            index_B, epoch_B = indices_of_step(config.seed, step, config.batch_size, source.num_examples)
+            yield index_B[rows], epoch_B[rows]
+
+    made = host_batches(reader, places(), worker_count(config, image_size), config.data.max_corrupt_fraction)
+    return Batches(made, sharding, config.batch_size, rows, config.data.prefetch, host_batch)
+
+
+def evaluation_batches(config, split, image_size, channels, batch_size, sharding=None, limit=None):
+    """The examples of a split in order, each once, unaugmented.
+
+    Args:
+        config: with the leaves `seed` and `data.*`.
+        split: of the data set `data.name`.
+        image_size: pixels.
+        channels: 1 or 3.
+        batch_size: over all hosts.
+        sharding: of the batch's first axis; None gives NumPy arrays with the whole batch.
+        limit: of examples; None is all of them.
+
+    Returns:
+        A Batches iterator that ends, of what `train_batches` gives and "valid" (bool B). False marks the padding of the
+        last batch (index -1), and examples that are corrupt; their pixels are 0, their label is -1.
+
+    Raises:
+        UserError: missing data, or (while iterating) too many corrupt examples.
+    """
+    source = open_source(config.data.name, split, config.data.data_dir)
+    reader = RowReader(source, recipe_of(config, image_size, channels, "none"), replace=False)
+    rows = rows_needed(sharding, batch_size)
+    count = min(source.num_examples, limit or source.num_examples)
+
+    def places():
+        for first in range(0, count, batch_size):
+            index_B = first + np.arange(batch_size)
+            index_B[index_B >= count] = -1
+            yield index_B[rows], np.zeros(len(rows), np.int64)
+
+    made = host_batches(reader, places(), worker_count(config, image_size), config.data.max_corrupt_fraction)
+    return Batches(made, sharding, batch_size, rows, config.data.prefetch, None, keep_valid=True)
+
+
+def num_train_examples(config):
+    """How many examples an epoch has."""
+    return open_source(config.data.name, config.data.train_split, config.data.data_dir).num_examples
+
+
+def prepare(config):
+    """Writes the embedded data set that a config names, if it is not there; other data sets are left alone."""
+    if config.data.name in EMBEDDED:
+        prepare_embedded(config.data.name, config.data.data_dir)
+
+
+def describe(config):
+    """What a person wants to know of the data: plain strings, numbers and lists.
+
+    Args:
+        config: with the leaves `data.*`.
+
+    Returns:
+        {"name", "augmentation", "train": {"split", "examples", "classes", "class_names", "location", "fingerprint"},
+        "validation": the same}.
+
+    Raises:
+        UserError: missing data.
+    """
+    described = {"name": config.data.name, "augmentation": config.data.augmentation}
+    for part in ("train", "validation"):
+        source = open_source(config.data.name, config.data[f"{part}_split"], config.data.data_dir)
+        described[part] = {
+            "split": source.split,
+            "examples": source.num_examples,
+            "classes": source.num_classes,
+            "class_names": list(source.class_names or ()),
+            "location": source.location,
+            "fingerprint": source.fingerprint,
+        }
+    return described
+
+
+def rows_needed(sharding, batch_size):
+    """The rows of the global batch that this process's devices hold.
+
+    Args:
+        sharding: over axis 0; None: all rows.
+        batch_size: B.
+
+    Returns:
+        Ascending int64.
+    """
+    if sharding is None:
+        return np.arange(batch_size)
+    held_B = np.zeros(batch_size, bool)
+    for index in sharding.addressable_devices_indices_map((batch_size,)).values():
+        held_B[index[0]] = True
+    return np.flatnonzero(held_B)
+
+
+def worker_count(config, image_size):
+    """Threads that make rows, beside the one that asks them to; 0 for pictures too small to be worth it."""
+    if config.data.num_workers is not None:
+        return config.data.num_workers
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return 0 if image_size * image_size <= LITTLE else min(cores, 64)
+
+
+@dataclasses.dataclass
+class HostBatch:
+    """The rows of one process, and how many distinct corrupt examples it has met up to here."""
+
+    arrays: dict
+    corrupt_examples: int
+
+
+def host_batches(reader, places, workers, max_corrupt_fraction):
+    """Makes rows, a batch ahead of what is asked for, and keeps count of what is corrupt.
+
+    Args:
+        reader: RowReader.
+        places: iterator of (index_B, epoch_B); index -1 is padding.
+        workers: threads; 0 makes rows in the calling thread.
+        max_corrupt_fraction: of the examples read; more is an error.
+
+    Yields:
+        HostBatch.
+
+    Raises:
+        UserError: too many corrupt examples.
+    """
+    ledger = Ledger(reader.source, max_corrupt_fraction)
+    with concurrent.futures.ThreadPoolExecutor(workers) if workers else contextlib.nullcontext() as pool:
+        pending = collections.deque()
+        try:
+            for index_B, epoch_B in places:
+                pending.append(begin(reader, index_B, epoch_B, pool))
+                if len(pending) > (1 if workers else 0):  # the threads are never idle at the end of a batch
+                    yield finish(*pending.popleft(), ledger)
+            while pending:
+                yield finish(*pending.popleft(), ledger)
+            ledger.check(final=True)
+        finally:
+            for _, futures in pending:
+                for future in futures:
+                    future.cancel()
+
+
+def begin(reader, index_B, epoch_B, pool):
+    """Hands the rows of a batch to the threads (or makes them now); returns the arrays to be filled, and futures."""
+    recipe = reader.recipe
+    arrays = {
+        "image": np.zeros((len(index_B), recipe.image_size, recipe.image_size, recipe.channels), np.uint8),
+        "label": np.full(len(index_B), -1, np.int32),
+        "index": index_B.astype(np.int32),
+        "epoch": epoch_B.astype(np.int32),
+        "valid": index_B >= 0,
+    }
+    real = int(arrays["valid"].sum())  # padding stands at the end
+    chunk = CHUNK if pool else max(real, 1)
+    parts = [slice(first, min(first + chunk, real)) for first in range(0, real, chunk)]
+    return arrays, [submit(pool, make_chunk, reader, arrays, part) for part in parts]
+
+
+def submit(pool, function, *args):
+    """A future of the function's result; computed now where there is no pool."""
+    if pool:
+        return pool.submit(function, *args)
+    future = concurrent.futures.Future()
+    future.set_result(function(*args))
+    return future
+
+
+def make_chunk(reader, arrays, part):
+    """Fills some rows of a batch; returns the list of Damaged."""
+    label_B, valid_B, damaged = reader.rows(arrays["index"][part], arrays["epoch"][part], arrays["image"][part])
+    arrays["label"][part], arrays["valid"][part] = label_B, valid_B
+    return damaged
+
+
+def finish(arrays, futures, ledger):
+    """Waits for the rows of a batch and counts what was corrupt, in the order of the batches."""
+    damaged = [one for future in futures for one in future.result()]
+    ledger.enter(len(arrays["index"]), damaged)
+    return HostBatch(arrays, len(ledger.corrupt))
+
+
+class Ledger:
+    """Which examples of a source are corrupt, and whether they are too many."""
+
+    def __init__(self, source, max_fraction):
+        self.source = source
+        self.max_fraction = max_fraction
+        self.corrupt = set()
+        self.read = 0
+        self.failed = 0
+
+    def enter(self, read, damaged):
+        """Counts one batch; names each corrupt example once."""
+        for one in damaged:
+            if one.index not in self.corrupt:
+                self.corrupt.add(one.index)
+                logging.warning("corrupt example %s is left out: %s", one.identity, one.reason)
+        self.read += read
+        self.failed += len(damaged)
+        self.check()
+
+    def check(self, final=False):
+        """Raises UserError if more than the allowed fraction failed, once enough were read to tell."""
+        enough = final or not self.max_fraction or self.read >= min(FEWEST_READ, self.source.num_examples)
+        if enough and self.failed > self.max_fraction * self.read:
+            raise UserError(
+                f"{self.failed} of {self.read} examples read from {self.source.name} ({self.source.location}) are "
+                f"corrupt, more than data.max_corrupt_fraction={self.max_fraction}; repair or remove those that the "
+                "warnings name, or allow a larger fraction."
+            )
+
+
+class Batches(Prefetched):
+    """Batches on the devices, some of them ready before they are asked for.
+
+    Attributes:
+        wait_seconds: time that the consumer has waited so far.
+        corrupt_examples: distinct corrupt examples met by this process up to the batch handed out last.
+    """
+
+    def __init__(self, made, sharding, batch_size, rows, depth, host_batch, keep_valid=False):
+        self.corrupt_examples = 0
+        super().__init__(on_devices(made, sharding, batch_size, rows, host_batch, keep_valid), depth)
+
+    def __next__(self):
+        batch, self.corrupt_examples = super().__next__()
+        return batch
+
+
+def on_devices(made, sharding, batch_size, rows, host_batch, keep_valid):
+    """Places each host batch.
+
+    Args:
+        made: iterator of HostBatch.
+        sharding: None leaves them as they are.
+        batch_size: B, over all hosts.
+        rows: which rows of the global batch the host batch holds.
+        host_batch: a function of the arrays, or None.
+        keep_valid: whether "valid" is passed on.
+
+    Yields:
+        (dictionary of arrays, corrupt examples so far).
+    """
+    with contextlib.closing(made):
+        for host in made:
+            arrays = {key: value for key, value in host.arrays.items() if keep_valid or key != "valid"}
+            if host_batch is not None:
+                arrays = host_batch(arrays)
+            if sharding is not None:
+                arrays = {key: placed(value, sharding, batch_size, rows) for key, value in arrays.items()}
+            yield arrays, host.corrupt_examples
+
+
+def placed(local, sharding, batch_size, rows):
+    """A global array from the rows of this process.
+
+    Args:
+        local: rows in ascending order, any further axes.
+        sharding: over axis 0.
+        batch_size: B.
+        rows: the number in the global batch of each local row.
+
+    Returns:
+        jax.Array with batch_size rows.
+    """
+
+    def shard(index):
+        first = np.searchsorted(rows, index[0].start or 0)
+        last = np.searchsorted(rows, batch_size if index[0].stop is None else index[0].stop)
+        return local[first:last]
+
+    return jax.make_array_from_callback((batch_size, *local.shape[1:]), sharding, shard)

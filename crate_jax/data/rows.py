@@ -1,0 +1,220 @@
+"""From indices to the rows of a batch: read, decode, augment, and what happens to examples that cannot be read.
+
+A damaged example is replaced by the next index that can be read, which is a function of the data alone: every host,
+every epoch and every resumed run agrees on it. Pictures that are small once decoded are kept, up to a fixed number of
+bytes, so a small data set is decoded once and a large one costs no memory.
+"""
+
+import dataclasses
+import typing
+
+import numpy as np
+from PIL import Image
+
+from crate_jax.data import augment
+from crate_jax.data.picture import CorruptPicture, opened, upright, upright_size
+from crate_jax.data.randomness import uniforms
+from crate_jax.errors import UserError
+
+KEPT_BYTES = 64 * 2**20  # of decoded pictures, over the whole data set
+SMALL = 96 * 96  # pixels; a larger picture is never kept
+LONGEST_RUN = 1000  # damaged examples in a row before the data set is given up
+CROP_STREAM = 1  # of the random numbers; see randomness.uniforms
+
+
+@dataclasses.dataclass(frozen=True)
+class Recipe:
+    """What becomes of each picture.
+
+    Attributes:
+        image_size: pixels, side of the result.
+        channels: 1 or 3.
+        augmentation: "mae", "affine" or "none".
+        crop_scale, crop_ratio: of MAE's crop.
+        flip: whether half of the pictures are mirrored (never with "none").
+        interpolation: "bilinear" or "bicubic".
+        shorter_side: pixels, before a centre crop.
+        seed: of the run.
+    """
+
+    image_size: int
+    channels: int
+    augmentation: str
+    crop_scale: tuple
+    crop_ratio: tuple
+    flip: bool
+    interpolation: str
+    shorter_side: int
+    seed: int
+
+
+def recipe_of(config, image_size, channels, augmentation=None):
+    """The recipe that a config describes.
+
+    Args:
+        config: with the leaves `seed` and `data.*`.
+        image_size: pixels.
+        channels: 1 or 3.
+        augmentation: instead of `data.augmentation`.
+
+    Returns:
+        A Recipe.
+
+    Raises:
+        UserError: a number of channels that pictures do not have; a shorter side below the crop.
+    """
+    if channels not in (1, 3):
+        raise UserError(f"model.channels={channels}: pictures have 1 or 3 channels.")
+    shorter_side = config.data.resize or round(image_size * 256 / 224)
+    if shorter_side < image_size:
+        raise UserError(f"data.resize={shorter_side} is less than the image size {image_size}; choose at least that.")
+    return Recipe(
+        image_size=image_size,
+        channels=channels,
+        augmentation=augmentation or config.data.augmentation,
+        crop_scale=tuple(config.data.crop_scale),
+        crop_ratio=tuple(config.data.crop_ratio),
+        flip=bool(config.data.flip),
+        interpolation=config.data.interpolation,
+        shorter_side=shorter_side,
+        seed=config.seed,
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class Damaged:
+    """An example that could not be read: its index, a name that a person can find it by, and why."""
+
+    index: int
+    identity: str
+    reason: str
+
+
+class Opened(typing.NamedTuple):
+    """A picture of which the header was read, or which was kept decoded; `reason` is why it cannot be read, or None."""
+
+    index: int
+    identity: str
+    label: int
+    picture: Image.Image | None
+    orientation: int
+    is_decoded: bool
+    reason: str | None
+
+
+class RowReader:
+    """Reads rows of one source by one recipe; any number of threads may call it.
+
+    Attributes:
+        source: a Source.
+        recipe: a Recipe.
+        replace: damaged examples are replaced (training); if not, their rows are zero and invalid (evaluation).
+        longest_run: damaged examples in a row before it gives up.
+    """
+
+    def __init__(self, source, recipe, replace=True, longest_run=LONGEST_RUN):
+        self.source = source
+        self.recipe = recipe
+        self.replace = replace
+        self.longest_run = longest_run
+        self.kept = {}
+        self.kept_bytes = 0
+
+    def rows(self, index_B, epoch_B, images_BxHxWxC):
+        """Fills the rows of a batch.
+
+        Args:
+            index_B, epoch_B: which examples, how often seen before.
+            images_BxHxWxC: uint8, written to.
+
+        Returns:
+            label_B (int32), valid_B (bool), and a list of Damaged.
+
+        Raises:
+            UserError: too many damaged examples one after the other.
+        """
+        label_B, valid_B, damaged = np.full(len(index_B), -1, np.int32), np.ones(len(index_B), bool), []
+        uniform_BxK = uniforms(self.recipe.seed, epoch_B, index_B, CROP_STREAM, augment.NUMBERS)
+        entries = self._open(index_B)
+        for row, (entry, box) in enumerate(zip(entries, self._boxes(entries, uniform_BxK), strict=True)):
+            label = self._fill(images_BxHxWxC[row], entry, uniform_BxK[row], box, damaged)
+            if label is None and self.replace:
+                label = self._replace(images_BxHxWxC[row], entry.index, uniform_BxK[row], damaged)
+            if label is None:
+                images_BxHxWxC[row], valid_B[row] = 0, False
+            else:
+                label_B[row] = label
+        return label_B, valid_B, damaged
+
+    def _replace(self, image_HxWxC, index, uniform_K, damaged):
+        """Fills a row from the next index that can be read; returns its label."""
+        for further in range(1, self.longest_run):
+            (entry,) = self._open(np.array([(index + further) % self.source.num_examples]))
+            (box,) = self._boxes([entry], uniform_K[None])
+            label = self._fill(image_HxWxC, entry, uniform_K, box, damaged)
+            if label is not None:
+                return label
+        first = damaged[-self.longest_run]
+        raise UserError(
+            f"{self.longest_run} examples in a row of {self.source.name} ({self.source.location}) are corrupt, "
+            f"the first is {first.identity}: {first.reason}"
+        )
+
+    def _fill(self, image_HxWxC, entry, uniform_K, box, damaged):
+        """Writes one row and returns its label; None if the example is damaged, which is noted."""
+        try:
+            picture = self._decoded(entry, box)
+        except CorruptPicture as error:
+            damaged.append(Damaged(entry.index, entry.identity, str(error)))
+            return None
+        image_HxWxC[:] = np.asarray(self._augmented(picture, uniform_K, box)).reshape(image_HxWxC.shape)
+        return entry.label
+
+    def _open(self, index_B):
+        """Reads what was not kept, and looks at its header."""
+        entries = [self.kept.get(int(index)) for index in index_B]
+        absent = [row for row, entry in enumerate(entries) if entry is None]
+        read = self.source.read(np.asarray(index_B)[absent]) if absent else []
+        for row, example in zip(absent, read, strict=True):
+            picture, orientation, reason = None, 1, example.error
+            if reason is None:
+                try:
+                    picture, orientation = opened(example.image)
+                except CorruptPicture as error:
+                    reason = str(error)
+            entries[row] = Opened(
+                int(index_B[row]), example.identity, example.label, picture, orientation, False, reason
+            )
+        return entries
+
+    def _boxes(self, entries, uniform_BxK):
+        """MAE's crops for pictures of these sizes; nothing for other augmentations."""
+        if self.recipe.augmentation != "mae":
+            return [None] * len(entries)
+        sizes = [upright_size(entry.picture, entry.orientation) if entry.picture else (1, 1) for entry in entries]
+        return augment.crop_boxes(uniform_BxK, *np.array(sizes).T, self.recipe.crop_scale, self.recipe.crop_ratio)
+
+    def _decoded(self, entry, box):
+        """The upright pixels of a picture, kept if they are few."""
+        if entry.reason is not None:
+            raise CorruptPicture(entry.reason)
+        if entry.is_decoded:
+            return entry.picture
+        picture = upright(entry.picture, entry.orientation, self.recipe.channels)
+        cost = 4 * picture.width * picture.height + 500  # Pillow stores RGB in four bytes
+        if picture.width * picture.height <= SMALL and self.kept_bytes + cost <= KEPT_BYTES:
+            self.kept_bytes += cost
+            self.kept[entry.index] = entry._replace(picture=picture, orientation=1, is_decoded=True)
+        return picture
+
+    def _augmented(self, picture, uniform_K, box):
+        """The picture as the network will see it, before normalisation."""
+        recipe = self.recipe
+        if recipe.augmentation == "mae":
+            picture = augment.resized_crop(picture, box, recipe.image_size, recipe.interpolation)
+        else:
+            picture = augment.centre_crop(picture, recipe.image_size, recipe.shorter_side, recipe.interpolation)
+        if recipe.augmentation == "affine":
+            picture = augment.small_affine(picture, uniform_K, recipe.interpolation)
+        mirror = recipe.flip and recipe.augmentation != "none" and uniform_K[-1] < 0.5
+        return augment.mirrored(picture) if mirror else picture

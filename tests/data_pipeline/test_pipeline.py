@@ -1,0 +1,151 @@
+"""Batches: the same for any number of hosts and after any resume; padding; errors that surface; memory."""
+
+import jax
+import numpy as np
+import pytest
+
+from crate_jax.data import pipeline
+from crate_jax.data.order import indices_of_step
+from crate_jax.data.prefetch import Prefetched
+from crate_jax.data.rows import RowReader, recipe_of
+from crate_jax.data.sources import open_source
+
+
+def batches_of(config, count, **options):
+    iterator = pipeline.train_batches(config, 32, 3, options.pop("sharding", None), **options)
+    made = [{key: np.asarray(value) for key, value in next(iterator).items()} for _ in range(count)]
+    iterator.close()
+    return made
+
+
+def assert_same(ours, theirs):
+    for one, other in zip(ours, theirs, strict=True):
+        assert one.keys() == other.keys()
+        for key in one:
+            np.testing.assert_array_equal(one[key], other[key], err_msg=key)
+
+
+class HostOf:
+    """What a sharding over axis 0 tells host `number` of `hosts`, with two devices a host, replicated over a third."""
+
+    def __init__(self, number, hosts):
+        self.number, self.hosts = number, hosts
+
+    def addressable_devices_indices_map(self, shape):
+        rows = shape[0] // (2 * self.hosts)
+        firsts = [(2 * self.number + device) * rows for device in (0, 1, 1)]
+        return {device: (slice(first, first + rows),) for device, first in enumerate(firsts)}
+
+
+@pytest.mark.parametrize("hosts", [1, 2, 4])
+def test_global_batch_does_not_depend_on_hosts(config, hosts):
+    whole = batches_of(config, 2)
+    source = open_source(config.data.name, "train", config.data.data_dir)
+    for step in range(2):
+        index, epoch = indices_of_step(config.seed, step, config.batch_size, source.num_examples)
+        parts = []
+        for number in range(hosts):
+            rows = pipeline.rows_needed(HostOf(number, hosts), config.batch_size)
+            assert len(rows) == config.batch_size // hosts
+            reader = RowReader(source, recipe_of(config, 32, 3))
+            made = pipeline.host_batches(reader, iter([(index[rows], epoch[rows])]), 0, 0.1)
+            parts.append(next(made).arrays)
+        together = {key: np.concatenate([part[key] for part in parts]) for key in whole[step]}
+        assert_same([together], [whole[step]])
+
+
+def test_placed_by_a_sharding(config):
+    mesh = jax.sharding.Mesh(np.array(jax.devices()), ("data",))
+    sharding = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("data"))
+    iterator = pipeline.train_batches(config, 32, 3, sharding)
+    batch = next(iterator)
+    iterator.close()
+    assert batch["image"].sharding.is_equivalent_to(sharding, 4)
+    assert {key: str(value.dtype) for key, value in batch.items()} == {
+        "image": "uint8", "label": "int32", "index": "int32", "epoch": "int32",
+    }
+    assert_same([{key: np.asarray(value) for key, value in batch.items()}], batches_of(config, 1))
+
+
+def test_resume_goes_on_where_it_stopped(config):
+    assert_same(batches_of(config, 5)[3:], batches_of(config, 2, start_step=3))
+
+
+def test_threads_change_nothing(config):
+    config.data.num_workers = 0
+    alone = batches_of(config, 3)
+    config.data.num_workers = 3
+    assert_same(alone, batches_of(config, 3))
+
+
+def test_kept_pictures_change_nothing(config):
+    """The second epoch comes out of the kept pictures, the resumed run decodes them anew."""
+    config.data.train_split = "train[:24]"
+    assert_same(batches_of(config, 6)[4:], batches_of(config, 2, start_step=4))
+
+
+def test_an_example_is_augmented_anew_in_each_epoch(config):
+    config.data.train_split = "train[:16]"
+    first, second = batches_of(config, 2)
+    images = {int(index): image for index, image in zip(second["index"], second["image"], strict=True)}
+    assert sorted(images) == list(range(16))
+    assert all((image != images[int(index)]).any() for index, image in zip(first["index"], first["image"], strict=True))
+
+
+def test_evaluation_sees_every_example_once_and_pads_the_last_batch(config):
+    config.data.max_corrupt_fraction = 0.0
+    made = list(pipeline.evaluation_batches(config, "test[:50]", 32, 3, 16))
+    assert [batch["valid"].sum() for batch in made] == [16, 16, 16, 2]
+    index = np.concatenate([batch["index"][batch["valid"]] for batch in made])
+    assert index.tolist() == list(range(50))
+    padding = ~made[-1]["valid"]
+    assert not made[-1]["image"][padding].any() and (made[-1]["label"][padding] == -1).all()
+    assert sum(len(batch["index"]) for batch in pipeline.evaluation_batches(config, "test", 32, 3, 8, limit=9)) == 16
+
+
+def test_one_channel(config):
+    config.data.name, config.data.augmentation, config.data.flip = "embedded_digits", "affine", False
+    iterator = pipeline.train_batches(config, 28, 1, None)
+    assert next(iterator)["image"].shape == (16, 28, 28, 1)
+    iterator.close()
+    (batch,) = pipeline.evaluation_batches(config, "test", 28, 3, 4, limit=4)
+    assert (batch["image"][..., :1] == batch["image"]).all()
+
+
+def test_host_batch_is_applied_before_the_devices(config):
+    (batch,) = batches_of(config, 1, host_batch=lambda arrays: arrays | {"twice": 2 * arrays["label"]})
+    assert (batch["twice"] == 2 * batch["label"]).all()
+
+
+def test_errors_surface_in_the_consumer():
+    def items():
+        yield 1
+        raise RuntimeError("from the thread")
+
+    iterator = Prefetched(items(), 2)
+    assert next(iterator) == 1
+    with pytest.raises(RuntimeError, match="from the thread"):
+        next(iterator)
+
+
+def test_close_ends_the_thread_and_the_items():
+    closed = []
+
+    def items():
+        try:
+            yield from range(10**9)
+        finally:
+            closed.append(True)
+
+    iterator = Prefetched(items(), 2)
+    assert next(iterator) == 0
+    iterator.close()
+    assert closed and not iterator._thread.is_alive()
+    with pytest.raises(StopIteration):
+        next(iterator)
+
+
+def test_describe(config):
+    described = pipeline.describe(config)
+    assert described["train"]["examples"] == 4080 == pipeline.num_train_examples(config)
+    assert described["validation"]["split"] == "test" and described["validation"]["classes"] == 17
