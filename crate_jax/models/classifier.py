@@ -200,7 +200,7 @@ class VitClassifier(Classifier):
 
 
 class Crate(CrateClassifier):
-    """The supervised CRATE. Its "mean" is that of all tokens, and its final norm the head's own, as in the official code."""
+    """The supervised CRATE. As in the official code, "mean" is that of all tokens, and the final norm is the head's."""
 
     learned_positions: bool = True
     lambda_: float = 0.1

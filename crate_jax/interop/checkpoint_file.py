@@ -1,0 +1,131 @@
+"""Our own form of a checkpoint, and the one door to all forms: what every command's `--checkpoint=P` takes.
+
+FOLDER/model.json              format, name and overrides of `create_model`
+FOLDER/params.safetensors      the parameters, by path: encoder_00/compression/attention/subspaces
+FOLDER/carried.safetensors     official tensors that the network has no use for, so that they are not lost
+"""
+
+import json
+import pathlib
+
+from crate_jax.errors import UserError
+from crate_jax.interop.network import needs_decoder, parameter_shapes
+from crate_jax.interop.tensor_files import finished, open_tensors, write_safetensors
+from crate_jax.interop.torch_checkpoint import OfficialCheckpoint, given, read_params, settings_in_words
+from crate_jax.models.registry import create_model
+
+FORMAT = 1
+MODEL, PARAMS, CARRIED = "model.json", "params.safetensors", "carried.safetensors"
+
+
+class FolderCheckpoint:
+    """A folder of the form above; the attributes are those of `OfficialCheckpoint`."""
+
+    def __init__(self, folder, overrides):
+        self.folder = pathlib.Path(folder)
+        description = read_description(self.folder)
+        self.name = description["name"]
+        self.overrides = {**description["overrides"], **overrides}
+        self.encoder_only = description.get("encoder_only", False)
+        self.model = create_model(self.name, **self.overrides)
+        self.source = open_tensors(self.folder / PARAMS)
+        self.carried = open_tensors(self.folder / CARRIED) if (self.folder / CARRIED).is_file() else None
+        self.spare = dict(self.carried.shapes) if self.carried else {}
+        self.shapes = parameter_shapes(self.model)
+        self.paths = [path for path in self.shapes if not (self.encoder_only and needs_decoder(path))]
+        for path in self.paths:
+            found, wanted = self.source.shapes.get(path), self.shapes[path]
+            if found is None:
+                raise UserError(f"{self.source.path}: tensor {path} is missing; {self.name} has one of shape {wanted}.")
+            if tuple(found) != tuple(wanted):
+                raise UserError(
+                    f"{self.source.path}: tensor {path} has shape {tuple(found)}, but {self.name} with "
+                    f"{settings_in_words(self.overrides)} wants {tuple(wanted)}."
+                )
+
+    def read(self, path):
+        """One parameter, f32."""
+        return self.source.read(path)
+
+    def read_spare(self, name):
+        """One carried tensor."""
+        return self.carried.read(name)
+
+
+def read_description(folder):
+    """What `model.json` says.
+
+    Raises:
+        UserError: the folder is no checkpoint, or of a later format.
+    """
+    file = pathlib.Path(folder) / MODEL
+    if not file.is_file():
+        hint = "; it is a run: give it as --workdir" if (file.parent / "config.json").is_file() else ""
+        raise UserError(f"{folder} holds no {MODEL}, so it is no converted checkpoint{hint}.")
+    try:
+        description = json.loads(file.read_text())
+        number, _, _ = description["format"], description["name"], description["overrides"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{file} does not say which network it is of ({error!r}); convert the file again.") from error
+    if number != FORMAT:
+        raise UserError(f"{file} is of format {number}, and this crate_jax reads {FORMAT}; update it.")
+    return description
+
+
+def open_checkpoint(path, overrides):
+    """A checkpoint of any form, matched to its network and not read yet.
+
+    Args:
+        path: `.pth`, `.safetensors`, or a folder that `convert --to=flax` wrote.
+        overrides: attributes of the network.
+
+    Raises:
+        UserError: as `load_checkpoint`.
+    """
+    path = pathlib.Path(path)
+    if path.is_dir():
+        return FolderCheckpoint(path, overrides)
+    return OfficialCheckpoint(open_tensors(path), overrides)
+
+
+def load_checkpoint(path, *, with_decoder=False, **overrides):
+    """What `--checkpoint=P` means.
+
+    Args:
+        path: `.pth`, `.safetensors`, or a folder that `convert --to=flax` wrote.
+        with_decoder: refuse a file that holds an encoder only.
+        **overrides: attributes of the network; None is "as the file says".
+
+    Returns:
+        (model, params).
+
+    Raises:
+        UserError: unreadable, of another network, or with a tensor missing or of a wrong shape.
+    """
+    checkpoint = open_checkpoint(path, given(overrides))
+    if with_decoder and checkpoint.encoder_only:
+        raise UserError(f"{path} holds an encoder only, and this needs its decoder; fetch the file that has both.")
+    return checkpoint.model, read_params(checkpoint)
+
+
+def write_folder(checkpoint, folder):
+    """Writes a checkpoint of any form in our own; `model.json` comes last, so that half a folder is none.
+
+    Raises:
+        UserError: the folder holds something else.
+    """
+    folder = pathlib.Path(folder)
+    if folder.exists() and (not folder.is_dir() or (any(folder.iterdir()) and not (folder / MODEL).is_file())):
+        raise UserError(f"{folder} exists and is no converted checkpoint; give a new or an empty folder.")
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in (MODEL, CARRIED):
+        (folder / name).unlink(missing_ok=True)
+    shapes = {path: checkpoint.shapes[path] for path in checkpoint.paths}
+    write_safetensors(folder / PARAMS, shapes, checkpoint.read, {})
+    if checkpoint.spare:
+        write_safetensors(folder / CARRIED, checkpoint.spare, checkpoint.read_spare, {})
+    description = {"format": FORMAT, "name": checkpoint.name, "overrides": checkpoint.overrides}
+    if checkpoint.encoder_only:
+        description["encoder_only"] = True
+    with finished(folder / MODEL) as partial:
+        partial.write_text(json.dumps(description, indent=2) + "\n")

@@ -1,0 +1,139 @@
+"""Official checkpoints as `(model, params)`: CRATE-MAE, the supervised CRATE, Meta's MAE, timm's ViT.
+
+A file says which network it is of (`recognition`), every parameter has its tensor (`names`), and what an official file
+holds beyond that (frozen tables, the layer that CRATE-MAE never uses) is carried along, so that nothing is lost.
+"""
+
+import logging
+
+import flax
+import jax
+import numpy as np
+
+from crate_jax.errors import UserError
+from crate_jax.interop.network import links_of, needs_decoder, official_shape, parameter_shapes
+from crate_jax.interop.recognition import recognise
+from crate_jax.interop.tensor_files import open_tensors
+from crate_jax.models.masked_autoencoder import CrateMae, VitMae
+from crate_jax.models.registry import create_model, init_params
+from crate_jax.operators.positions import sincos_positions
+
+# in official files, and never trained: frozen sine-cosine tables, and CRATE-MAE's unused layer
+SPARE = ("pos_embed", "decoder_pos_embed", "decoder_embed.weight", "decoder_embed.bias", "mask_token")
+_TABLE_TOLERANCE = 1e-4
+
+
+class OfficialCheckpoint:
+    """An official file, matched to its network; nothing is read yet.
+
+    Attributes:
+        source: from `open_tensors`.
+        name, overrides: what `create_model` takes.
+        model: the network.
+        paths: of the parameters that the file holds.
+        spare: official name to shape of the tensors that the network has no use for.
+        encoder_only: Meta's file without a decoder.
+    """
+
+    def __init__(self, source, overrides):
+        self.source = source
+        self.name, self.overrides = recognise(source, overrides)
+        self.model = create_model(self.name, **self.overrides)
+        self.shapes = parameter_shapes(self.model)
+        self.encoder_only = isinstance(self.model, VitMae) and "decoder_pred.weight" not in source.shapes
+        held = {link.path: link for link in links_of(self.model) if link.path in self.shapes}
+        if self.encoder_only:
+            held = {path: link for path, link in held.items() if not needs_decoder(path)}
+        self.links = held
+        self.paths = list(held)
+        known = {link.official for link in held.values()}
+        self.spare = {name: shape for name, shape in source.shapes.items() if name not in known}
+        self._check_shapes()
+        self._check_spare()
+
+    def _check_shapes(self):
+        for path, link in self.links.items():
+            found = self.source.shapes.get(link.official)
+            wanted = official_shape(self.model, link, self.shapes[path])
+            if found is None:
+                raise UserError(
+                    f"{self.source.path}: tensor {link.official} is missing; {self.name} has one of shape {wanted}."
+                )
+            if tuple(found) != wanted:
+                raise UserError(
+                    f"{self.source.path}: tensor {link.official} has shape {tuple(found)}, but {self.name} with "
+                    f"{settings_in_words(self.overrides)} wants {wanted}."
+                )
+
+    def _check_spare(self):
+        official = {link.official for link in links_of(self.model)}
+        for name in self.spare:
+            if name not in official and name not in SPARE:
+                raise UserError(
+                    f"{self.source.path}: tensor {name} belongs to no {self.name}; it is a file of another network."
+                )
+        inner = getattr(self.model, "decoder_width", None) or self.model.width
+        for name, width in (("pos_embed", self.model.width), ("decoder_pos_embed", inner)):
+            never_used = isinstance(self.model, CrateMae) and name == "pos_embed"
+            if name in self.spare and not never_used:
+                self._check_table(name, width)
+
+    def _check_table(self, name, width):
+        shape = self.spare[name]
+        side = round((shape[1] - 1) ** 0.5) if len(shape) == 3 else 0
+        if tuple(shape) != (1, side * side + 1, width):
+            raise UserError(f"{self.source.path}: tensor {name} has shape {tuple(shape)}, no table for width {width}.")
+        if np.abs(self.source.read(name)[0] - sincos_positions((side, side), width)).max() > _TABLE_TOLERANCE:
+            raise UserError(
+                f"{self.source.path}: tensor {name} is not the sine-cosine table that every {self.name} has; "
+                f"it is a file of another network."
+            )
+
+    def read(self, path):
+        """One parameter, f32."""
+        link = self.links[path]
+        return link.from_official(self.source.read(link.official), self.shapes[path])
+
+    def read_spare(self, name):
+        """One tensor that the network has no use for, as it came."""
+        return self.source.read(name)
+
+
+def settings_in_words(overrides):
+    """`width=48, depth=2`, or that nothing differs."""
+    return ", ".join(f"{key}={value}" for key, value in overrides.items()) or "nothing changed"
+
+
+def load_torch_checkpoint(path, **overrides):
+    """An official checkpoint, ready to be applied.
+
+    Args:
+        path: `.pth` (any wrapping, read with weights_only) or `.safetensors`.
+        **overrides: attributes of the network: those that no tensor holds (`num_heads`, `lambda_`, `eta`), or another
+            `image_size` (the position table is then resized as the official code does), `dtype`, `mask_mode`, ...
+
+    Returns:
+        (model, params). A file of Meta's without a decoder gets a fresh one.
+
+    Raises:
+        UserError: unreadable, of another network, or with a tensor missing or of a wrong shape.
+    """
+    checkpoint = OfficialCheckpoint(open_tensors(path), given(overrides))
+    return checkpoint.model, read_params(checkpoint)
+
+
+def given(overrides):
+    """The overrides that are set."""
+    return {name: value for name, value in overrides.items() if value is not None}
+
+
+def read_params(checkpoint):
+    """The tree of parameters on the default device, read one at a time; a decoder that no file holds is fresh."""
+    flat = {path: jax.device_put(np.ascontiguousarray(checkpoint.read(path))) for path in checkpoint.paths}
+    if checkpoint.encoder_only:
+        logging.warning(
+            "%s holds an encoder only: its decoder is fresh, and completes nothing.", checkpoint.source.path
+        )
+        fresh = flax.traverse_util.flatten_dict(init_params(checkpoint.model, jax.random.key(0)), sep="/")
+        flat.update({path: array for path, array in fresh.items() if path not in flat})
+    return flax.traverse_util.unflatten_dict(flat, sep="/")
