@@ -1,0 +1,1 @@
+"""The white box: what every layer does, measured against what the theory says it does."""

@@ -1,0 +1,167 @@
+"""What every layer does to the tokens, in numbers: a row a layer, a column an image.
+
+    coding_rate           R^c_eps(LN(Z^l) | U^l), eps = 0.5                            nats
+    coding_rate_official  the official script's variant: unit codes, eps = 0.01 unsquared   nats
+    nonzero               share of entries after ISTA that are not zero (encoder)
+    attention_peak        weight that the most attended token receives from an average query, mean over heads
+    attention_self        weight that a token gives to itself, mean over tokens and heads
+    token_similarity      mean cosine between two tokens of the layer's output
+    effective_rank        (sum s^2)^2 / sum s^4 of the centred output, s its singular values (participation ratio)
+    subspace_overlap      ||Q_j^T Q_k||_F^2 / P of the two closest subspaces: P/D for random ones, 1 if they coincide
+
+The first two and `nonzero` are Pai et al. 2024 (arXiv 2404.02446), section 4; the second is what its authors' layer
+script computes. Cheap enough to run in the training loop: one forward pass, and Gram matrices of size P, T or D.
+"""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+
+from crate_jax.errors import UserError
+from crate_jax.models.trace import trace
+from crate_jax.operators.coding_rate import EPSILON, official_coding_rate, subspace_coding_rate
+from crate_jax.operators.subspace_attention import split_heads, subspace_attention_weights
+
+
+def heads_of(model, layer):
+    """K of an encoder or a decoder layer, by the layer's name."""
+    decoder = layer.startswith("decoder") and getattr(model, "decoder_num_heads", None)
+    return decoder or model.num_heads
+
+
+def logit_scale(model, layer, width):
+    """What the layer multiplies its scores with before the softmax."""
+    if getattr(model, "attention_scale", "official") == "paper":
+        return 1.0
+    return (width // heads_of(model, layer)) ** -0.5
+
+
+def attention_weights(model, name, layer):
+    """softmax(scale w w^T) of a traced layer; a ViT's softmax(q k^T / sqrt P).
+
+    Args:
+        model: the network.
+        name: of the layer, such as "encoder_03".
+        layer: what `crate_jax.trace` kept of it.
+
+    Returns:
+        attention_BxKxTxT, f32, rows (queries) sum to one.
+
+    Raises:
+        UserError: the layer has no attention.
+    """
+    if "codes" in layer:
+        codes_BxTxKxP = split_heads(layer["codes"], heads_of(model, name))
+        return subspace_attention_weights(codes_BxTxKxP, scale=logit_scale(model, name, layer["codes"].shape[-1]))
+    if "query" not in layer:
+        raise UserError(f"{type(model).__name__}: {name} has no attention, so there is nothing to look at.")
+    query, key = layer["query"].astype(jnp.float32), layer["key"].astype(jnp.float32)
+    return jax.nn.softmax(jnp.einsum("bnkp,bmkp->bknm", query, key) * query.shape[-1] ** -0.5, -1)
+
+
+def subspace_overlap(subspaces_DxKP, num_heads):
+    """How much any two of the K subspaces share: ||Q_j^T Q_k||_F^2 / P, Q an orthonormal basis of each.
+
+    Args:
+        subspaces_DxKP: [U_1 .. U_K], bases in columns.
+        num_heads: K.
+
+    Returns:
+        overlap_KxK, f32: 1 on the diagonal; P/D between random subspaces, 0 between orthogonal ones.
+    """
+    columns_DxKxP = subspaces_DxKP.astype(jnp.float32).reshape(subspaces_DxKP.shape[0], num_heads, -1)
+    basis_KxDxP = jnp.linalg.qr(jnp.swapaxes(columns_DxKxP, 0, 1))[0]
+    cosines = jnp.einsum("jdp,kdq->jkpq", basis_KxDxP, basis_KxDxP, precision="highest")
+    return jnp.sum(jnp.square(cosines), (-1, -2)) / basis_KxDxP.shape[-1]
+
+
+def effective_rank(tokens_BxTxD):
+    """Participation ratio of the centred tokens of each image: (sum s^2)^2 / sum s^4, between 1 and min(T - 1, D)."""
+    tokens = tokens_BxTxD.astype(jnp.float32)
+    tokens = tokens - jnp.mean(tokens, 1, keepdims=True)
+    size_B = jnp.sqrt(jnp.mean(jnp.square(tokens), (1, 2)))
+    tokens = tokens / jnp.where(size_B > 0, size_B, 1.0)[:, None, None]  # s^4 would overflow for large tokens
+    gram = jnp.einsum("btd,bsd->bts", tokens, tokens, precision="highest")
+    energy_B = jnp.trace(gram, axis1=1, axis2=2)
+    return energy_B**2 / jnp.maximum(jnp.sum(jnp.square(gram), (1, 2)), 1e-30)
+
+
+def token_similarity(tokens_BxTxD):
+    """Mean cosine between two different tokens of an image; a token of zeros counts as orthogonal to all."""
+    tokens = tokens_BxTxD.astype(jnp.float32)
+    square = jnp.sum(jnp.square(tokens), -1, keepdims=True)
+    unit = tokens * jax.lax.rsqrt(jnp.where(square > 0, square, 1.0))
+    count = tokens.shape[1]
+    pairs_B = jnp.sum(jnp.square(jnp.sum(unit, 1)), -1) - jnp.sum(jnp.square(unit), (1, 2))
+    return pairs_B / max(count * (count - 1), 1)
+
+
+def _of_one_layer(model, name, layer, subspaces_DxKP, epsilon):
+    """The measurements of one traced layer, each of shape B."""
+    batch = layer["output"].shape[0]
+    attention_BxKxTxT = attention_weights(model, name, layer)
+    measured = {
+        "attention_peak": jnp.mean(jnp.max(jnp.mean(attention_BxKxTxT, 2), -1), 1),
+        "attention_self": jnp.mean(jnp.diagonal(attention_BxKxTxT, axis1=2, axis2=3), (1, 2)),
+        "token_similarity": token_similarity(layer["output"]),
+        "effective_rank": effective_rank(layer["output"]),
+    }
+    if "codes" not in layer:
+        return measured
+    heads = heads_of(model, name)
+    codes_BxTxKxP = split_heads(layer["codes"], heads)
+    measured["coding_rate"] = subspace_coding_rate(codes_BxTxKxP, epsilon=epsilon)
+    measured["coding_rate_official"] = official_coding_rate(codes_BxTxKxP)
+    if name.startswith("encoder"):
+        measured["nonzero"] = jnp.mean((layer["output"] != 0).astype(jnp.float32), (1, 2))
+    others_KxK = subspace_overlap(subspaces_DxKP, heads) * (1 - jnp.eye(heads))
+    measured["subspace_overlap"] = jnp.broadcast_to(jnp.max(others_KxK), (batch,))
+    return measured
+
+
+@functools.partial(jax.jit, static_argnames=("model", "part", "epsilon"))
+def _measure(model, params, images_BxHxWxC, part, epsilon):
+    layers = trace(model, params, images_BxHxWxC)[1]
+    names = sorted(name for name in layers if name.startswith(part))
+    if not names:
+        return {}
+    kept = ("output", "codes", "query", "key")
+    # one layer is compiled and looped over: of what trace holds, only what is measured is stacked
+    stacked = {key: jnp.stack([layers[name][key] for name in names]) for key in kept if key in layers[names[0]]}
+    subspaces = jnp.stack([subspaces_of(params, name) for name in names]) if "codes" in stacked else None
+    one = functools.partial(_of_one_layer, model, names[0])
+    return jax.lax.map(lambda pair: one(*pair, epsilon), (stacked, subspaces))
+
+
+def subspaces_of(params, layer):
+    """[U_1 .. U_K] of a layer by its name: encoder layers compress against it, decoder layers expand."""
+    step = "compression" if layer.startswith("encoder") else "expansion"
+    return params[layer][step]["attention"]["subspaces"]
+
+
+def measure_layers(model, params, images_BxHxWxC, *, epsilon=EPSILON):
+    """The encoder's layers on whole images (no mask): see the list above.
+
+    Args:
+        model: from `create_model`. A ViT has no subspaces and no ISTA: for it the keys that need them are absent.
+        params: its parameters.
+        images_BxHxWxC: normalised; any resolution that the patch divides.
+        epsilon: the distortion of `coding_rate`.
+
+    Returns:
+        A dictionary of arrays LxB, f32: a row an encoder layer, first to last, and a column an image. May be called
+        under `jax.jit`.
+
+    Raises:
+        UserError: a network without attention.
+    """
+    return _measure(model, params, images_BxHxWxC, "encoder", epsilon)
+
+
+def measure_decoder_layers(model, params, images_BxHxWxC, *, epsilon=EPSILON):
+    """The same of the decoder's layers, each against its own subspaces V; `nonzero` is the encoder's alone.
+
+    Args, returns and errors as `measure_layers`; an empty dictionary for a network with no decoder.
+    """
+    return _measure(model, params, images_BxHxWxC, "decoder", epsilon)

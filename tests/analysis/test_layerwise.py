@@ -1,0 +1,128 @@
+"""Layer measurements against the official scripts' arrays, and against NumPy on what the network really holds."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import crate_jax
+from crate_jax.analysis.layerwise import (
+    attention_weights,
+    effective_rank,
+    measure_decoder_layers,
+    subspace_overlap,
+    token_similarity,
+)
+
+
+@pytest.fixture(scope="module")
+def official(data_folder):
+    """The golden network and its images."""
+    pytest.importorskip("torch")
+    golden = dict(np.load(data_folder / "official_layers_d48.npz"))
+    model, params = crate_jax.load_torch_checkpoint(
+        data_folder / "official_crate_mae_d48.pth", num_heads=3, image_size=32, patch_size=8
+    )
+    return model, params, golden["images_BxCxHxW"].transpose(0, 2, 3, 1), golden
+
+
+def test_equal_to_the_official_scripts(official):
+    model, params, images, golden = official
+    measured = crate_jax.measure_layers(model, params, images)
+    rate = np.asarray(measured["coding_rate_official"], np.float64)
+    zeros = 1 - np.asarray(measured["nonzero"], np.float64)
+    np.testing.assert_allclose(rate.mean(1), golden["coding_rate_mean_L"], rtol=1e-4)
+    np.testing.assert_allclose(rate.std(1, ddof=1), golden["coding_rate_std_L"], rtol=1e-4)
+    np.testing.assert_allclose(zeros.mean(1), golden["zeros_mean_L"], rtol=1e-4)
+    np.testing.assert_allclose(zeros.std(1), golden["zeros_std_L"], rtol=1e-4)
+
+
+def test_attention_and_codes_equal_the_official_code(official, data_folder):
+    model, params, _, _ = official
+    golden = np.load(data_folder / "official_crate_mae_d48.npz")
+    images = golden["images_BxCxHxW"].transpose(0, 2, 3, 1)
+    attention = crate_jax.attention_maps(model, params, images, 1)
+    np.testing.assert_allclose(attention, golden["attention_layer1_BxKxTxT"], atol=1e-5)
+    np.testing.assert_allclose(
+        crate_jax.subspace_codes(model, params, images, 1), golden["key_layer1_BxTxD"], atol=1e-5
+    )
+    larger = golden["hires48_images"].transpose(0, 2, 3, 1)
+    codes = crate_jax.subspace_codes(model, params, larger, 1)
+    np.testing.assert_allclose(codes, golden["hires48_key_layer1"], atol=1e-5)
+    for wrong, words in (((images, 2), "layers 0 to 1"), ((images[:, :30], 1), "patches of 8")):
+        with pytest.raises(crate_jax.UserError, match=words):
+            crate_jax.attention_maps(model, params, *wrong)
+
+
+def test_every_number_by_numpy(official):
+    """Each key, encoder and decoder, from the traced tokens in float64."""
+    model, params, images, _ = official
+    layers = crate_jax.trace(model, params, images)[1]
+    encoder, decoder = crate_jax.measure_layers(model, params, images), measure_decoder_layers(model, params, images)
+    assert encoder["coding_rate"].shape == decoder["coding_rate"].shape == (2, 3)
+    assert "nonzero" not in decoder
+    for part, measured in (("encoder", encoder), ("decoder", decoder)):
+        for index, b in np.ndindex(2, 3):
+            layer = {key: np.asarray(value, np.float64)[b] for key, value in layers[f"{part}_{index:02d}"].items()}
+            want = by_numpy(layer)
+            for key, value in want.items():
+                if key in measured:
+                    np.testing.assert_allclose(measured[key][index, b], value, rtol=1e-4, err_msg=f"{part} {key}")
+
+
+def by_numpy(layer, heads=3):
+    tokens, width = layer["codes"].shape
+    size = width // heads
+    rate, peak, own = 0, [], []
+    for k in range(heads):
+        w = layer["codes"][:, k * size : (k + 1) * size]
+        rate += np.linalg.slogdet(np.eye(size) + size / (tokens * 0.25) * w.T @ w)[1] / 2
+        weight = np.exp(w @ w.T / size**0.5)
+        weight /= weight.sum(1, keepdims=True)
+        peak.append(max(weight.mean(0)))
+        own.append(np.trace(weight) / tokens)
+    out = layer["output"]
+    cosine = (out @ out.T) / np.outer(np.linalg.norm(out, axis=1), np.linalg.norm(out, axis=1))
+    energy = np.linalg.svd(out - out.mean(0), compute_uv=False) ** 2
+    return {
+        "coding_rate": rate, "attention_peak": np.mean(peak), "attention_self": np.mean(own),
+        "nonzero": np.mean(out != 0), "effective_rank": energy.sum() ** 2 / (energy**2).sum(),
+        "token_similarity": (cosine.sum() - tokens) / (tokens * (tokens - 1)),
+    }  # fmt: skip
+
+
+def test_subspaces_that_coincide_and_that_do_not():
+    basis = np.linalg.qr(np.random.default_rng(0).normal(size=(12, 12)))[0]
+    twice = np.concatenate([basis[:, :4], basis[:, :4] @ np.diag([1, 2, 3, 4]), basis[:, 4:8]], 1)
+    np.testing.assert_allclose(
+        subspace_overlap(jnp.float32(twice), 3), [[1, 1, 0], [1, 1, 0], [0, 0, 1]], atol=1e-5
+    )  # scaled bases span the same subspace
+
+
+def test_extremes_are_finite():
+    """A layer that is dead, or whose tokens are all equal."""
+    dead = jnp.zeros((2, 5, 8))
+    same = jnp.broadcast_to(jnp.float32(np.random.default_rng(0).normal(size=8)), (2, 5, 8)) * 1e18
+    np.testing.assert_array_equal(effective_rank(dead), 0)
+    np.testing.assert_array_equal(token_similarity(dead), 0)
+    np.testing.assert_allclose(token_similarity(same), 1, rtol=1e-5)
+    assert np.all(np.isfinite(effective_rank(same)))
+
+
+def test_other_networks():
+    """A ViT is measured where it can be; under jit, in bf16, at another resolution, for another logit scale."""
+    small = {"image_size": 16, "patch_size": 8, "width": 16, "num_heads": 2, "depth": 2, "decoder_depth": 1}
+    images = jax.random.normal(jax.random.key(1), (2, 16, 24, 3))
+    vit = crate_jax.create_model("vit_mae_small", **small, decoder_width=16, decoder_num_heads=2)
+    params = crate_jax.init_params(vit, jax.random.key(0))
+    measured = crate_jax.measure_layers(vit, params, images)
+    assert measured["attention_peak"].shape == (2, 2) and "coding_rate" not in measured
+    assert crate_jax.subspace_codes(vit, params, images, 1).shape == (2, 7, 16)
+    np.testing.assert_allclose(crate_jax.attention_maps(vit, params, images, 0).sum(-1), 1, rtol=1e-5)
+    for options in ({"dtype": "bfloat16"}, {"attention_scale": "paper"}):
+        crate = crate_jax.create_model("crate_mae_tiny", **small, **options)
+        params = crate_jax.init_params(crate, jax.random.key(0))
+        measured = jax.jit(lambda p, x, m=crate: crate_jax.measure_layers(m, p, x))(params, images)
+        assert all(np.all(np.isfinite(value)) and value.dtype == jnp.float32 for value in measured.values())
+    with pytest.raises(crate_jax.UserError, match="no attention"):
+        attention_weights(crate, "encoder_00", {"output": images})
