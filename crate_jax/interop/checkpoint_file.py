@@ -8,6 +8,9 @@ FOLDER/carried.safetensors     official tensors that the network has no use for,
 import json
 import pathlib
 
+import flax
+import numpy as np
+
 from crate_jax.errors import UserError
 from crate_jax.interop.network import needs_decoder, parameter_shapes
 from crate_jax.interop.tensor_files import finished, open_tensors, write_safetensors
@@ -129,3 +132,24 @@ def write_folder(checkpoint, folder):
         description["encoder_only"] = True
     with finished(folder / MODEL) as partial:
         partial.write_text(json.dumps(description, indent=2) + "\n")
+
+
+class ParamsCheckpoint:
+    """A network in memory, with the attributes of `OfficialCheckpoint`.
+
+    Args:
+        model, params: as `crate_jax.load` gives them.
+        name, overrides: what `create_model` made the model from.
+    """
+
+    encoder_only = False
+
+    def __init__(self, model, params, name, overrides):
+        self.model, self.name, self.overrides = model, name, overrides
+        self.params = flax.traverse_util.flatten_dict(params, sep="/")
+        self.shapes = {path: array.shape for path, array in self.params.items()}
+        self.paths, self.spare = list(self.params), {}
+
+    def read(self, path):
+        """One parameter, f32."""
+        return np.asarray(self.params[path], np.float32)

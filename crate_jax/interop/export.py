@@ -12,12 +12,11 @@ import flax
 import numpy as np
 
 from crate_jax.errors import UserError
-from crate_jax.interop.network import links_of, official_shape, parameter_shapes
-from crate_jax.models.classifier import VitClassifier
+from crate_jax.interop.network import links_of, official_shape
+from crate_jax.interop.tensor_files import write_safetensors, write_torch
+from crate_jax.models.classifier import Crate, VitClassifier
 from crate_jax.models.masked_autoencoder import CrateMae, VitMae
 from crate_jax.operators.positions import sincos_positions
-
-WRAPPER = {"crate": "state_dict"}  # what the official scripts wrap a state dict in; all others: "model"
 
 
 def official_arrays(model, params):
@@ -30,87 +29,113 @@ def official_arrays(model, params):
     }
 
 
-class OfficialTensors:
-    """A checkpoint of whatever kind, seen as an official state dict; tensors are made when they are asked for.
+def official_tensors(checkpoint):
+    """Everything that the official class holds, and how to get it.
 
-    Attributes:
-        shapes: official name to shape.
+    Args:
+        checkpoint: such as `checkpoint_file.open_checkpoint` gives.
+
+    Returns:
+        Official name to (shape, function that makes the tensor).
+
+    Raises:
+        UserError: no official class is like this network.
     """
-
-    def __init__(self, checkpoint):
-        self.checkpoint, model = checkpoint, checkpoint.model
-        shapes = parameter_shapes(model)
-        self.links = {link.official: link for link in links_of(model) if link.path in checkpoint.paths}
-        self.shapes = {name: official_shape(model, link, shapes[link.path]) for name, link in self.links.items()}
-        self.fresh = {} if checkpoint.encoder_only else missing_tensors(model, checkpoint.read)
-        if checkpoint.encoder_only:
-            self.fresh["pos_embed"] = lambda: table(model, model.width)
-        self.fresh = {name: make for name, make in self.fresh.items() if name not in self.shapes}
-        # shapes without making: a spare tensor has the shape it came with, all others are small or square
-        for name, make in self.fresh.items():
-            self.shapes[name] = make().shape
-        for name, shape in checkpoint.spare.items():
-            if self.shapes.get(name) == tuple(shape):
-                self.fresh.pop(name)
-        warn_of_options(model)
-
-    def read(self, name):
-        """One tensor."""
-        if name in self.links:
-            link = self.links[name]
-            return link.to_official(self.checkpoint.read(link.path), self.shapes[name])
-        return self.fresh[name]() if name in self.fresh else self.checkpoint.read_spare(name)
+    model = checkpoint.model
+    tensors = {}
+    for name, (shape, make) in initial_tensors(model).items():
+        if checkpoint.encoder_only and name != "pos_embed":
+            continue
+        tensors[name] = shape, make
+        if checkpoint.spare.get(name) == shape:
+            tensors[name] = shape, lambda name=name: checkpoint.read_spare(name)
+    for link in links_of(model):
+        if link.path in checkpoint.paths:
+            shape = official_shape(model, link, checkpoint.shapes[link.path])
+            tensors[link.official] = shape, lambda link=link, s=shape: link.to_official(checkpoint.read(link.path), s)
+        elif link.path.endswith(("attention/output_kernel", "attention/output_bias")):
+            tensors.update(_tied(checkpoint, link))
+    return tensors
 
 
-def table(model, width):
-    """The frozen sine-cosine table, 1 x T x D."""
+def _tied(checkpoint, link):
+    """The output projection of a network that has none of its own: U itself."""
+    width = checkpoint.model.width
+    if checkpoint.model.num_heads == 1:
+        if checkpoint.model.output_projection == "tied":
+            raise UserError(
+                "model.output_projection='tied' with a single head: the official class has no projection there at all."
+            )
+        return {}
+    if link.path.endswith("output_bias"):
+        return {link.official: ((width,), lambda: np.zeros(width))}
+    subspaces = link.path.replace("output_kernel", "subspaces")
+    return {link.official: ((width, width), lambda: checkpoint.read(subspaces))}
+
+
+def initial_tensors(model):
+    """Official tensors that a network of ours may lack: name to (shape, function that makes its initial value)."""
     side = (model.table_image_size or model.image_size) // model.patch_size
-    return sincos_positions((side, side), width)[None]
+    width = model.width
 
+    def table(width):
+        return (1, side * side + 1, width), lambda: sincos_positions((side, side), width)[None]
 
-def missing_tensors(model, read):
-    """Official tensors that a network of ours may lack: name to a function that makes it."""
-    makers = {}
-    if isinstance(model, CrateMae | VitMae):
-        inner = model.decoder_width or model.width
-        makers["pos_embed"] = lambda: table(model, model.width)
-        makers["decoder_pos_embed"] = lambda: table(model, inner)
-        makers["mask_token"] = lambda: np.random.default_rng(0).normal(0, 0.02, (1, 1, inner))
     if isinstance(model, VitClassifier):
-        makers["pos_embed"] = lambda: table(model, model.width)
+        return {"pos_embed": table(width)}
+    if isinstance(model, Crate):
+        return {}
+    inner = model.decoder_width or width
+    token = (1, 1, inner)
+    tensors = {
+        "pos_embed": table(width),
+        "decoder_pos_embed": table(inner),
+        "mask_token": (token, lambda: np.random.default_rng(0).normal(0, 0.02, token)),
+    }
     if isinstance(model, CrateMae):
-        bound = math.sqrt(3 / model.width)
-        square = (model.width, model.width)
-        makers["decoder_embed.weight"] = lambda: np.random.default_rng(1).uniform(-bound, bound, square)
-        makers["decoder_embed.bias"] = lambda: np.zeros(model.width)
-    if getattr(model, "output_projection", None) == "tied":
-        for link in links_of(model):
-            if link.path.endswith("output_kernel"):
-                subspaces = link.path.replace("output_kernel", "subspaces")
-                makers[link.official] = lambda path=subspaces: read(path)
-            if link.path.endswith("output_bias"):
-                makers[link.official] = lambda: np.zeros(model.width)
-    return makers
+        bound, square = math.sqrt(3 / width), (width, width)
+        uniform = np.random.default_rng(1).uniform
+        tensors["decoder_embed.weight"] = square, lambda: uniform(-bound, bound, square)
+        tensors["decoder_embed.bias"] = (width,), lambda: np.zeros(width)
+    return tensors
 
 
 def warn_of_options(model):
     """Says which options the official class does not have: there, the same tensors compute something else."""
     official = {"skip": "input", "attention_scale": "official", "positions": "added"}
-    changed = [f"{k}={getattr(model, k)}" for k, v in official.items() if getattr(model, k, v) != v]
+    changed = [
+        f"{name}={getattr(model, name)}" for name, value in official.items() if getattr(model, name, value) != value
+    ]
     if isinstance(model, CrateMae) and model.mask_mode != "token":
         changed.append(f"mask_mode={model.mask_mode}")
+    if isinstance(model, VitMae) and (model.table_image_size or model.image_size) != model.image_size:
+        changed.append("resized positions")
     if changed:
         logging.warning("The official class has no %s: it will compute something else.", ", ".join(changed))
 
 
-def check_exportable(model):
-    """Refuses a network that no official class is like.
+def write_official(checkpoint, path, form):
+    """Writes an official state dict.
 
-    Raises:
-        UserError: the decoder's heads or width are its own.
+    Args:
+        checkpoint: such as `checkpoint_file.open_checkpoint` gives.
+        path: the file to write.
+        form: "torch" or "safetensors".
+
+    Returns:
+        Official name to shape, of what was written.
     """
-    if isinstance(model, CrateMae) and model.num_heads == 1 and model.output_projection == "tied":
-        raise UserError(
-            "a single head of full width has no output projection in the official class; it cannot be tied."
-        )
-    links_of(model)
+    tensors = official_tensors(checkpoint)
+    warn_of_options(checkpoint.model)
+    shapes = {name: tuple(shape) for name, (shape, _) in tensors.items()}
+    description = {"name": checkpoint.name, "overrides": checkpoint.overrides}
+
+    def read(name):
+        return tensors[name][1]()
+
+    if form == "torch":
+        # the wrapping that the family's official scripts look for
+        write_torch(path, shapes, read, description, "state_dict" if isinstance(checkpoint.model, Crate) else "model")
+    else:
+        write_safetensors(path, shapes, read, description)
+    return shapes

@@ -43,9 +43,8 @@ def recognise(source, given):
     family = next((name for name, keys in SIGNATURES.items() if all(key in shapes for key in keys)), None)
     if family is None:
         refuse_stranger(source)
-    settings = {"crate_mae": _crate_mae, "crate": _crate, "vit_mae": _vit_mae, "vit_classifier": _vit_classifier}[
-        family
-    ](source)
+    read_off = {"crate_mae": _crate_mae, "crate": _crate, "vit_mae": _vit_mae, "vit_classifier": _vit_classifier}
+    settings = read_off[family](source)
     if given.get("image_size") and "table_image_size" not in given and settings.get("image_size"):
         settings["table_image_size"] = settings["image_size"]  # the official code resizes the table that it has
     settings.update(given)
@@ -115,7 +114,7 @@ def _crate(source):
     patch_size = math.isqrt(pixels // 3)
     if 3 * patch_size**2 != pixels:
         raise UserError(
-            f"{source.path}: tensor to_patch_embedding.2.weight takes {pixels} numbers, no square patch in three colours."
+            f"{source.path}: tensor to_patch_embedding.2.weight takes {pixels} numbers: no square patch in colour."
         )
     return {
         "width": width, "patch_size": patch_size, "depth": _count(source, "transformer.layers"),

@@ -9,7 +9,9 @@ import json
 import math
 import os
 import pathlib
+import re
 import struct
+import warnings
 
 import numpy as np
 import safetensors
@@ -96,21 +98,27 @@ def _load_torch(path):
             f"{path} is a PyTorch file, and PyTorch is not installed: pip install 'crate_jax[torch]', "
             f"or convert the file to .safetensors where it is."
         ) from error
-    # a Namespace holds the options of Meta's training script; being built from plain values, it runs nothing
-    with torch.serialization.safe_globals([argparse.Namespace]):
-        for mapped in (True, False):  # files of before PyTorch 1.6 cannot be mapped
-            try:
-                return torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
-            except Exception as error:  # whatever a broken file raises is told, not traced
-                failure = error
-    text = str(failure)
-    if "weights only" in text.lower() or "weightsunpickler" in text.lower():
-        found = text.partition("GLOBAL ")[2].split(" ")[0] or text.partition("Trying to call ")[2].split(" ")[0]
-        what = f" ({found})" if found else ""
-        raise UserError(f"{path} holds more than tensors{what}; it is not loaded, since that could run code.")
-    raise UserError(
-        f"{path} is no readable PyTorch file ({_first_line(failure)}); it may be truncated: fetch it again."
-    )
+    with path.open("rb") as file:
+        start = file.read(2)
+    if start != b"PK" and start[:1] != b"\x80":
+        raise UserError(f"{path} is no PyTorch file; give a .pth that torch.save wrote, or a .safetensors.")
+    try:
+        # a Namespace holds the options of Meta's training script; being built from plain values, it runs nothing
+        with torch.serialization.safe_globals([argparse.Namespace]), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            # files of before PyTorch 1.6 are no zip archives and cannot be mapped
+            return torch.load(path, map_location="cpu", weights_only=True, mmap=start == b"PK")
+    except Exception as error:  # whatever a broken file raises is told, not traced
+        raise UserError(_what_is_wrong(path, str(error) or type(error).__name__)) from error
+
+
+def _what_is_wrong(path, text):
+    """PyTorch's own advice, to read the file without weights_only, is the last thing to pass on."""
+    if "weights only" not in text.lower():
+        return f"{path} is no whole PyTorch file ({text.partition('. ')[0].splitlines()[0]}); fetch it again."
+    found = re.search(r"GLOBAL ([\w.]+)", text)
+    what = f" ({found[1].rstrip('.')})" if found else ""
+    return f"{path} holds more than tensors{what}; it is not loaded, since that could run code."
 
 
 def unwrap(content, path):
@@ -156,12 +164,12 @@ def write_safetensors(path, shapes, read, description):
 
     Args:
         path: the file; it appears only when it is complete.
-        shapes: name to shape, in the order to be written.
+        shapes: name to shape; written in the order of the names.
         read: gives a tensor by its name.
         description: JSON-able; kept in the file's metadata.
     """
     header, offset = {"__metadata__": {"format": "pt", OURS: json.dumps(description)}}, 0
-    for name, shape in shapes.items():
+    for name, shape in sorted(shapes.items()):
         size = 4 * math.prod(shape)
         header[name] = {"dtype": "F32", "shape": list(shape), "data_offsets": [offset, offset + size]}
         offset += size
@@ -169,7 +177,7 @@ def write_safetensors(path, shapes, read, description):
     text += b" " * (-len(text) % 8)
     with finished(path) as partial, partial.open("wb") as file:
         file.write(struct.pack("<Q", len(text)) + text)
-        for name, shape in shapes.items():
+        for name, shape in sorted(shapes.items()):
             file.write(memoryview(np.ascontiguousarray(read(name), "<f4").reshape(shape)).cast("B"))
 
 

@@ -20,7 +20,7 @@ from crate_jax.operators.positions import sincos_positions
 
 # in official files, and never trained: frozen sine-cosine tables, and CRATE-MAE's unused layer
 SPARE = ("pos_embed", "decoder_pos_embed", "decoder_embed.weight", "decoder_embed.bias", "mask_token")
-_TABLE_TOLERANCE = 1e-4
+_TABLE_TOLERANCE, _HALF_TOLERANCE = 1e-4, 5e-3
 
 
 class OfficialCheckpoint:
@@ -83,7 +83,10 @@ class OfficialCheckpoint:
         side = round((shape[1] - 1) ** 0.5) if len(shape) == 3 else 0
         if tuple(shape) != (1, side * side + 1, width):
             raise UserError(f"{self.source.path}: tensor {name} has shape {tuple(shape)}, no table for width {width}.")
-        if np.abs(self.source.read(name)[0] - sincos_positions((side, side), width)).max() > _TABLE_TOLERANCE:
+        table_TxD = np.ascontiguousarray(self.source.read(name)[0])
+        half = not (table_TxD.view(np.uint32) & 0x1FFF).any()  # it was float16 or bfloat16 in the file
+        tolerance = _HALF_TOLERANCE if half else _TABLE_TOLERANCE
+        if np.abs(table_TxD - sincos_positions((side, side), width)).max() > tolerance:
             raise UserError(
                 f"{self.source.path}: tensor {name} is not the sine-cosine table that every {self.name} has; "
                 f"it is a file of another network."
