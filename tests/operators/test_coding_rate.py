@@ -1,0 +1,116 @@
+"""Coding rates against eigenvalues in float64, their identities, and the ends of their range."""
+
+import hypothesis
+import hypothesis.strategies as st
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from crate_jax.operators.coding_rate import (
+    coding_rate,
+    logdet_gram,
+    official_coding_rate,
+    sparse_rate_reduction,
+    subspace_coding_rate,
+)
+from crate_jax.operators.subspace_attention import split_heads
+
+
+def rate(z, eps):
+    """1/2 sum log(1 + D/(N eps^2) s^2) over the singular values, float64."""
+    z = np.asarray(z, np.float64)
+    singular = np.linalg.svd(z, compute_uv=False)
+    return 0.5 * np.log1p(z.shape[1] / (z.shape[0] * eps**2) * singular**2).sum()
+
+
+def tokens(seed, batch=2, count=9, width=12):
+    return np.random.default_rng(seed).normal(size=(batch, count, width)).astype(np.float32)
+
+
+@hypothesis.settings(deadline=None, max_examples=15)
+@hypothesis.given(
+    st.sampled_from([(1, 12), (9, 12), (12, 12), (30, 12), (30, 4)]), st.floats(1e-4, 10.0), st.floats(1e-3, 1e3)
+)
+def test_equals_the_singular_values(shape, eps, size):
+    """Tall and wide, from eps = 1e-4 up, tiny tokens and huge ones."""
+    z = size * tokens(0, 2, *shape)
+    np.testing.assert_allclose(
+        coding_rate(jnp.asarray(z), epsilon=eps), [rate(x, eps) for x in z], rtol=2e-4, atol=1e-5
+    )
+
+
+@pytest.mark.parametrize("eps", [1e-4, 1e-2, 0.5])
+@pytest.mark.parametrize("kind", ["duplicated", "zero", "some zero", "one token", "one direction", "one class"])
+def test_extremes(kind, eps):
+    """Rank-deficient Gram matrices: nothing is NaN, and the number is right."""
+    z = tokens(1, 2, 20, 8)
+    z = {
+        "duplicated": np.concatenate([z[:, :3]] * 7, 1),
+        "zero": 0 * z,
+        "some zero": z * (np.arange(20) % 2)[:, None],
+        "one token": z[:, :1],
+        "one direction": z[:, :, :1] * z[:1, :1],
+        "one class": z[:, :1] + 1e-3 * z,
+    }[kind]
+    want = [rate(x, eps) for x in z]
+    np.testing.assert_allclose(coding_rate(jnp.asarray(z), epsilon=eps), want, rtol=1e-3, atol=1e-6)
+    codes = split_heads(jnp.asarray(z), 2)
+    by_head = [sum(rate(x[:, h : h + 4], eps) for h in (0, 4)) for x in z]
+    np.testing.assert_allclose(subspace_coding_rate(codes, epsilon=eps), by_head, rtol=1e-3, atol=1e-6)
+    for f in (coding_rate, lambda x, epsilon: official_coding_rate(split_heads(x, 2), epsilon=epsilon)):
+        slope = jax.grad(lambda x, f=f: jnp.sum(f(x, epsilon=eps)))(jnp.asarray(z))
+        assert np.all(np.isfinite(slope)), kind
+
+
+def test_at_a_base_networks_size():
+    """197 normalised tokens of width 768, half of them nearly equal: float32 keeps four digits."""
+    z = tokens(2, 1, 197, 768)
+    z[:, 100:] = z[:, :1] + 0.02 * z[:, 100:]
+    for eps in (0.5, 0.05):
+        np.testing.assert_allclose(coding_rate(jnp.asarray(z), epsilon=eps), [rate(z[0], eps)], rtol=1e-4)
+
+
+def test_official_definition():
+    """The script's own words: unit columns, I of M x M, P / (M eps), eps not squared; M tokens."""
+    codes = tokens(3, 2, 9, 12).reshape(2, 9, 3, 4)
+    want = []
+    for image in codes.astype(np.float64):
+        total = 0
+        for head in range(3):
+            w = image[:, head].T
+            w = w / np.linalg.norm(w, axis=0)
+            total += 0.5 * np.linalg.slogdet(np.eye(9) + 4 / (9 * 0.01) * w.T @ w)[1]
+        want.append(total)
+    np.testing.assert_allclose(official_coding_rate(jnp.asarray(codes)), want, rtol=1e-5)
+
+
+def test_identities():
+    z = jnp.asarray(tokens(4))
+    rotation = np.linalg.qr(tokens(5, 1, 12, 12)[0])[0]
+    base = coding_rate(z)
+    np.testing.assert_allclose(logdet_gram(z, 0.7), logdet_gram(jnp.swapaxes(z, 1, 2), 0.7), rtol=1e-5)  # Sylvester
+    np.testing.assert_allclose(coding_rate(z @ rotation), base, rtol=1e-5)
+    np.testing.assert_allclose(coding_rate(z[:, ::-1]), base, rtol=1e-5)
+    np.testing.assert_allclose(coding_rate(3 * z, epsilon=1.5), base, rtol=1e-5)
+    np.testing.assert_allclose(coding_rate(z[0], epsilon=0.5), base[0], rtol=1e-6)  # no batch axis needed
+    one = subspace_coding_rate(split_heads(z, 1))
+    np.testing.assert_allclose(one, base, rtol=1e-6)
+
+
+@pytest.mark.parametrize("eps", [0.5, 1e-3])
+def test_gradient_of_the_rate(eps):
+    """Closed form, float64: dR/dZ = a Z (I + a Z^T Z)^-1 with a = D/(N eps^2); both branches."""
+    z = tokens(6, 1, 30, 6)
+    a = 6 / (30 * eps**2)
+    z64 = z[0].astype(np.float64)
+    want = a * z64 @ np.linalg.inv(np.eye(6) + a * z64.T @ z64)
+    got = jax.grad(lambda x: coding_rate(x, epsilon=eps)[0])(jnp.asarray(z))[0]
+    np.testing.assert_allclose(got, want, rtol=2e-3, atol=2e-4 * np.abs(want).max())
+
+
+def test_sparse_rate_reduction():
+    z = tokens(7)
+    codes = split_heads(jnp.asarray(z), 3)
+    want = [rate(x, 0.5) - sum(rate(x[:, h : h + 4], 0.5) for h in (0, 4, 8)) - 0.1 * np.abs(x).sum() for x in z]
+    np.testing.assert_allclose(sparse_rate_reduction(jnp.asarray(z), codes, sparsity=0.1), want, rtol=1e-4)
