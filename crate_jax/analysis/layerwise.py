@@ -7,6 +7,8 @@
     attention_self        weight that a token gives to itself, mean over tokens and heads
     token_similarity      mean cosine between two tokens of the layer's output
     effective_rank        (sum s^2)^2 / sum s^4 of the centred output, s its singular values (participation ratio)
+    half_match            share of the other images whose right half is less like an image's left half than its own
+                          right half is (means of patches, centred, cosine): 1/2 by chance, 1 at best
     subspace_overlap      ||Q_j^T Q_k||_F^2 / P of the two closest subspaces: P/D for random ones, 1 if they coincide
 
 The first two and `nonzero` are Pai et al. 2024 (arXiv 2404.02446), section 4; the second is what its authors' layer
@@ -97,7 +99,33 @@ def token_similarity(tokens_BxTxD):
     return pairs_B / max(count * (count - 1), 1)
 
 
-def _of_one_layer(model, name, layer, subspaces_DxKP, epsilon):
+def half_match(tokens_BxTxD, grid):
+    """How well the two halves of an image find each other among the batch: what features are worth, with no label.
+
+    Args:
+        tokens_BxTxD: class token first.
+        grid: (rows, columns) of patches.
+
+    Returns:
+        share_B, f32: of the other images, those whose right half is less similar (ties count half); 1/2 is chance.
+    """
+    batch, width = tokens_BxTxD.shape[0], tokens_BxTxD.shape[-1]
+    patches = tokens_BxTxD[:, 1:].astype(jnp.float32).reshape(batch, *grid, width)
+    middle = max(grid[1] // 2, 1)
+
+    def half(columns):
+        mean_BxD = jnp.mean(columns, (1, 2)) if columns.shape[2] else jnp.zeros((batch, width))
+        mean_BxD = mean_BxD - jnp.mean(mean_BxD, 0)  # what all images share, their places among it
+        square = jnp.sum(jnp.square(mean_BxD), -1, keepdims=True)
+        return mean_BxD * jax.lax.rsqrt(jnp.where(square > 0, square, 1.0))
+
+    cosine_BxB = jnp.matmul(half(patches[:, :, :middle]), half(patches[:, :, middle:]).T, precision="highest")
+    own_Bx1 = jnp.diagonal(cosine_BxB)[:, None]
+    wins_B = jnp.sum((cosine_BxB < own_Bx1) + 0.5 * (cosine_BxB == own_Bx1), -1) - 0.5  # its own half ties with itself
+    return (wins_B / max(batch - 1, 1)).astype(jnp.float32)
+
+
+def _of_one_layer(model, name, grid, layer, subspaces_DxKP, epsilon):
     """The measurements of one traced layer, each of shape B."""
     batch = layer["output"].shape[0]
     attention_BxKxTxT = attention_weights(model, name, layer)
@@ -106,6 +134,7 @@ def _of_one_layer(model, name, layer, subspaces_DxKP, epsilon):
         "attention_self": jnp.mean(jnp.diagonal(attention_BxKxTxT, axis1=2, axis2=3), (1, 2)),
         "token_similarity": token_similarity(layer["output"]),
         "effective_rank": effective_rank(layer["output"]),
+        "half_match": half_match(layer["output"], grid),
     }
     if "codes" not in layer:
         return measured
@@ -130,7 +159,8 @@ def _measure(model, params, images_BxHxWxC, part, epsilon):
     # one layer is compiled and looped over: of what trace holds, only what is measured is stacked
     stacked = {key: jnp.stack([layers[name][key] for name in names]) for key in kept if key in layers[names[0]]}
     subspaces = jnp.stack([subspaces_of(params, name) for name in names]) if "codes" in stacked else None
-    one = functools.partial(_of_one_layer, model, names[0])
+    grid = tuple(size // model.patch_size for size in images_BxHxWxC.shape[1:3])
+    one = functools.partial(_of_one_layer, model, names[0], grid)
     return jax.lax.map(lambda pair: one(*pair, epsilon), (stacked, subspaces))
 
 

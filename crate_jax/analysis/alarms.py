@@ -1,0 +1,97 @@
+"""What is wrong with a network, in plain words, from the measurements of its layers.
+
+Looked at every few hundred steps of pre-training, because the loss does not tell: a network can complete patches a
+little better while a layer dies, or while its features become worth less than those it began with.
+"""
+
+import numpy as np
+
+DEAD = 0.002  # share of entries that ISTA leaves
+ALIKE = 0.985  # mean cosine between tokens
+ONE_TOKEN = 0.5  # share of all attention
+COINCIDE = 0.9  # of two subspaces, where 1 is the same subspace
+WORSE = 0.08  # fall of `half_match`, whose noise over 16 images is about 0.02
+RANK_LEFT = 0.25  # of the effective rank
+
+
+def alarms(measurements, *, earlier=None):
+    """Sentences, one for each thing that is wrong; none if all is well.
+
+    Args:
+        measurements: what `measure_layers` returned (arrays LxB, or L), and `loss` if there is one. Keys that are not
+            there are not looked at.
+        earlier: the same from an earlier step of the run (the first measured one is a good choice). With it, features
+            that get worse while the loss falls are told too.
+
+    Returns:
+        A list of strings.
+    """
+    by_layer = {key: _by_layer(value) for key, value in measurements.items() if key != "loss"}
+    found = []
+    for layer in range(max((len(value) for value in by_layer.values()), default=0)):
+        found += _of_layer(layer, {key: float(value[layer]) for key, value in by_layer.items()})
+    if earlier is not None:
+        before = {key: _by_layer(value) for key, value in earlier.items() if key != "loss"}
+        found += _since(before, by_layer, _loss(earlier), _loss(measurements))
+    return found
+
+
+def _by_layer(value):
+    value = np.asarray(value, np.float64)
+    return value.reshape(value.shape[0], -1).mean(1)
+
+
+def _loss(measurements):
+    return float(np.asarray(measurements["loss"])) if "loss" in measurements else None
+
+
+def _of_layer(layer, value):
+    where = f"encoder layer {layer}"
+    broken = [key for key, number in value.items() if not np.isfinite(number)]
+    if broken:
+        return [f"{where}: {', '.join(broken)} is not a finite number; the run has diverged (try half the rate)."]
+    found = []
+    if value.get("nonzero", 1.0) < DEAD:
+        found.append(
+            f"{where} is dead: {100 * value['nonzero']:.2f} % of its entries are not zero after ISTA, so hardly "
+            f"anything passes. Try a lower learning rate, a longer warm-up or a smaller model.lambda_."
+        )
+    elif value.get("token_similarity", 0.0) > ALIKE:
+        found.append(
+            f"{where} makes all tokens alike (mean cosine {value['token_similarity']:.3f}): what distinguishes one "
+            f"patch from another is lost there."
+        )
+    if value.get("attention_peak", 0.0) > ONE_TOKEN:
+        found.append(
+            f"{where}: attention has collapsed onto one token, which receives {100 * value['attention_peak']:.0f} % "
+            f"of the weight from an average query."
+        )
+    if value.get("subspace_overlap", 0.0) > COINCIDE:
+        found.append(
+            f"{where}: two of its subspaces coincide (they share {100 * value['subspace_overlap']:.0f} %), so two "
+            f"heads do the work of one."
+        )
+    return found
+
+
+def _since(before, now, loss_before, loss_now):
+    """What has become worse while the loss fell, judged at the best layer, which is the one a probe would choose."""
+    if loss_before is None or loss_now is None or not loss_now < loss_before:
+        return []
+    fell = f"while the loss fell from {loss_before:.3g} to {loss_now:.3g}"
+    found = []
+    if "half_match" in before and "half_match" in now:
+        was, now_is = before["half_match"].max(), now["half_match"].max()
+        if now_is < was - WORSE:
+            found.append(
+                f"features get worse {fell}: the two halves of an image are told from other images' in "
+                f"{100 * now_is:.0f} % of comparisons at the best layer, after {100 * was:.0f} % earlier."
+            )
+    if "effective_rank" in before and "effective_rank" in now:
+        was, now_is = before["effective_rank"].max(), now["effective_rank"].max()
+        if now_is < RANK_LEFT * was:
+            found.append(
+                f"features get poorer {fell}: tokens of an image fill {now_is:.1f} directions at the richest layer, "
+                f"after {was:.1f} earlier."
+            )
+    return found

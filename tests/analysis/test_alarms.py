@@ -1,0 +1,72 @@
+"""Alarms ring for a network that was broken on purpose, name the layer, and keep quiet for a fresh one."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import crate_jax
+from crate_jax.analysis.alarms import alarms
+from crate_jax.analysis.layerwise import half_match
+
+SMALL = {"image_size": 32, "patch_size": 8, "width": 32, "num_heads": 4, "depth": 3, "decoder_depth": 1}
+
+
+@pytest.fixture(scope="module")
+def network():
+    model = crate_jax.create_model("crate_mae_tiny", **SMALL)
+    images = jax.random.normal(jax.random.key(1), (6, 32, 32, 3))
+    measure = jax.jit(lambda params: crate_jax.measure_layers(model, params, images))
+    return crate_jax.init_params(model, jax.random.key(0)), measure
+
+
+def test_a_fresh_network_is_quiet(network):
+    params, measure = network
+    assert alarms(measure(params)) == []
+
+
+def broken(params, kind):
+    params = jax.tree.map(lambda x: x, params)  # new dictionaries, same arrays
+    layer = params["encoder_01"]
+    attention = layer["compression"]["attention"]
+    if kind == "dead":
+        layer["sparsification"]["ista_norm"]["bias"] -= 100.0
+    if kind == "alike":
+        layer["sparsification"]["ista_norm"]["bias"] += 100.0
+    if kind == "coincide":
+        attention["subspaces"] = attention["subspaces"].at[:, 8:16].set(2 * attention["subspaces"][:, :8])
+    if kind == "collapsed":  # one long code: a token that happens to lie along one direction attracts all
+        attention["subspaces"] = jnp.ones_like(attention["subspaces"]) * jnp.arange(32)[:, None]
+    if kind == "not a finite":
+        attention["output_bias"] += jnp.nan
+    return params
+
+
+@pytest.mark.parametrize("kind", ["dead", "alike", "coincide", "collapsed", "not a finite"])
+def test_what_was_broken_is_named(network, kind):
+    params, measure = network
+    found = alarms(measure(broken(params, kind)))
+    assert any(kind in sentence and "encoder layer 1" in sentence for sentence in found), found
+
+
+def test_features_that_get_worse_while_the_loss_falls(network):
+    params, measure = network
+    fresh = measure(params)
+    early = {**fresh, "loss": 1.0, "half_match": jnp.full((3, 6), 0.95)}
+    late = {**early, "loss": 0.5, "half_match": jnp.full((3, 6), 0.7)}
+    found = alarms(late, earlier=early)
+    assert len(found) == 1 and "worse while the loss fell from 1 to 0.5" in found[0]
+    assert alarms({**late, "loss": 1.5}, earlier=early) == []  # the loss did not fall: nothing is hidden by it
+    assert alarms(late) == [] and alarms({}) == []
+    poorer = {**early, "loss": 0.5, "effective_rank": np.asarray(early["effective_rank"]) / 10}
+    assert "poorer" in alarms(poorer, earlier=early)[0]
+
+
+def test_half_match():
+    """Halves that agree are found; unrelated halves are at chance; one image has nobody to be told from."""
+    rng = np.random.default_rng(0)
+    same = np.repeat(rng.normal(size=(40, 1, 16)), 17, 1)
+    unrelated = rng.normal(size=(40, 17, 16))
+    np.testing.assert_array_equal(half_match(jnp.float32(same), (4, 4)), 1)
+    assert abs(float(half_match(jnp.float32(unrelated), (4, 4)).mean()) - 0.5) < 0.1
+    assert half_match(jnp.float32(same[:1]), (4, 4)).shape == (1,)
