@@ -99,6 +99,13 @@ def eight_bits(picture):
     return picture
 
 
+def png(pixels):
+    """Encodes pixels HxW, HxWx1 or HxWx3 (uint8) as the content of a PNG file."""
+    buffer = io.BytesIO()
+    opened(pixels)[0].save(buffer, "PNG")
+    return buffer.getvalue()
+
+
 def decoded(image, channels):
     """From bytes or pixels to an upright Pillow image of mode "L" or "RGB"; CorruptPicture if that fails."""
     return upright(*opened(image), channels)

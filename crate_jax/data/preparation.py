@@ -79,7 +79,6 @@ def prepare_embedded(name, data_dir):
 
 
 def _write(name, root, target):
-    hide_accelerators()
     import tensorflow_datasets as tfds
 
     unfinished = root / f".{name}.unfinished"

@@ -6,6 +6,7 @@ for figures. Grayscale pictures are RGB with three equal channels. Origin and li
 """
 
 import importlib.util
+import io
 import pathlib
 import typing
 
@@ -13,6 +14,7 @@ import numpy as np
 import tensorflow_datasets as tfds
 from PIL import Image
 
+from crate_jax.data.picture import png
 from crate_jax.errors import UserError
 
 PHOTOGRAPHS = {  # label: package that holds it, file
@@ -118,7 +120,7 @@ class Builder(tfds.core.GeneratorBasedBuilder):
 
     def _whole(self):
         for number, label in enumerate(PHOTOGRAPHS):
-            yield number, {"image": whole(label), "label": label}
+            yield number, {"image": io.BytesIO(png(whole(label))), "label": label}
 
     def _crops(self, split):
         pictures = {label: photograph(label) for label in PHOTOGRAPHS}
@@ -127,4 +129,5 @@ class Builder(tfds.core.GeneratorBasedBuilder):
             for number, (label, pixels_HxWx3) in enumerate(pictures.items()):
                 top, left = corners[label][turn]
                 crop = pixels_HxWx3[top : top + CROP, left : left + CROP]
-                yield turn * len(pictures) + number, {"image": crop, "label": label}
+                # encoded here: TFDS would import TensorFlow for it, which takes longer than everything else
+                yield turn * len(pictures) + number, {"image": io.BytesIO(png(crop)), "label": label}
