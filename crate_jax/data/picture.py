@@ -102,7 +102,7 @@ def eight_bits(picture):
 def png(pixels):
     """Encodes pixels HxW, HxWx1 or HxWx3 (uint8) as the content of a PNG file."""
     buffer = io.BytesIO()
-    opened(pixels)[0].save(buffer, "PNG")
+    opened(pixels)[0].save(buffer, "PNG", compress_level=1)  # a fifth larger, three times as quick
     return buffer.getvalue()
 
 

@@ -15,6 +15,7 @@ import os
 import jax
 import numpy as np
 
+from crate_jax.data.mixing import mixing_plan
 from crate_jax.data.order import indices_of_step
 from crate_jax.data.prefetch import Prefetched
 from crate_jax.data.preparation import EMBEDDED, prepare_embedded
@@ -40,7 +41,8 @@ def train_batches(config, image_size, channels, sharding, start_step=0, host_bat
             like; applied before they go to the devices.
 
     Returns:
-        A Batches iterator of {"image": uint8 BxHxWxC, "label", "index", "epoch": int32 B}.
+        A Batches iterator of {"image": uint8 BxHxWxC, "label", "index", "epoch": int32 B}, and with `data.mixup` or
+        `data.cutmix` "mix_weight" and "mix_box", which `mixing.mixed` wants.
 
     Raises:
         UserError: missing data, or (while iterating) too many corrupt examples.
@@ -49,16 +51,24 @@ def train_batches(config, image_size, channels, sharding, start_step=0, host_bat
     reader = RowReader(source, recipe_of(config, image_size, channels))
     rows = rows_needed(sharding, config.batch_size)
 
+    mixes = config.data.mixup or config.data.cutmix
+
+    def finished(arrays):
+        if mixes:
+            drawn = (config.seed, arrays["epoch"], arrays["index"], image_size, config.data.mixup, config.data.cutmix)
+            arrays = arrays | mixing_plan(*drawn)
+        return host_batch(arrays) if host_batch else arrays
+
     def places():
         for step in itertools.count(start_step):
             index_B, epoch_B = indices_of_step(config.seed, step, config.batch_size, source.num_examples)
             yield index_B[rows], epoch_B[rows]
 
     made = host_batches(reader, places(), worker_count(config, image_size), config.data.max_corrupt_fraction)
-    return Batches(made, sharding, config.batch_size, rows, config.data.prefetch, host_batch)
+    return Batches(made, sharding, config.batch_size, rows, config.data.prefetch, finished)
 
 
-def evaluation_batches(config, split, image_size, channels, batch_size, sharding=None, limit=None):
+def evaluation_batches(config, split, image_size, channels, batch_size, sharding=None, limit=None, indices=None):
     """The examples of a split in order, each once, unaugmented.
 
     Args:
@@ -69,6 +79,7 @@ def evaluation_batches(config, split, image_size, channels, batch_size, sharding
         batch_size: over all hosts.
         sharding: of the batch's first axis; None gives NumPy arrays with the whole batch.
         limit: of examples; None is all of them.
+        indices: which examples, in this order; None is all of them.
 
     Returns:
         A Batches iterator that ends, of what `train_batches` gives and "valid" (bool B). False marks the padding of the
@@ -78,14 +89,15 @@ def evaluation_batches(config, split, image_size, channels, batch_size, sharding
         UserError: missing data, or (while iterating) too many corrupt examples.
     """
     source = open_source(config.data.name, split, config.data.data_dir)
-    reader = RowReader(source, recipe_of(config, image_size, channels, "none"), replace=False)
+    reader = RowReader(source, recipe_of(config, image_size, channels, training=False), replace=False)
     rows = rows_needed(sharding, batch_size)
-    count = min(source.num_examples, limit or source.num_examples)
+    index_N = np.arange(source.num_examples) if indices is None else np.asarray(indices, np.int64)
+    index_N = index_N[:limit]
 
     def places():
-        for first in range(0, count, batch_size):
-            index_B = first + np.arange(batch_size)
-            index_B[index_B >= count] = -1
+        for first in range(0, len(index_N), batch_size):
+            index_B = np.full(batch_size, -1, np.int64)
+            index_B[: len(index_N) - first] = index_N[first : first + batch_size]
             yield index_B[rows], np.zeros(len(rows), np.int64)
 
     made = host_batches(reader, places(), worker_count(config, image_size), config.data.max_corrupt_fraction)

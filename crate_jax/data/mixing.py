@@ -1,0 +1,83 @@
+"""Mixup (Zhang et al. 2018), CutMix (Yun et al. 2019) and label smoothing: soft targets for fine-tuning.
+
+What is mixed is drawn on the host, from (seed, epoch, index); the mixing itself is done on the device, where the batch
+is whole. The partner of row i is row B - 1 - i. MAE's recipe draws once a batch; here every example has a draw of its
+own, which depends on nothing but the example.
+"""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from scipy.special import betaincinv
+
+from crate_jax.data.randomness import uniforms
+
+MIXING_STREAM = 2  # of the random numbers; see randomness.uniforms
+SWITCH = 0.5  # chance of CutMix where both are on
+
+
+def mixing_plan(seed, epoch_B, index_B, image_size, mixup, cutmix):
+    """How each example is mixed with its partner.
+
+    Args:
+        seed, epoch_B, index_B: which examples, how often seen before.
+        image_size: pixels.
+        mixup, cutmix: alpha of the Beta(alpha, alpha) that the weight is drawn from; 0 is off.
+
+    Returns:
+        {"mix_weight": float32 B, the share of the example itself; "mix_box": int32 Bx4, top, left, bottom, right of
+        what CutMix takes from the partner, all 0 for mixup}.
+    """
+    which_B, draw_B, row_B, column_B = uniforms(seed, epoch_B, index_B, MIXING_STREAM, 4).T
+    cuts_B = which_B < (SWITCH if mixup and cutmix else float(bool(cutmix)))
+    alpha_B = np.where(cuts_B, cutmix or 1.0, mixup or 1.0)
+    weight_B = betaincinv(alpha_B, alpha_B, draw_B)
+    side_B = np.sqrt(1 - weight_B) * image_size
+    top_B, left_B = (np.floor(centre_B * image_size) - side_B // 2 for centre_B in (row_B, column_B))
+    edges_Bx4 = np.stack([top_B, left_B, top_B + side_B // 1, left_B + side_B // 1], 1)
+    box_Bx4 = np.where(cuts_B[:, None], np.clip(edges_Bx4, 0, image_size), 0).astype(np.int32)
+    area_B = (box_Bx4[:, 2] - box_Bx4[:, 0]) * (box_Bx4[:, 3] - box_Bx4[:, 1])
+    weight_B = np.where(cuts_B, 1 - area_B / image_size**2, weight_B)  # a box cut off by the border takes less
+    if not (mixup or cutmix):
+        weight_B, box_Bx4 = np.ones_like(weight_B), np.zeros_like(box_Bx4)
+    return {"mix_weight": weight_B.astype(np.float32), "mix_box": box_Bx4}
+
+
+def smoothed(labels_B, num_classes, smoothing=0.0):
+    """One-hot targets, a part of which is spread evenly over all classes.
+
+    Args:
+        labels_B: int32.
+        num_classes: K.
+        smoothing: the part, in [0, 1).
+
+    Returns:
+        targets_BxK, float32; rows sum to 1.
+    """
+    return jax.nn.one_hot(labels_B, num_classes) * (1 - smoothing) + smoothing / num_classes
+
+
+def mixed(images_BxHxWxC, targets_BxK, weight_B, box_Bx4):
+    """Mixes every image and target with those of the reversed batch.
+
+    Args:
+        images_BxHxWxC: float.
+        targets_BxK: float.
+        weight_B, box_Bx4: from `mixing_plan`.
+
+    Returns:
+        images, targets; shapes and types as they were.
+    """
+    weight_Bx1 = weight_B[:, None].astype(targets_BxK.dtype)
+    rows_H, columns_W = (jnp.arange(side) for side in images_BxHxWxC.shape[1:3])
+    in_rows_BxH = (rows_H >= box_Bx4[:, :1]) & (rows_H < box_Bx4[:, 2:3])
+    in_columns_BxW = (columns_W >= box_Bx4[:, 1:2]) & (columns_W < box_Bx4[:, 3:4])
+    inside_BxHxWx1 = (in_rows_BxH[:, :, None] & in_columns_BxW[:, None, :])[..., None]
+    cuts_B = (box_Bx4[:, 2] > box_Bx4[:, 0]) & (box_Bx4[:, 3] > box_Bx4[:, 1])
+    share = weight_B[:, None, None, None].astype(images_BxHxWxC.dtype)
+    partners = images_BxHxWxC[::-1]
+    blended = share * images_BxHxWxC + (1 - share) * partners
+    cut = jnp.where(inside_BxHxWx1, partners, images_BxHxWxC)
+    # a box that the border cut down to nothing has weight 1, so blending leaves the image alone
+    images = jnp.where(cuts_B[:, None, None, None], cut, blended)
+    return images, weight_Bx1 * targets_BxK + (1 - weight_Bx1) * targets_BxK[::-1]

@@ -1,0 +1,108 @@
+"""RandAugment (Cubuk et al. 2019) as MAE's fine-tuning has it: two operations a picture, each applied half of the time.
+
+The fifteen operations and their ranges are those of timm's `rand-m9-mstd0.5-inc1`: a magnitude from 0 to 10 always
+means "stronger", directions are drawn. Pillow does the pixels.
+"""
+
+from PIL import Image, ImageEnhance, ImageOps
+from scipy.special import ndtri
+
+from crate_jax.data.picture import RESAMPLING
+
+STRONGEST = 10.0  # magnitude at which every operation reaches the end of its range
+APPLIED = 0.5  # chance of each operation drawn
+NUMBERS = 4  # random numbers an operation: which, whether, its sign, its magnitude
+PAPER = (124, 116, 104)  # what comes in from outside: ImageNet's mean
+
+
+def paper(picture):
+    """The colour of what comes in from outside, in the picture's mode."""
+    return PAPER if picture.mode == "RGB" else round(sum(PAPER) / 3)
+
+
+def sheared_or_shifted(picture, matrix, resampling):
+    """An affine map from result to source, Pillow's way."""
+    return picture.transform(picture.size, Image.Transform.AFFINE, matrix, resampling, fillcolor=paper(picture))
+
+
+def enhanced(kind):
+    """An operation that strengthens or weakens colour, contrast, brightness or sharpness by up to 90 %."""
+
+    def operation(picture, amount, sign, resampling):
+        del resampling
+        return kind(picture).enhance(max(0.1, 1 + 0.9 * amount * sign))
+
+    return operation
+
+
+def solarize_add(picture, amount, sign, resampling):
+    """Dark pixels become brighter by up to 110, those of 128 and more stay."""
+    del sign, resampling
+    added = int(110 * amount)
+    table = [min(255, value + added) if value < 128 else value for value in range(256)]
+    return picture.point(table * len(picture.getbands()))
+
+
+OPERATIONS = {  # name: function of (picture, amount in [0, 1], sign, resampling)
+    "auto_contrast": lambda picture, amount, sign, resampling: ImageOps.autocontrast(picture),
+    "equalize": lambda picture, amount, sign, resampling: ImageOps.equalize(picture),
+    "invert": lambda picture, amount, sign, resampling: ImageOps.invert(picture),
+    "rotate": lambda picture, amount, sign, resampling: picture.rotate(
+        30 * amount * sign, resampling, fillcolor=paper(picture)
+    ),
+    "posterize": lambda picture, amount, sign, resampling: ImageOps.posterize(picture, max(1, 4 - int(4 * amount))),
+    "solarize": lambda picture, amount, sign, resampling: ImageOps.solarize(picture, 256 - int(256 * amount)),
+    "solarize_add": solarize_add,
+    "colour": enhanced(ImageEnhance.Color),
+    "contrast": enhanced(ImageEnhance.Contrast),
+    "brightness": enhanced(ImageEnhance.Brightness),
+    "sharpness": enhanced(ImageEnhance.Sharpness),
+    "shear_across": lambda picture, amount, sign, resampling: sheared_or_shifted(
+        picture, (1, 0.3 * amount * sign, 0, 0, 1, 0), resampling
+    ),
+    "shear_down": lambda picture, amount, sign, resampling: sheared_or_shifted(
+        picture, (1, 0, 0, 0.3 * amount * sign, 1, 0), resampling
+    ),
+    "shift_across": lambda picture, amount, sign, resampling: sheared_or_shifted(
+        picture, (1, 0, 0.45 * amount * sign * picture.width, 0, 1, 0), resampling
+    ),
+    "shift_down": lambda picture, amount, sign, resampling: sheared_or_shifted(
+        picture, (1, 0, 0, 0, 1, 0.45 * amount * sign * picture.height), resampling
+    ),
+}
+
+
+def plan(uniform_K, magnitude, deviation):
+    """Which operations a picture gets.
+
+    Args:
+        uniform_K: numbers in [0, 1), NUMBERS for each operation to draw.
+        magnitude: mean, 0 to STRONGEST.
+        deviation: standard deviation of the magnitude, which is normal and clipped to its range.
+
+    Returns:
+        A list of (name, amount in [0, 1], sign).
+    """
+    names, planned = list(OPERATIONS), []
+    for place in range(0, len(uniform_K), NUMBERS):
+        which, whether, sign, strength = (float(number) for number in uniform_K[place : place + NUMBERS])
+        if whether < APPLIED:
+            drawn = min(max(magnitude + deviation * ndtri(max(strength, 1e-12)), 0.0), STRONGEST)
+            planned.append((names[int(which * len(names))], drawn / STRONGEST, 1 if sign < 0.5 else -1))
+    return planned
+
+
+def rand_augmented(picture, uniform_K, magnitude, deviation, interpolation):
+    """Applies RandAugment.
+
+    Args:
+        picture: Pillow image, "RGB" or "L".
+        uniform_K, magnitude, deviation: as in `plan`.
+        interpolation: "bilinear" or "bicubic".
+
+    Returns:
+        Pillow image of the same size.
+    """
+    for name, amount, sign in plan(uniform_K, magnitude, deviation):
+        picture = OPERATIONS[name](picture, amount, sign, RESAMPLING[interpolation])
+    return picture
