@@ -1,0 +1,94 @@
+"""The sparse rate reduction along the network: what each half-layer does to each term of its objective.
+
+    R(X) - R^c(X | U) - lambda ||X||_1          larger is better: tokens spread out, but near the subspaces, and sparse
+
+For an encoder layer X is LN(z) before the layer, after compression and after sparsification, always by the layer's own
+LayerNorm and its own U, so that the three can be compared; for a decoder layer before, after the linear map and after
+expansion, against V. Sparsity is measured on tokens scaled to a root mean square of one, where LN's shift cannot hide
+zeros: the mean of |x|, 1 at most. Pai et al. 2024 (arXiv 2404.02446), section 2.
+"""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from crate_jax.analysis.layerwise import heads_of, subspaces_of
+from crate_jax.models.trace import trace
+from crate_jax.operators.coding_rate import EPSILON, coding_rate, subspace_coding_rate
+from crate_jax.operators.normalisation import layer_norm
+from crate_jax.operators.subspace_attention import split_heads
+
+STAGES = {"encoder": ("input", "compressed", "output"), "decoder": ("input", "mapped", "output")}
+
+
+def unit_tokens(z_BxTxD):
+    """Tokens scaled to a root mean square of one; zero stays zero."""
+    z = z_BxTxD.astype(jnp.float32)
+    square = jnp.mean(jnp.square(z), -1, keepdims=True)
+    return z * jax.lax.rsqrt(jnp.where(square > 0, square, 1.0))
+
+
+def _terms(heads, epsilon, z_BxTxD, norm, subspaces_DxKP):
+    x_BxTxD = layer_norm(z_BxTxD.astype(jnp.float32), norm["scale"], norm["bias"], epsilon=1e-5)
+    codes_BxTxKP = jnp.matmul(x_BxTxD, subspaces_DxKP, precision="highest")
+    return {
+        "rate": coding_rate(x_BxTxD, epsilon=epsilon),
+        "coding_rate": subspace_coding_rate(split_heads(codes_BxTxKP, heads), epsilon=epsilon),
+        "l1": jnp.mean(jnp.abs(unit_tokens(z_BxTxD)), (1, 2)),
+    }
+
+
+@functools.partial(jax.jit, static_argnames=("model", "part", "epsilon"))
+def half_layers(model, params, images_BxHxWxC, part="encoder", epsilon=EPSILON):
+    """The terms of the objective around each half-layer, on whole images (no mask).
+
+    Args:
+        model: a CRATE.
+        params: its parameters.
+        images_BxHxWxC: normalised.
+        part: "encoder" or "decoder".
+        epsilon: the distortion.
+
+    Returns:
+        A dictionary of arrays LxSxB (layer, stage, image): `rate` (R), `coding_rate` (R^c), both nats, and `l1`, the
+        mean absolute entry of tokens with unit root mean square. The stages are those of `STAGES`. Empty where the
+        network has no such layers.
+    """
+    layers = trace(model, params, images_BxHxWxC)[1]
+    names = sorted(name for name in layers if name.startswith(part))
+    if not names or "codes" not in layers[names[0]]:
+        return {}
+    step = "compression" if part == "encoder" else "expansion"
+    tokens_LxSxBxTxD = jnp.stack([jnp.stack([layers[name][stage] for stage in STAGES[part]]) for name in names])
+    norms = jax.tree.map(lambda *x: jnp.stack(x), *[params[name][step]["attention_norm"] for name in names])
+    subspaces = jnp.stack([subspaces_of(params, name) for name in names])
+    terms = functools.partial(_terms, heads_of(model, names[0]), epsilon)
+
+    def of_layer(held):
+        tokens, norm, subspaces_DxKP = held
+        return jax.lax.map(lambda z: terms(z, norm, subspaces_DxKP), tokens)
+
+    return jax.lax.map(of_layer, (tokens_LxSxBxTxD, norms, subspaces))
+
+
+def spectra(model, params, images_BxHxWxC, tokens=512):
+    """Singular values of each layer's output tokens, as shares of their total energy.
+
+    Args:
+        model, params: the network.
+        images_BxHxWxC: a few images; tokens of all are taken together, centred.
+        tokens: of them that are used at most, evenly spread.
+
+    Returns:
+        A dictionary from layer name to share_R, descending, summing to one.
+    """
+    layers = jax.jit(lambda p, x: {n: v["output"] for n, v in trace(model, p, x)[1].items()})(params, images_BxHxWxC)
+    found = {}
+    for name, output in layers.items():
+        flat_NxD = np.asarray(output, np.float32).reshape(-1, output.shape[-1])
+        flat_NxD = flat_NxD[np.linspace(0, len(flat_NxD) - 1, min(tokens, len(flat_NxD))).astype(int)]
+        energy = np.linalg.svd(flat_NxD - flat_NxD.mean(0), compute_uv=False) ** 2
+        found[name] = energy / max(energy.sum(), 1e-30)
+    return found

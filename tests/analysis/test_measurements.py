@@ -1,0 +1,157 @@
+"""What the report is made of, against NumPy and against networks whose answer is known."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import crate_jax
+from crate_jax.analysis import dictionary, diffusion, inverse, objective, principal_components
+from crate_jax.analysis.batches import over_images
+
+SMALL = {"image_size": 32, "patch_size": 8, "width": 32, "num_heads": 4, "depth": 2, "decoder_depth": 2}
+
+
+@pytest.fixture(scope="module", params=["token", "drop"])
+def network(request):
+    model = crate_jax.create_model("crate_mae_tiny", **SMALL, mask_mode=request.param)
+    images = jax.random.normal(jax.random.key(1), (3, 32, 32, 3))
+    return model, crate_jax.init_params(model, jax.random.key(0)), images
+
+
+def test_over_images_pads_and_cuts():
+    images = np.arange(7 * 600 * 600, dtype=np.float32).reshape(7, 600, 600, 1)
+    seen = []
+
+    def measure(batch, more):
+        seen.append(len(batch))
+        return {"sum": np.stack([batch[:, 0, 0, 0], more])}
+
+    found = over_images(measure, images, np.arange(7) * 2)
+    assert len(set(seen)) == 1 and len(seen) == 7
+    np.testing.assert_array_equal(found["sum"], [images[:, 0, 0, 0], np.arange(7) * 2])
+
+
+def test_half_layers(network):
+    model, params, images = network
+    layers = crate_jax.trace(model, params, images)[1]
+    for part, stages in objective.STAGES.items():
+        terms = objective.half_layers(model, params, images, part)
+        assert {value.shape for value in terms.values()} == {(2, 3, 3)}
+        step = "compression" if part == "encoder" else "expansion"
+        for index, stage in np.ndindex(2, 3):
+            name = f"{part}_{index:02d}"
+            z = np.asarray(layers[name][stages[stage]], np.float64)[1]
+            norm = params[name][step]["attention_norm"]
+            x = (z - z.mean(-1, keepdims=True)) / np.sqrt(z.var(-1, keepdims=True) + 1e-5)
+            x = x * np.asarray(norm["scale"]) + np.asarray(norm["bias"])
+            rate = np.linalg.slogdet(np.eye(32) + 32 / (17 * 0.25) * x.T @ x)[1] / 2
+            w = (x @ np.asarray(params[name][step]["attention"]["subspaces"])).reshape(17, 4, 8)
+            codes = sum(np.linalg.slogdet(np.eye(8) + 8 / (17 * 0.25) * w[:, k].T @ w[:, k])[1] / 2 for k in range(4))
+            scale = np.sqrt((z**2).mean(-1, keepdims=True))
+            unit = np.divide(z, scale, out=np.zeros_like(z), where=scale > 0)
+            want = {"rate": rate, "coding_rate": codes, "l1": np.abs(unit).mean()}
+            for key, value in want.items():
+                np.testing.assert_allclose(terms[key][index, stage, 1], value, rtol=1e-3, err_msg=f"{name} {key}")
+    np.testing.assert_allclose(
+        objective.half_layers(model, params, images)["coding_rate"][:, 0],
+        crate_jax.measure_layers(model, params, images)["coding_rate"], rtol=1e-4,
+    )  # fmt: skip
+    for share in objective.spectra(model, params, images).values():
+        np.testing.assert_allclose(share.sum(), 1, rtol=1e-5)
+
+
+def test_states_of_a_perfect_inverse():
+    """Encoder states handed back in reverse are found on the diagonal, another image's are not; CKA forgives a turn."""
+    rng = np.random.default_rng(0)
+    encoder = jnp.float32(rng.normal(size=(4, 3, 5, 16)))
+    rotation = jnp.float32(np.linalg.qr(rng.normal(size=(16, 16)))[0])
+    found = inverse._compare(encoder, encoder[::-1] * 3)
+    expected = inverse.undoing_layer(4, 4)
+    np.testing.assert_array_equal(expected, [3, 2, 1, 0])
+    np.testing.assert_allclose(found["cosine"][expected, np.arange(4)], 1, rtol=1e-5)
+    assert np.abs(found["cosine_other_image"]).max() < 0.5
+    turned = inverse._compare(encoder, encoder[::-1] @ rotation)
+    assert np.abs(turned["cosine"]).max() < 0.7
+    np.testing.assert_allclose(turned["cka"][expected, np.arange(4)], 1, rtol=1e-4)
+    np.testing.assert_array_equal(inverse.undoing_layer(5, 3), [4, 2, 0])
+
+
+def test_compare_states(network):
+    model, params, images = network
+    found = inverse.compare_states(model, params, images)
+    assert found["cosine_IxJ"].shape == (3, 3)
+    if model.mask_mode == "token":  # the decoder's first state is the encoder's last; "drop" adds positions between
+        np.testing.assert_allclose(found["cosine_IxJ"][-1, 0], 1, rtol=1e-5)
+
+
+def test_head_pixels_are_the_prediction(network):
+    """The last state through the final head is what the network answers; its error is the loss."""
+    model, params, images = network
+    mask = crate_jax.random_mask(jax.random.key(2), 3, 16, 0.75)
+    found = diffusion.along_depth(model, params, images, mask)
+    want = model.apply({"params": params}, images, mask).prediction_BxNxF
+    np.testing.assert_allclose(found["decoder_pixels_JxBxNxF"][-1], want, atol=1e-4)
+    np.testing.assert_allclose(found["error_JxB"][-1].mean(), crate_jax.masked_mse(images, want, mask, 8), rtol=1e-4)
+    assert ("encoder_removed_IxB" in found) == (model.mask_mode == "token")
+    assert found["encoder_visible_IxB"].shape == (3, 3) and np.all(np.isfinite(found["encoder_visible_IxB"]))
+    if model.mask_mode == "drop":
+        return
+    nothing = diffusion.along_depth(model, params, images, jnp.zeros((3, 16)))
+    np.testing.assert_allclose(nothing["encoder_visible_IxB"], 0, atol=1e-6)  # nothing removed, nothing to denoise
+
+
+def test_iterative_completion(network):
+    model, params, images = network
+    mask = crate_jax.random_mask(jax.random.key(2), 3, 16, 0.75)
+    found = diffusion.iterative_completion(model, params, images, mask, passes=3)
+    np.testing.assert_array_equal(found["filled_BxN"] == 0, np.asarray(mask) == 0)
+    for row in found["filled_BxN"]:
+        assert [int((row == number).sum()) for number in (1, 2, 3)] == [4, 4, 4]
+    want = model.apply({"params": params}, images, mask).prediction_BxNxF
+    np.testing.assert_allclose(found["one_pass_error_B"].mean(), crate_jax.masked_mse(images, want, mask, 8), rtol=1e-4)
+    kept = np.where(np.asarray(mask)[..., None] == 0, found["iterative_BxNxF"], 0)
+    from crate_jax.operators.patches import patchify
+
+    np.testing.assert_array_equal(kept, np.where(np.asarray(mask)[..., None] == 0, patchify(images, 8), 0))
+    once = diffusion.iterative_completion(model, params, images, mask, passes=1)
+    np.testing.assert_allclose(once["iterative_error_B"], found["one_pass_error_B"], rtol=1e-5)
+
+
+def test_dictionary(network):
+    model, params, images = network
+    outputs = crate_jax.trace(model, params, images)[1]["encoder_01"]["output"][:, 1:]
+    usage = dictionary.atom_usage(model, params, images)
+    np.testing.assert_allclose(usage["active"][1], np.mean(np.asarray(outputs) > 0, 1).T, atol=1e-6)
+    activation = np.asarray(dictionary.activations(model, params, images, ("encoder_01",)))[0]
+    np.testing.assert_allclose(activation, np.moveaxis(np.asarray(outputs), 0, -1), atol=1e-5)
+    image, patch, value = dictionary.favourite_patches(activation, [4, 7], 2)
+    for a, atom in enumerate((4, 7)):
+        np.testing.assert_allclose(value[a, 0], activation[:, atom].max())
+        np.testing.assert_allclose(value[a], activation[patch[a], atom, image[a]])
+        assert value[a, 0] >= value[a, 1] and image[a, 0] != image[a, 1]
+    spectrum = dictionary.dictionary_geometry(model, params)["encoder_00"]
+    largest = np.linalg.norm(np.asarray(params["encoder_00"]["sparsification"]["dictionary"]), 2)
+    np.testing.assert_allclose(spectrum["step"], 0.1 * largest**2, rtol=1e-5)
+    geometry = dictionary.subspace_geometry(model, params)
+    assert list(geometry) == ["encoder_00", "encoder_01", "decoder_00", "decoder_01"]
+    assert geometry["decoder_00"]["spectrum_KxP"].shape == (4, 8)
+    pixels = dictionary.atoms_as_pixels(params, [3])
+    atom = np.asarray(params["encoder_00"]["sparsification"]["dictionary"])[:, 3]
+    np.testing.assert_allclose(pixels @ np.asarray(params["embedding_kernel"]), atom[None], atol=1e-4)  # F > D: reached
+    assert len(dictionary.telling_atoms(np.asarray(usage["active"][1]), 5)) <= 5
+
+
+def test_principal_components_find_the_subject():
+    """A square on a ground: the foreground is the square with its hole filled, and the ground is black."""
+    rng = np.random.default_rng(0)
+    picture = np.zeros((2, 8, 8), bool)
+    picture[:, 2:6, 2:6] = True
+    codes = np.where(picture[..., None], rng.normal(size=12) * 3, 0) + 0.1 * rng.normal(size=(2, 8, 8, 12))
+    codes[:, 3, 3] = codes[:, 0, 0]  # a hole
+    tokens = np.concatenate([np.zeros((2, 1, 12)), codes.reshape(2, 64, 12)], 1)
+    found = principal_components.colours(tokens, (8, 8))
+    np.testing.assert_array_equal(found["inside_BxRxC"], picture)
+    assert np.all(found["rgb_BxRxCx3"][~picture] == 0) and found["share_3"][0] > 0.8
+    flat = principal_components.colours(np.zeros((1, 17, 12)), (4, 4))
+    assert all(np.all(np.isfinite(value)) for value in flat.values())
