@@ -1,0 +1,162 @@
+"""Pre-trains a masked autoencoder. Run again with the same workdir, it goes on exactly where it stopped.
+
+crate-jax pretrain --config=quickstart --workdir=workdirs/quickstart
+crate-jax pretrain --config=imagenet_base --workdir=gs://BUCKET/base --config.mesh.fsdp=8
+"""
+
+import logging
+import time
+
+logger = logging.getLogger(__name__)
+
+
+def add_arguments(parser):
+    """Flags; `--config.a.b=VALUE` overrides any leaf of the config."""
+    parser.add_argument("--config", required=True, help="a file, or the name of an installed config")
+    parser.add_argument("--workdir", required=True, help="a folder for checkpoints, metrics and figures; gs:// too")
+
+
+def run(arguments):
+    """The command."""
+    from crate_jax.config import load_config
+
+    from crate_jax.distributed.host_cores import use_all_cores
+
+    config = load_config(arguments.config, arguments.overrides)
+    use_all_cores(config)
+    outcome = pretrain(config, arguments.workdir)
+    return config.distributed.preemption_exit_code if outcome.preempted else 0
+
+
+def layer_measurement(model, mean, std):
+    """What the log says of the layers: (params, uint8 images) to scalars by name."""
+    from crate_jax.analysis.layerwise import measure_layers
+    from crate_jax.training.objective import normalise
+
+    def measure(params, images_BxHxWxC):
+        rows = measure_layers(model, params, normalise(images_BxHxWxC, mean, std))
+        return {
+            f"{name}/{layer}": rows[name][index].mean()
+            for name in ("nonzero", "coding_rate")
+            for index, layer in enumerate(model.encoder_names)
+        }
+
+    return measure
+
+
+def make_observers(program, folder, first_step):
+    """The observers of pre-training.
+
+    Args:
+        program: from `training.program.build_program`.
+        folder: a `RunFolder`.
+        first_step: that the run begins or goes on at.
+
+    Returns:
+        A list; the first host writes, the others only measure.
+    """
+    import jax
+
+    from crate_jax.config import flatten
+    from crate_jax.models.masked_autoencoder import CrateMae
+    from crate_jax.training import observers
+    from crate_jax.training.metrics_file import MetricsFile
+    from crate_jax.training.objective import channel_statistics
+
+    config, made = program.config, []
+    if config.measure_every_steps and isinstance(program.model, CrateMae):
+        mean, std = channel_statistics(config, program.model.channels)
+        measure = layer_measurement(program.model, mean, std)
+        made.append(
+            observers.Layers(
+                measure,
+                mesh=program.mesh,
+                every=config.measure_every_steps,
+                images=config.measure_images,
+                total_steps=program.total_steps,
+                alarms=dead_layers,
+            )
+        )
+    if config.profile_at_step:
+        made.append(observers.Profiler(folder.path, config.profile_at_step))
+    if jax.process_index() == 0:
+        made.append(observers.MetricsLog(MetricsFile(folder.metrics, first_step)))
+        simple = {name: str(value) for name, value in flatten(config).items()}
+        made.append(observers.TensorBoard(folder.path, simple))
+        made.append(observers.Progress(program.total_steps, first_step))
+    return made
+
+
+def dead_layers(scalars):
+    """Sentences about layers in which nothing, or everything, passes the threshold."""
+    for name, value in scalars.items():
+        if name.startswith("nonzero/") and value < 0.005:
+            yield f"{name.partition('/')[2]} is dead: {value:.2%} of its entries pass ISTA's threshold"
+
+
+def pretrain(config, workdir):
+    """Runs pre-training in this process.
+
+    Args:
+        config: a config, or the name or file of one.
+        workdir: a folder; where it holds a run of this config, that run goes on.
+
+    Returns:
+        A `training.loop.Outcome`.
+
+    Raises:
+        UserError: settings, data or a workdir that will not do.
+    """
+    import jax
+
+    from crate_jax.config import load_config
+    from crate_jax.data import pipeline
+    from crate_jax.distributed.hosts import Preemption
+    from crate_jax.distributed.sharding import batch_sharding
+    from crate_jax.training.checkpoint import Checkpoints
+    from crate_jax.training.loop import train
+    from crate_jax.training.loss_curve import plot_loss
+    from crate_jax.training.program import build_program
+    from crate_jax.training.run_folder import RunFolder
+
+    if isinstance(config, str):
+        config = load_config(config)
+    begin = time.perf_counter()
+    program = build_program(config, pipeline.num_train_examples(config))
+    folder = RunFolder(workdir)
+    folder.open(config)
+    use_compilation_cache(folder)
+    settings = config.checkpoint
+    checkpoints = Checkpoints(folder.checkpoints, keep=settings.keep, keep_every_steps=settings.keep_every_steps)
+    state = checkpoints.restore_newest(program.abstract)
+    if state is None:
+        state = program.new_state()
+    first = int(state.step)
+    if first:
+        logger.info("going on from step %d of %d in %s", first, program.total_steps, folder.path)
+    batches = pipeline.train_batches(
+        config, program.model.image_size, program.model.channels, batch_sharding(program.mesh), start_step=first
+    )
+    watching = make_observers(program, folder, first)
+    try:
+        with Preemption() as preemption:
+            outcome = train(program, state, batches, checkpoints, watching, preemption)
+    finally:
+        batches.close()
+        for observer in watching:
+            observer.close()
+        checkpoints.close()
+    if jax.process_index() == 0:
+        plot_loss(folder.metrics, folder.figures / "loss.png")
+        what = "stopped, to be gone on with," if outcome.preempted else "finished"
+        logger.info("%s at step %d after %.0f s: %s", what, outcome.step, time.perf_counter() - begin, folder.path)
+    return outcome
+
+
+def use_compilation_cache(folder):
+    """Keeps compiled programs in the workdir, so that a run that goes on starts at once; a cache already set stays."""
+    import jax
+
+    if jax.config.jax_compilation_cache_dir is None:
+        jax.config.update("jax_compilation_cache_dir", str(folder.compiled))
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 2.0)

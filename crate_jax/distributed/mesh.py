@@ -1,0 +1,72 @@
+"""The mesh: devices in a grid of data x fsdp x tensor.
+
+    data    the batch is split; parameters are copied
+    fsdp    the batch is split and the parameters too: each is gathered where a layer needs it
+    tensor  heads and dictionary atoms are split: a layer's products are shared
+
+One axis may be -1: whatever devices are left. With several slices (`mesh.dcn_data`) the data axis crosses the
+data-centre network, the others stay inside a slice.
+"""
+
+import jax
+import numpy as np
+from jax.sharding import AxisType, Mesh
+
+from crate_jax.errors import UserError
+
+AXES = ("data", "fsdp", "tensor")
+
+
+def mesh_shape(settings, num_devices):
+    """Sizes of the mesh's axes.
+
+    Args:
+        settings: the config's `mesh`.
+        num_devices: over all hosts.
+
+    Returns:
+        (data, fsdp, tensor), with slices counted into data.
+
+    Raises:
+        UserError: the axes do not multiply to the devices.
+    """
+    sizes = [settings.data, settings.fsdp, settings.tensor]
+    if any(size == 0 or size < -1 for size in sizes) or sizes.count(-1) > 1:
+        raise UserError(f"mesh.data, mesh.fsdp, mesh.tensor = {sizes}: each is positive, and at most one is -1.")
+    slices = settings.dcn_data
+    known = slices * int(np.prod([size for size in sizes if size != -1]))
+    if num_devices % known or (-1 not in sizes and known != num_devices):
+        raise UserError(
+            f"mesh.data={sizes[0]}, mesh.fsdp={sizes[1]}, mesh.tensor={sizes[2]}, mesh.dcn_data={slices} do not "
+            f"multiply to the {num_devices} devices there are; set one of them to -1."
+        )
+    sizes = [num_devices // known if size == -1 else size for size in sizes]
+    return (sizes[0] * slices, sizes[1], sizes[2])
+
+
+def make_mesh(settings, devices=None):
+    """The mesh that a config asks for.
+
+    Args:
+        settings: the config's `mesh`.
+        devices: None is all there are.
+
+    Returns:
+        A `jax.sharding.Mesh` with axes data, fsdp, tensor, in the order that the hardware's links like.
+
+    Raises:
+        UserError: see `mesh_shape`.
+    """
+    devices = jax.devices() if devices is None else devices
+    shape = mesh_shape(settings, len(devices))
+    auto = (AxisType.Auto,) * len(AXES)  # logical constraints need it: the default, Explicit, refuses them
+    if settings.dcn_data > 1:
+        from jax.experimental import mesh_utils
+
+        inside = (shape[0] // settings.dcn_data, *shape[1:])
+        by_slice = devices[0].platform == "tpu"  # elsewhere a process is what the slow network joins
+        grid = mesh_utils.create_hybrid_device_mesh(
+            inside, (settings.dcn_data, 1, 1), devices=devices, process_is_granule=not by_slice
+        )
+        return Mesh(grid, AXES, axis_types=auto)
+    return jax.make_mesh(shape, AXES, devices=devices, axis_types=auto)

@@ -1,0 +1,167 @@
+"""What watches a run out of the box: `metrics.jsonl`, TensorBoard, progress in the terminal, layers, a profiler."""
+
+import concurrent.futures
+import logging
+import sys
+import time
+
+import jax
+
+from crate_jax.distributed.sharding import replicated
+
+logger = logging.getLogger(__name__)
+
+
+class Silent:
+    """An observer that does nothing; the others begin here."""
+
+    def after_step(self, step, state, batch):
+        """See `training.loop.Observer`."""
+
+    def logged(self, step, scalars):
+        """See `training.loop.Observer`."""
+
+    def close(self):
+        """See `training.loop.Observer`."""
+
+
+class MetricsLog(Silent):
+    """Lines of the log into a `MetricsFile`."""
+
+    def __init__(self, file):
+        self._file = file
+
+    def logged(self, step, scalars):
+        self._file.write(step, scalars)
+
+
+class TensorBoard(Silent):
+    """Lines of the log as TensorBoard events, by clu, from a thread of its own.
+
+    clu's writer imports TensorFlow, which takes seconds: in the thread that is hidden behind the first steps' compilation.
+    Where TensorFlow is missing, one warning says so; `metrics.jsonl` has everything.
+    """
+
+    def __init__(self, folder, hyperparameters):
+        self._thread = concurrent.futures.ThreadPoolExecutor(1, "tensorboard")
+        self._writer = self._thread.submit(self._open, str(folder), hyperparameters)
+
+    def _open(self, folder, hyperparameters):
+        try:
+            import tensorflow as tf
+
+            tf.config.set_visible_devices([], "GPU")  # or it takes the accelerator's memory from jax
+            from clu.metric_writers import SummaryWriter
+        except ImportError as error:
+            logger.warning("no TensorBoard events: %s; the extras cpu, tpu and cuda bring TensorFlow", error)
+            return None
+        writer = SummaryWriter(folder)
+        writer.write_hparams(hyperparameters)
+        return writer
+
+    def logged(self, step, scalars):
+        def write():
+            writer = self._writer.result()
+            if writer is not None:
+                writer.write_scalars(step, scalars)
+
+        self._thread.submit(write)
+
+    def close(self):
+        def close():
+            writer = self._writer.result()
+            if writer is not None:
+                writer.flush()
+                writer.close()
+
+        self._thread.submit(close).result()
+        self._thread.shutdown()
+
+
+class Progress(Silent):
+    """A line in the terminal for each line of the log, with the time that is left."""
+
+    def __init__(self, total_steps, first_step, stream=None):
+        self._total, self._first, self._stream = total_steps, first_step, stream or sys.stderr
+        self._begin = time.perf_counter()
+
+    def logged(self, step, scalars):
+        elapsed = time.perf_counter() - self._begin
+        left = elapsed / max(1, step - self._first) * (self._total - step)
+        rate = scalars["images_per_second"]
+        line = (
+            f"step {step}/{self._total}  loss {scalars['loss']:.4f}  {rate:.0f} images/s  "
+            f"waited for data {scalars['data_wait_fraction']:.0%}  {_clock(left)} left"
+        )
+        print(line, file=self._stream, flush=True)
+
+
+def _clock(seconds):
+    minutes, seconds = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{seconds:02d}" if hours else f"{minutes}:{seconds:02d}"
+
+
+class Layers(Silent):
+    """Measures the layers on part of the batch, every so many steps: `nonzero/encoder_00`, `coding_rate/encoder_00`, ...
+
+    Args:
+        measure: (params, images uint8) to a dictionary of name to scalar, jittable.
+        mesh: that the run is on.
+        every: steps between measurements; the first and the last step are measured too.
+        images: how many of the batch.
+        total_steps: of the run.
+        alarms: a dictionary of name to number into sentences, or None.
+    """
+
+    def __init__(self, measure, *, mesh, every, images, total_steps, alarms=None):
+        everywhere = replicated(mesh)
+        # Few images, the same on every device: no collectives in the measurement's loops and branches. XLA's simulated
+        # CPU devices wait for each other for ever there, so on them split parameters are gathered first, too.
+        gather = everywhere if mesh.devices.flat[0].platform == "cpu" else None
+
+        def on_few_images(params, images_BxHxWxC):
+            few_BxHxWxC = jax.lax.with_sharding_constraint(images_BxHxWxC[:images], everywhere)
+            params = params if gather is None else jax.lax.with_sharding_constraint(params, gather)
+            return measure(params, few_BxHxWxC)
+
+        self._measure = jax.jit(on_few_images, out_shardings=everywhere)
+        self._every, self._total, self._alarms = every, total_steps, alarms
+        self._said = set()
+
+    def after_step(self, step, state, batch):
+        if step % self._every == 0 or step in (1, self._total):
+            return self._measure(state.params, batch["image"])
+        return None
+
+    def logged(self, step, scalars):
+        for sentence in self._alarms(scalars) if self._alarms else ():
+            if sentence not in self._said:  # once is enough
+                self._said.add(sentence)
+                logger.warning("step %d: %s", step, sentence)
+
+
+class Profiler(Silent):
+    """A trace of five steps, for TensorBoard's profile tab.
+
+    Args:
+        folder: where it goes.
+        step: the first step in it.
+    """
+
+    def __init__(self, folder, step):
+        self._folder, self._first, self._running = str(folder), step, False
+
+    def after_step(self, step, state, batch):
+        if step == self._first - 1 or (step == self._first == 1):
+            jax.block_until_ready(state)
+            jax.profiler.start_trace(self._folder)
+            self._running = True
+        elif self._running and step >= self._first + 4:
+            jax.block_until_ready(state)
+            self.close()
+
+    def close(self):
+        if self._running:
+            jax.profiler.stop_trace()
+            self._running = False

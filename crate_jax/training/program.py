@@ -1,0 +1,97 @@
+"""Everything a config stands for, put together once: network, objective, optimizer, mesh, state and the jitted step.
+
+Training, ahead-of-time compilation, benchmarks and tests all build their step here, so what is compiled for a pod is
+what will run on it.
+"""
+
+import dataclasses
+from typing import Any
+
+from crate_jax.config import model_overrides
+from crate_jax.distributed.mesh import make_mesh
+from crate_jax.distributed.sharding import check_batch
+from crate_jax.models.registry import create_model
+from crate_jax.training.objective import MaskedCompletion, channel_statistics
+from crate_jax.training.optimizer import make_optimizer
+from crate_jax.training.schedule import learning_rate, total_steps
+from crate_jax.training.state import create_state, state_shardings
+from crate_jax.training.step import jit_train_step, make_train_step
+
+
+@dataclasses.dataclass(frozen=True)
+class Program:
+    """What a run executes.
+
+    Attributes:
+        config: the config it was built from.
+        model: the network.
+        mesh: of devices.
+        optimizer: of optax.
+        objective: (params, batch, step) to (loss, scalars).
+        abstract: the state's shapes and shardings.
+        step: the jitted train step, (state, batch) to (state, metrics).
+        total_steps: of the run.
+    """
+
+    config: Any
+    model: Any
+    mesh: Any
+    optimizer: Any
+    objective: Any
+    abstract: Any
+    step: Any
+    total_steps: int
+
+    def new_state(self):
+        """The state at step 0, laid out on the mesh."""
+        ema = self.config.optimizer.ema is not None
+        return create_state(self.model, self.optimizer, self.config.seed, self.abstract, ema=ema)
+
+
+def masked_completion(config, model):
+    """The pre-training objective of a config."""
+    mean, std = channel_statistics(config, model.channels)
+    return MaskedCompletion(model, config.seed, config.norm_pix_loss, mean, std)
+
+
+def build_program(config, num_examples, *, mesh=None, model=None, objective=None, scale_by_layer=None):
+    """Puts a run together; nothing is computed yet.
+
+    Args:
+        config: a checked config.
+        num_examples: of the training split; turns epochs into steps.
+        mesh: None is the config's, over all devices.
+        model: None is the config's.
+        objective: None is masked completion.
+        scale_by_layer: see `training.optimizer.make_optimizer`.
+
+    Returns:
+        A `Program`.
+
+    Raises:
+        UserError: settings that do not go together.
+    """
+    model = model or create_model(config.model.name, **model_overrides(config))
+    mesh = mesh or make_mesh(config.mesh)
+    settings = config.optimizer
+    check_batch(config.batch_size, settings.accumulate, mesh)
+    objective = objective or masked_completion(config, model)
+    optimizer = make_optimizer(config, num_examples, scale_by_layer)
+    abstract = state_shardings(model, optimizer, mesh, ema=settings.ema is not None)
+    step = make_train_step(
+        objective,
+        optimizer,
+        learning_rate(config, num_examples),
+        accumulate=settings.accumulate,
+        ema=settings.ema,
+    )
+    return Program(
+        config=config,
+        model=model,
+        mesh=mesh,
+        optimizer=optimizer,
+        objective=objective,
+        abstract=abstract,
+        step=jit_train_step(step, abstract, mesh),
+        total_steps=total_steps(config, num_examples),
+    )

@@ -1,0 +1,76 @@
+"""A run's folder: `config.json`, `checkpoints/`, `metrics.jsonl`, TensorBoard's events, `figures/` and results as JSON.
+
+Local or in an object store (`gs://...`): paths are `etils.epath`.
+"""
+
+import flax.linen as nn
+import jax
+from etils import epath
+
+from crate_jax.config import check_resumable, from_json, model_overrides, to_json
+from crate_jax.errors import UserError
+from crate_jax.models.registry import boxed_shapes, create_model
+from crate_jax.training.checkpoint import Checkpoints
+
+
+class RunFolder:
+    """Where things lie in a workdir."""
+
+    def __init__(self, workdir):
+        self.path = epath.Path(workdir)
+        self.config = self.path / "config.json"
+        self.checkpoints = self.path / "checkpoints"
+        self.metrics = self.path / "metrics.jsonl"
+        self.figures = self.path / "figures"
+        self.compiled = self.path / "compiled"
+
+    def open(self, config):
+        """Makes the folder a run of `config`, or checks that it is one already.
+
+        Raises:
+            UserError: it cannot be made, or belongs to another config.
+        """
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            if self.config.exists():
+                check_resumable(from_json(self.config.read_text()), config)
+            elif any(self.path.glob("checkpoints/*")):
+                raise UserError(f"--workdir={self.path} has checkpoints but no config.json; take another workdir.")
+            if jax.process_index() == 0:
+                self.config.write_text(to_json(config))
+        except (OSError, NotADirectoryError) as error:
+            raise UserError(f"--workdir={self.path} cannot be written: {error}") from error
+
+
+def read_config(workdir, overrides=()):
+    """The config of a run.
+
+    Raises:
+        UserError: the folder holds no run.
+    """
+    folder = RunFolder(workdir)
+    if not folder.config.exists():
+        raise UserError(f"--workdir={workdir} holds no run (no config.json); name the workdir of a `pretrain`.")
+    return from_json(folder.config.read_text(), overrides)
+
+
+def load(workdir, step=None):
+    """A run's network.
+
+    Args:
+        workdir: of `pretrain` or `finetune`.
+        step: of a kept checkpoint; None is the newest.
+
+    Returns:
+        (model, params): params of the running mean where the run keeps one.
+
+    Raises:
+        UserError: no run, or no checkpoint in it.
+    """
+    config = read_config(workdir)
+    model = create_model(config.model.name, **model_overrides(config))
+    shapes = nn.meta.unbox(boxed_shapes(model))
+    here = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+    abstract = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=here), shapes)
+    item = "params" if config.optimizer.ema is None else "ema"
+    return model, Checkpoints(RunFolder(workdir).checkpoints).restore_item(item, abstract, step)

@@ -1,0 +1,45 @@
+"""How long, and how fast: steps from epochs, and warm-up followed by a cosine (Loshchilov and Hutter 2017)."""
+
+import math
+
+import optax
+
+from crate_jax.errors import UserError
+
+
+def total_steps(config, num_examples):
+    """Optimizer steps of a run; `total_steps` wins over `total_epochs`.
+
+    Raises:
+        UserError: neither is set.
+    """
+    if config.total_steps is not None:
+        return config.total_steps
+    if config.total_epochs is None:
+        raise UserError("neither total_steps nor total_epochs is set; set one of them.")
+    return max(1, math.ceil(config.total_epochs * num_examples / config.batch_size))
+
+
+def learning_rate(config, num_examples):
+    """The learning rate as a function of the number of finished steps.
+
+    Linear from 0 over the warm-up, then half a cosine from the peak to `final_learning_rate` at the last step.
+
+    Raises:
+        UserError: the warm-up is longer than the run.
+    """
+    steps, settings = total_steps(config, num_examples), config.optimizer
+    warmup = settings.warmup_steps
+    if warmup is None:
+        warmup = round((settings.warmup_epochs or 0) * num_examples / config.batch_size)
+    if warmup >= steps and warmup > 0:
+        raise UserError(f"optimizer.warmup_steps={warmup} is not shorter than the run of {steps} steps.")
+    if settings.final_learning_rate > settings.learning_rate:
+        raise UserError("optimizer.final_learning_rate is above optimizer.learning_rate, the peak.")
+    return optax.warmup_cosine_decay_schedule(
+        0.0 if warmup else settings.learning_rate,
+        settings.learning_rate,
+        warmup,
+        steps,
+        settings.final_learning_rate,
+    )

@@ -1,0 +1,98 @@
+"""The train step: one program, the same for training, ahead-of-time compilation, benchmarks and tests."""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import optax
+
+from crate_jax.distributed.sharding import batch_sharding, replicated, rules_for
+
+
+def make_train_step(objective, optimizer, schedule, *, accumulate=1, ema=None):
+    """One optimizer step, as a pure function.
+
+    Args:
+        objective: (params, batch, step) to (loss, scalars); `training.objective`.
+        optimizer: an optax transformation.
+        schedule: finished steps to learning rate, for the log.
+        accumulate: micro-batches a step. Gradients are averaged: the result is that of the whole batch wherever the
+            objective is a mean over examples of equal weight.
+        ema: decay of the running mean of the parameters, or None.
+
+    Returns:
+        A function (state, batch) to (state, metrics); metrics are scalars on the device.
+    """
+    gradient = jax.value_and_grad(objective, has_aux=True)
+
+    def gradients(params, batch, step):
+        if accumulate == 1:
+            (loss, scalars), grads = gradient(params, batch, step)
+            return loss, scalars, grads
+        parts = jax.tree.map(lambda x: x.reshape(accumulate, x.shape[0] // accumulate, *x.shape[1:]), batch)
+
+        def one(total, part):
+            (loss, scalars), grads = gradient(params, part, step)
+            return jax.tree.map(jnp.add, total, (loss, scalars, grads)), None
+
+        first = jax.tree.map(lambda x: x[0], parts)
+        shapes = jax.eval_shape(lambda: gradient(params, first, step))
+        (loss, scalars), grads = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
+        total, _ = jax.lax.scan(one, (loss, scalars, grads), parts)
+        return jax.tree.map(lambda x: x / accumulate, total)
+
+    def train_step(state, batch):
+        loss, scalars, grads = gradients(state.params, batch, state.step)
+        updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
+        params = optax.apply_updates(state.params, updates)
+        grad_norm = optax.global_norm(grads)
+        bad = ~(jnp.isfinite(loss) & jnp.isfinite(grad_norm))
+        bad_step = jnp.where(bad & (state.bad_step < 0), state.step + 1, state.bad_step)
+        metrics = {
+            "loss": loss,
+            "bad_step": bad_step,
+            "learning_rate": schedule(state.step),
+            "grad_norm": grad_norm,
+            "update_norm": optax.global_norm(updates),
+            "param_norm": optax.global_norm(state.params),
+            **scalars,
+        }
+        mean = state.ema
+        if ema is not None:
+            mean = jax.tree.map(lambda old, new: ema * old + (1 - ema) * new, state.ema, params)
+        return (
+            state.replace(
+                step=state.step + 1,
+                params=params,
+                opt_state=opt_state,
+                ema=mean,
+                bad_step=bad_step,
+            ),
+            metrics,
+        )
+
+    return train_step
+
+
+def jit_train_step(train_step, abstract, mesh):
+    """The step, compiled for a mesh: state where `abstract` says, batch split, metrics copied, state donated.
+
+    Args:
+        train_step: from `make_train_step`.
+        abstract: from `state_shardings`.
+        mesh: from `make_mesh`.
+
+    Returns:
+        A `jax.jit` function (state, batch) to (state, metrics).
+    """
+
+    def under_rules(state, batch):
+        with nn.logical_axis_rules(rules_for(mesh)), jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
+            return train_step(state, batch)
+
+    shardings = jax.tree.map(lambda leaf: leaf.sharding, abstract)
+    return jax.jit(
+        under_rules,
+        in_shardings=(shardings, batch_sharding(mesh)),
+        out_shardings=(shardings, replicated(mesh)),
+        donate_argnums=0,
+    )

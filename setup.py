@@ -1,0 +1,64 @@
+"""Packaging: the library, its console command, and the configs, so that a wheel works without a checkout."""
+
+import pathlib
+import re
+
+from setuptools import find_packages, setup
+
+HERE = pathlib.Path(__file__).parent
+VERSION = re.search(r'__version__ = "(.+?)"', (HERE / "crate_jax" / "__init__.py").read_text()).group(1)
+
+# Ranges are what the tests ran with, at both ends (Python 3.11 takes jax 0.10, 3.12 and 3.13 take 0.12).
+BASE = [
+    "jax>=0.10,<0.13",
+    "flax>=0.12,<0.13",
+    "optax>=0.2.8,<0.3",
+    "orbax-checkpoint>=0.12,<0.13",
+    "ml-collections>=1.1,<2",
+    "clu>=0.0.12,<0.1",
+    "tensorboard>=2.19,<3",
+    "tensorflow-datasets>=4.9.9,<5",
+    "array-record>=0.8,<0.9",
+    "importlib-resources>=6",  # tensorflow-datasets imports it without saying so
+    "etils[epath]>=1.13",
+    "numpy>=2,<3",
+    "scipy>=1.15,<2",
+    "scikit-learn>=1.6,<2",
+    "scikit-image>=0.25,<0.27",
+    "mlxtend>=0.23.4,<0.26",
+    "matplotlib>=3.10,<4",
+    "pillow>=11",
+    "safetensors>=0.5,<1",
+    "jinja2>=3.1,<4",
+]
+TENSORFLOW = "tensorflow-cpu>=2.20,<2.22"
+
+setup(
+    name="crate-jax",
+    version=VERSION,
+    description="White-box masked autoencoding: CRATE-MAE in JAX and Flax",
+    long_description=(HERE / "README.md").read_text(),
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    python_requires=">=3.11,<3.14",
+    packages=[*find_packages(include=["crate_jax", "crate_jax.*"]), "crate_jax.configs", "crate_jax.configs.sweeps"],
+    package_dir={"crate_jax.configs": "configs", "crate_jax.configs.sweeps": "configs/sweeps"},
+    package_data={"": ["*.html", "*.md", "*.txt", "*.j2", "*.css"]},
+    install_requires=BASE,
+    extras_require={
+        "cpu": [TENSORFLOW],
+        "tpu": ["jax[tpu]", TENSORFLOW],
+        "cuda": ["jax[cuda13]", TENSORFLOW],
+        "torch": ["torch>=2.6"],
+        "notebook": ["ipykernel>=6", "nbclient>=0.10", "nbformat>=5.10"],
+        "dev": ["pytest>=8", "pytest-xdist>=3.6", "hypothesis>=6.130", "ruff>=0.15", "mypy>=1.15"],
+    },
+    entry_points={"console_scripts": ["crate-jax = crate_jax.cli.main:main"]},
+    classifiers=[
+        "License :: OSI Approved :: Apache Software License",
+        "Programming Language :: Python :: 3.11",
+        "Programming Language :: Python :: 3.12",
+        "Programming Language :: Python :: 3.13",
+        "Topic :: Scientific/Engineering :: Artificial Intelligence",
+    ],
+)
