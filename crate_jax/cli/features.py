@@ -1,0 +1,38 @@
+"""Writes features and labels of a split to an .npz file, for scikit-learn, FAISS or whatever else.
+
+    crate-jax features --workdir=workdirs/quickstart --split=train --out=train.npz --features=cells@2
+
+The file holds features_NxG (float32) and labels_N.
+"""
+
+
+def add_arguments(parser):
+    """Flags; `--config.a.b=VALUE` overrides any leaf of the config."""
+    from crate_jax.evaluation.subject_arguments import add_subject_arguments
+
+    add_subject_arguments(parser, out="the .npz file to write")
+    parser.add_argument("--split", required=True, help="of the data set")
+    parser.add_argument("--features", default="mean@last", help="POOLING@LAYER, such as cells@2")
+
+
+def run(arguments):
+    """The command."""
+    import pathlib
+
+    import numpy as np
+
+    from crate_jax.errors import UserError
+    from crate_jax.evaluation.feature_store import split_features
+    from crate_jax.evaluation.subject import resolve
+
+    if not arguments.out:
+        raise UserError("--out=FILE.npz is missing.")
+    file = pathlib.Path(arguments.out)
+    arguments.out = file.parent
+    subject = resolve(arguments)
+    found, labels_N = split_features(subject, arguments.split, (arguments.features,))
+    features_NxG = np.asarray(found[arguments.features], np.float32)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    with open(file, "wb") as stream:  # np.savez would append .npz to another name
+        np.savez(stream, features_NxG=features_NxG, labels_N=labels_N)
+    print(f"{features_NxG.shape[0]} x {features_NxG.shape[1]} features {arguments.features} to {file}")

@@ -1,0 +1,27 @@
+"""What frozen features are worth to a nearest-neighbour classifier: weighted cosine, k = 20, T = 0.07, exact.
+
+    crate-jax knn --workdir=workdirs/quickstart [--features=cells@2] [--k=20] [--temperature=0.07]
+
+Writes knn.json: accuracy on data.validation_split. The features are chosen on a held-out part of the training set.
+"""
+
+
+def add_arguments(parser):
+    """Flags; `--config.a.b=VALUE` overrides any leaf of the config."""
+    from crate_jax.evaluation.subject_arguments import add_subject_arguments
+
+    add_subject_arguments(parser)
+    parser.add_argument("--features", help="POOLING@LAYER, such as cells@2; chosen if not given")
+    parser.add_argument("--k", type=int, default=20, help="neighbours that vote")
+    parser.add_argument("--temperature", type=float, default=0.07, help="of their weights, exp(cosine / T)")
+
+
+def run(arguments):
+    """The command."""
+    from crate_jax.evaluation.knn_run import classify
+    from crate_jax.evaluation.subject import resolve
+
+    subject = resolve(arguments)
+    results = classify(subject, features=arguments.features, k=arguments.k, temperature=arguments.temperature)
+    subject.write("knn.json", results)
+    print(f"{results['accuracy']:.1%} by {results['features']}, k = {results['k']}, T = {results['temperature']:g}")

@@ -1,0 +1,127 @@
+"""Features of a frozen network, by one name everywhere: POOLING@LAYER, such as `cells@2`, `mean@12`, `cls@last`.
+
+    cls     the class token
+    mean    the mean of the patch tokens
+    cells   the patch grid cut into 4 x 4 cells (3 x 3 if it has fewer than 8 rows), each cell's mean, concatenated
+
+Layer k is what the k-th encoder layer gives on, counted from 1; `last` is after the encoder's final norm. Nothing is
+masked.
+"""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from crate_jax.errors import UserError
+from crate_jax.models.trace import trace
+
+POOLINGS = ("cls", "mean", "cells")
+
+
+def parse_features(name, depth):
+    """A name into (pooling, layer); the layer is None for `last`.
+
+    Raises:
+        UserError: no such pooling, or no such layer in a network of `depth` encoder layers.
+    """
+    pooling, at, layer = str(name).partition("@")
+    if pooling not in POOLINGS or not at or not (layer == "last" or layer.isdigit()):
+        raise UserError(
+            f"--features={name}: write POOLING@LAYER with a pooling of {', '.join(POOLINGS)}, as in cells@2."
+        )
+    if layer == "last":
+        return pooling, None
+    if not 1 <= int(layer) <= depth:
+        raise UserError(f"--features={name}: the encoder has layers 1 to {depth}, and last.")
+    return pooling, int(layer)
+
+
+def candidate_names(depth, poolings=POOLINGS, most=6):
+    """Names of every pooling at up to `most` layers, evenly spread; the deepest is `last`."""
+    layers = sorted({round(depth * (i + 1) / min(most, depth)) for i in range(min(most, depth))})
+    return [f"{pooling}@{layer}" for layer in [*layers[:-1], "last"] for pooling in poolings]
+
+
+def cell_matrix(size):
+    """Averages that cut `size` rows into 4 parts (3 below 8 rows, fewer where there are fewer rows).
+
+    Returns:
+        weights_CxR, f32; rows sum to one. Where the parts cannot be equal, the earlier ones are a row larger.
+    """
+    parts = np.array_split(np.arange(size), min(size, 4 if size >= 8 else 3))
+    weights_CxR = np.zeros((len(parts), size), np.float32)
+    for cell, rows in enumerate(parts):
+        weights_CxR[cell, rows] = 1 / len(rows)
+    return weights_CxR
+
+
+def pool(tokens_BxTxD, pooling, grid):
+    """One vector an image.
+
+    Args:
+        tokens_BxTxD: class token first, then the patches, row by row.
+        pooling: "cls", "mean" or "cells".
+        grid: (rows, columns) of patches; T = rows * columns + 1.
+
+    Returns:
+        features_BxG, f32; G = D, for cells up to 16 D: cell by cell, row by row.
+    """
+    tokens_BxTxD = tokens_BxTxD.astype(jnp.float32)
+    if pooling == "cls":
+        return tokens_BxTxD[:, 0]
+    if pooling == "mean":
+        return jnp.mean(tokens_BxTxD[:, 1:], 1)
+    rows, columns = grid
+    patches_BxRxCxD = tokens_BxTxD[:, 1:].reshape(-1, rows, columns, tokens_BxTxD.shape[-1])
+    by_row, by_column = cell_matrix(rows), cell_matrix(columns)
+    cells = jnp.einsum("ar,bc,Brcd->Babd", by_row, by_column, patches_BxRxCxD, precision="highest")
+    return cells.reshape(len(cells), -1)
+
+
+@functools.partial(jax.jit, static_argnums=(0, 3))
+def several_features(model, params, images_BxHxWxC, names):
+    """Several features from one pass.
+
+    Args:
+        model: from `create_model`.
+        params: its parameters.
+        images_BxHxWxC: normalised as in training; any size that the patch divides.
+        names: a tuple of POOLING@LAYER.
+
+    Returns:
+        A dictionary from name to features_BxG, f32.
+
+    Raises:
+        UserError: see `parse_features`.
+    """
+    parsed = {name: parse_features(name, model.depth) for name in names}
+    grid = tuple(size // model.patch_size for size in images_BxHxWxC.shape[1:3])
+    # on TPU a float32 product would else be made of bfloat16 passes
+    precision = "highest" if jnp.dtype(model.dtype) == jnp.float32 else "default"
+    with jax.default_matmul_precision(precision):
+        output, layers = trace(model, params, images_BxHxWxC)
+
+    def tokens(layer):
+        return output.latent_BxTxD if layer is None else layers[f"encoder_{layer - 1:02d}"]["output"]
+
+    return {name: pool(tokens(layer), pooling, grid) for name, (pooling, layer) in parsed.items()}
+
+
+def extract_features(model, params, images_BxHxWxC, features="mean@last"):
+    """Features of images.
+
+    Args:
+        model: from `create_model`, or of a run.
+        params: its parameters.
+        images_BxHxWxC: normalised as in training; any size that the patch divides.
+        features: POOLING@LAYER.
+
+    Returns:
+        features_BxG, f32.
+
+    Raises:
+        UserError: no such pooling, or no such layer.
+    """
+    return several_features(model, params, jnp.asarray(images_BxHxWxC), (features,))[features]

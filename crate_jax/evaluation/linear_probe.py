@@ -1,0 +1,128 @@
+"""The linear probe: logistic regression on frozen features, with nothing chosen on the test set.
+
+Layer, pooling and regularisation are chosen on a held-out part of the training set, then the classifier is fitted on
+all of it. A CRATE-MAE's best features are in the middle of its encoder, so the layer is part of the question; the
+untrained network and the raw pixels get the same choice.
+
+Neighbours in a data set's order are often alike (crops of one photograph, frames of one film), so the held-out part is
+the last fifth of each class, not a random one.
+"""
+
+import dataclasses
+
+import numpy as np
+
+from crate_jax.errors import UserError
+from crate_jax.evaluation.logistic_regression import LogisticRegression, predict, standardise
+
+REGULARISATIONS = (1e-3, 1e-2, 1e-1, 1.0)  # C, on standardised features
+FIRST = 1e-2  # the C at which layers and poolings are compared
+FINALISTS = 2  # names that are tried at every C
+HELD_OUT = 0.2
+ROUGH = {"tolerance": 1e-3, "max_iterations": 200}  # enough to compare; the last fit goes to convergence
+
+
+@dataclasses.dataclass(frozen=True)
+class Choice:
+    """What the held-out part decided.
+
+    Attributes:
+        features: name of the features.
+        C: inverse regularisation, as scikit-learn's, on standardised features.
+        accuracy: on the held-out part, a fraction of one.
+    """
+
+    features: str
+    C: float
+    accuracy: float
+
+
+def held_out_mask(label_N, fraction=HELD_OUT):
+    """True for the last examples of each class, in the data set's order; a class keeps at least one to train on.
+
+    Raises:
+        UserError: one class only, or no class with two examples.
+    """
+    classes = np.unique(label_N)
+    if len(classes) < 2:
+        raise UserError(f"the training examples have {len(classes)} class; a classifier needs two or more.")
+    held_N = np.zeros(len(label_N), bool)
+    for label in classes:
+        members = np.flatnonzero(label_N == label)
+        held_N[members[len(members) - int(np.ceil(fraction * (len(members) - 1))) :]] = True
+    if not held_N.any():
+        raise UserError("every class has a single training example; a probe needs two or more of some.")
+    return held_N
+
+
+class _Candidate:
+    """One feature on the held-out part."""
+
+    def __init__(self, features_NxG, label_N, held_N, num_classes):
+        self._held_N, self._label_N = held_N, label_N
+        x_NxG, _, _ = standardise(features_NxG, ~held_N)
+        self._held_x = x_NxG[np.flatnonzero(held_N)]
+        self._problem = LogisticRegression(x_NxG, label_N, ~held_N, num_classes)
+
+    def accuracy(self, regularisation):
+        solution = self._problem.fit(regularisation, **ROUGH)
+        return float(np.mean(np.asarray(predict(solution, self._held_x)) == self._label_N[self._held_N]))
+
+
+def choose(candidates, label_N, num_classes, regularisations=REGULARISATIONS):
+    """Name and C with the best accuracy on a held-out part of the training set.
+
+    All names are compared at one C, the best few at every C.
+
+    Args:
+        candidates: dictionary from name to features_NxG of the training set.
+        label_N: integers, 0 <= label < num_classes.
+        num_classes: K.
+        regularisations: the values of C, ascending.
+
+    Returns:
+        A `Choice`; of equals, the one tried first.
+
+    Raises:
+        UserError: see `held_out_mask`.
+    """
+    held_N = held_out_mask(label_N)
+    first = FIRST if FIRST in regularisations else regularisations[len(regularisations) // 2]
+    found = {}
+    for name, features_NxG in candidates.items():
+        found[name, first] = _Candidate(features_NxG, label_N, held_N, num_classes).accuracy(first)
+    ranked = sorted(candidates, key=lambda name: -found[name, first])
+    for name in ranked[:FINALISTS]:
+        candidate = _Candidate(candidates[name], label_N, held_N, num_classes)
+        for regularisation in regularisations:  # each from the solution before
+            found[name, regularisation] = candidate.accuracy(regularisation)
+    best = max(found, key=found.get)
+    return Choice(best[0], best[1], found[best])
+
+
+def fit_and_score(train_NxG, train_label_N, test_MxG, test_label_M, regularisation, num_classes):
+    """Accuracy on the test set of a classifier fitted to convergence on the whole training set.
+
+    Args:
+        train_NxG, train_label_N: the training set; labels from 0.
+        test_MxG, test_label_M: the test set; a label that the training set does not have counts as wrong.
+        regularisation: C.
+        num_classes: K.
+
+    Returns:
+        A fraction of one.
+    """
+    every_N = np.ones(len(train_label_N), bool)
+    x_NxG, mean_G, scale_G = standardise(train_NxG, every_N)
+    problem = LogisticRegression(x_NxG, train_label_N, every_N, num_classes)
+    for weaker in (c for c in REGULARISATIONS if c < regularisation):
+        problem.fit(weaker, **ROUGH)
+    solution = problem.fit(regularisation)
+    return float(np.mean(np.asarray(predict(solution, (test_MxG - mean_G) * scale_G)) == test_label_M))
+
+
+def compact_labels(train_label_N, test_label_M):
+    """Labels numbered by the classes that the training set has; -1 for a test label that it has not."""
+    classes, train_N = np.unique(train_label_N, return_inverse=True)
+    place_M = np.searchsorted(classes, test_label_M).clip(0, len(classes) - 1)
+    return train_N, np.where(classes[place_M] == test_label_M, place_M, -1), len(classes)

@@ -1,0 +1,170 @@
+"""How well a network completes masked images: errors in its own units, PSNR and SSIM in pixels.
+
+The network is trained on removed patches only; what it predicts for visible ones is shown but not pasted: a
+reconstruction is the prediction where a patch was removed and the image elsewhere. A network trained with norm_pix_loss
+predicts standardised patches; to show them, each patch's own mean and deviation are put back, which the network did not
+predict. So such a PSNR flatters; `masked_mse` is in the units of the loss.
+
+Masks: `random` as in training; `block`, one square hole; `grid`, as regular as the ratio allows.
+"""
+
+import dataclasses
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from skimage.metrics import structural_similarity
+
+from crate_jax.operators.losses import patch_mse, standardised_patches
+from crate_jax.operators.masking import example_masks, mask_from_noise, num_visible
+from crate_jax.operators.patches import patchify, unpatchify
+from crate_jax.training.objective import denormalise
+
+MASK_KINDS = ("random", "block", "grid")
+
+
+def block_masks(key, index_B, grid, visible):
+    """One hole an image, as square as the number of patches allows, at a random place.
+
+    Args:
+        key: a PRNG key.
+        index_B: the examples' numbers.
+        grid: (rows, columns) of patches.
+        visible: patches that stay.
+
+    Returns:
+        mask_BxN, f32.
+    """
+    row_N, column_N = (jnp.asarray(place.reshape(-1)) for place in np.mgrid[: grid[0], : grid[1]])
+    reach = max(0.0, (grid[0] * grid[1] - visible) ** 0.5 - 1) / 2  # from the hole's centre to its border
+
+    def noise(index):
+        place_2 = jax.random.uniform(jax.random.fold_in(key, index), (2,))
+        last_2 = jnp.asarray(grid, jnp.float32) - 1
+        centre_2 = jnp.minimum(reach, last_2 / 2) + place_2 * jnp.maximum(last_2 - 2 * reach, 0)
+        return -jnp.maximum(jnp.abs(row_N - centre_2[0]), jnp.abs(column_N - centre_2[1]))
+
+    return mask_from_noise(jax.vmap(noise)(index_B), visible)
+
+
+def grid_masks(batch, grid, visible):
+    """Visible patches spread evenly: those of lowest rank in an ordered-dither matrix (Bayer 1973).
+
+    Args:
+        batch: B.
+        grid: (rows, columns) of patches.
+        visible: patches that stay.
+
+    Returns:
+        mask_BxN, f32, the same for every image. At ratio 0.75 every second patch of every second row stays.
+    """
+    matrix, side = np.zeros((1, 1)), 1
+    while side < max(grid):
+        matrix = np.block([[4 * matrix, 4 * matrix + 2], [4 * matrix + 3, 4 * matrix + 1]])
+        side *= 2
+    rank_N = jnp.asarray(matrix[: grid[0], : grid[1]].reshape(1, -1))
+    return jnp.broadcast_to(mask_from_noise(rank_N, visible), (batch, grid[0] * grid[1]))
+
+
+def make_masks(kind, key, index_B, grid, ratio):
+    """Masks of a kind: `mask_BxN`, f32, 1 where removed; int(N (1 - ratio)) zeros a row."""
+    num_patches = grid[0] * grid[1]
+    if kind == "random":
+        return example_masks(key, index_B, num_patches, ratio)
+    visible = num_visible(num_patches, ratio)
+    return block_masks(key, index_B, grid, visible) if kind == "block" else grid_masks(len(index_B), grid, visible)
+
+
+@dataclasses.dataclass(frozen=True)
+class Completed:
+    """What became of masked images; pixels from 0 to 1.
+
+    Attributes:
+        masked_mse_B, visible_mse_B: in the units of the loss, a number an image.
+        original, reconstruction, prediction: B x H x W x C; the reconstruction has the visible patches of the original.
+        mask: B x H x W x 1, 1 where removed.
+    """
+
+    masked_mse_B: np.ndarray
+    visible_mse_B: np.ndarray
+    original: np.ndarray
+    reconstruction: np.ndarray
+    prediction: np.ndarray
+    mask: np.ndarray
+
+
+def complete(model, params, images_BxHxWxC, mask_BxN, mean, std, norm_pix=False):
+    """Masks images and lets the network complete them.
+
+    Args:
+        model: `CrateMae` or `VitMae`; with mask_mode "drop" its mask_ratio is that of the masks.
+        params: its parameters.
+        images_BxHxWxC: normalised.
+        mask_BxN: 1 where removed.
+        mean, std: that the images were normalised with.
+        norm_pix: the network predicts standardised patches.
+
+    Returns:
+        `Completed`.
+    """
+    return Completed(**jax.device_get(_complete(model, params, images_BxHxWxC, mask_BxN, mean, std, norm_pix)))
+
+
+@functools.partial(jax.jit, static_argnums=(0, 4, 5, 6))
+def _complete(model, params, images_BxHxWxC, mask_BxN, mean, std, norm_pix):
+    size = model.patch_size
+    # on TPU a float32 product would else be made of bfloat16 passes
+    with jax.default_matmul_precision("highest" if jnp.dtype(model.dtype) == jnp.float32 else "default"):
+        prediction_BxNxF = model.apply({"params": params}, images_BxHxWxC, mask_BxN).prediction_BxNxF
+    prediction_BxNxF = prediction_BxNxF.astype(jnp.float32)
+    error_BxN = patch_mse(images_BxHxWxC, prediction_BxNxF, size, norm_pix)
+    patches_BxNxF = patchify(images_BxHxWxC, size)
+    if norm_pix:
+        _, mean_BxNx1, deviation_BxNx1 = standardised_patches(patches_BxNxF)
+        prediction_BxNxF = prediction_BxNxF * deviation_BxNx1 + mean_BxNx1
+    pasted_BxNxF = jnp.where(mask_BxN[..., None] > 0, prediction_BxNxF, patches_BxNxF)
+    grid = tuple(side // size for side in images_BxHxWxC.shape[1:3])
+
+    def pixels(patches_BxNxF):
+        return denormalise(unpatchify(patches_BxNxF, size, grid=grid), mean, std)
+
+    return {
+        "masked_mse_B": jnp.sum(error_BxN * mask_BxN, 1) / jnp.sum(mask_BxN, 1),
+        "visible_mse_B": jnp.sum(error_BxN * (1 - mask_BxN), 1) / jnp.sum(1 - mask_BxN, 1),
+        "original": denormalise(images_BxHxWxC, mean, std),
+        "reconstruction": pixels(pasted_BxNxF),
+        "prediction": pixels(prediction_BxNxF),
+        "mask": unpatchify(jnp.broadcast_to(mask_BxN[..., None], (*mask_BxN.shape, size * size)), size, grid=grid),
+    }
+
+
+def psnr(original_BxHxWxC, reconstruction_BxHxWxC):
+    """Peak signal-to-noise ratio of each image, decibels: -10 log10 of the mean squared error; pixels from 0 to 1.
+
+    100 at most, so that an image without an error (black, say) leaves a finite mean.
+    """
+    axes = tuple(range(1, original_BxHxWxC.ndim))
+    error_B = np.mean(np.square(original_BxHxWxC.astype(np.float64) - reconstruction_BxHxWxC), axes)
+    return -10 * np.log10(np.maximum(error_B, 1e-10))
+
+
+def ssim(original_BxHxWxC, reconstruction_BxHxWxC):
+    """Structural similarity of each image (Wang et al. 2004), by scikit-image, windows of 7 pixels or what fits."""
+    window = min(7, *original_BxHxWxC.shape[1:3])
+    settings = {"win_size": window - (window + 1) % 2, "channel_axis": -1, "data_range": 1.0}
+    pairs = zip(original_BxHxWxC, reconstruction_BxHxWxC, strict=True)
+    return np.array([structural_similarity(one, other, **settings) for one, other in pairs])
+
+
+def measure(completed):
+    """Numbers of each image: a dictionary of arrays, `masked_mse`, `visible_mse`, `psnr`, `ssim`.
+
+    PSNR and SSIM compare the whole reconstruction, visible patches pasted, with the original.
+    """
+    return {
+        "masked_mse": completed.masked_mse_B,
+        "visible_mse": completed.visible_mse_B,
+        "psnr": psnr(completed.original, completed.reconstruction),
+        "ssim": ssim(completed.original, completed.reconstruction),
+    }

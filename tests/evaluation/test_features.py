@@ -1,0 +1,71 @@
+"""Features against a network's own layers, pooled by hand in float64."""
+
+import jax
+import numpy as np
+import pytest
+
+import crate_jax
+from crate_jax.errors import UserError
+from crate_jax.evaluation.features import candidate_names, cell_matrix, parse_features
+from crate_jax.models.trace import trace
+
+
+@pytest.fixture(scope="module")
+def network():
+    model = crate_jax.create_model(
+        "crate_mae_tiny", image_size=32, patch_size=4, width=16, num_heads=2, depth=3, decoder_depth=1, mask_mode="drop"
+    )
+    return model, crate_jax.init_params(model, jax.random.key(0))
+
+
+def by_hand(tokens_BxTxD, pooling, rows, columns):
+    tokens_BxTxD = np.asarray(tokens_BxTxD, np.float64)
+    patches = tokens_BxTxD[:, 1:].reshape(len(tokens_BxTxD), rows, columns, -1)
+    if pooling == "cls":
+        return tokens_BxTxD[:, 0]
+    if pooling == "mean":
+        return patches.mean((1, 2))
+    cut = 4 if rows >= 8 else 3
+    cells = [part.mean((1, 2)) for band in np.array_split(patches, cut, 1) for part in np.array_split(band, cut, 2)]
+    return np.concatenate(cells, 1)
+
+
+@pytest.mark.parametrize("size", [32, 28])
+@pytest.mark.parametrize("name", ["cls@1", "mean@3", "cells@2", "cells@last", "cls@last"])
+def test_equal_layers_pooled_by_hand(network, name, size):
+    model, params = network
+    images = np.random.default_rng(0).normal(size=(5, size, size, 3)).astype(np.float32)
+    output, layers = trace(model, params, images)
+    pooling, _, layer = name.partition("@")
+    tokens = output.latent_BxTxD if layer == "last" else layers[f"encoder_{int(layer) - 1:02d}"]["output"]
+    expected = by_hand(tokens, pooling, size // 4, size // 4)
+    found = crate_jax.extract_features(model, params, images, name)
+    assert found.shape == expected.shape
+    np.testing.assert_allclose(found, expected, atol=2e-5)
+
+
+def test_layer_1_is_not_the_input_and_last_is_after_the_norm(network):
+    model, params = network
+    images = np.random.default_rng(0).normal(size=(2, 32, 32, 3)).astype(np.float32)
+    last, deepest = (crate_jax.extract_features(model, params, images, f"cls@{layer}") for layer in ("last", "3"))
+    assert np.abs(np.asarray(last - deepest)).max() > 1e-2
+    assert (np.asarray(crate_jax.extract_features(model, params, images, "cls@1")) >= 0).all()  # after ISTA's ReLU
+
+
+def test_cells_average_every_row_once():
+    for size in (1, 2, 3, 7, 8, 14, 33):
+        weights = cell_matrix(size)
+        assert len(weights) == min(size, 4 if size >= 8 else 3)
+        np.testing.assert_allclose(weights.sum(1), 1, rtol=1e-6)
+        assert ((weights > 0).sum(0) == 1).all()
+
+
+@pytest.mark.parametrize("name", ["cells", "cells@0", "cells@4", "median@2", "cls@-1", "cls@first"])
+def test_a_name_that_means_nothing_is_refused(name):
+    with pytest.raises(UserError, match="--features="):
+        parse_features(name, 3)
+
+
+def test_candidates_are_few_and_end_at_the_last_layer():
+    assert candidate_names(4, ("cls",)) == ["cls@1", "cls@2", "cls@3", "cls@last"]
+    assert len(candidate_names(24)) == 18

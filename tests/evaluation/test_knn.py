@@ -1,0 +1,44 @@
+"""Nearest neighbours against NumPy in float64, to the last example."""
+
+import numpy as np
+import pytest
+from sklearn.datasets import load_digits
+
+from crate_jax.errors import UserError
+from crate_jax.evaluation import knn
+
+
+def textbook(train, labels, test, k, temperature):
+    train = train / np.linalg.norm(train, axis=1, keepdims=True)
+    test = test / np.linalg.norm(test, axis=1, keepdims=True)
+    cosine = test @ train.T
+    predicted = []
+    for row in cosine:
+        nearest = np.argsort(-row, kind="stable")[:k]
+        votes = np.zeros(labels.max() + 1)
+        for place in nearest:
+            votes[labels[place]] += np.exp(row[place] / temperature)
+        predicted.append(votes.argmax())
+    return np.array(predicted)
+
+
+@pytest.mark.parametrize("chunk", [97, 16384])
+def test_equals_numpy_to_the_last_example(chunk):
+    images, labels = load_digits(return_X_y=True)
+    images += np.random.default_rng(0).uniform(0, 1e-2, images.shape)  # no two cosines are equal
+    found = knn.predict(images[:1200], labels[:1200], images[1200:], chunk=chunk, query_chunk=250)
+    expected = textbook(images[:1200], labels[:1200], images[1200:], 20, 0.07)
+    assert (found == expected).all()
+    assert 0.9 < (found == labels[1200:]).mean() < 1
+
+
+def test_reads_memory_mapped_half_floats(tmp_path):
+    images, labels = load_digits(return_X_y=True)
+    np.save(tmp_path / "x.npy", images.astype(np.float16))
+    mapped = np.load(tmp_path / "x.npy", mmap_mode="r")
+    assert (knn.predict(mapped[:500], labels[:500], mapped[500:600]) == labels[500:600]).mean() > 0.8
+
+
+def test_fewer_examples_than_neighbours():
+    with pytest.raises(UserError, match="only 5 training examples"):
+        knn.predict(np.ones((5, 2)), np.zeros(5, int), np.ones((1, 2)))
