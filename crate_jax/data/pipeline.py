@@ -15,6 +15,7 @@ import os
 import jax
 import numpy as np
 
+from crate_jax.data.agreement import check_hosts_agree
 from crate_jax.data.mixing import mixing_plan
 from crate_jax.data.order import indices_of_step
 from crate_jax.data.prefetch import Prefetched
@@ -45,12 +46,13 @@ def train_batches(config, image_size, channels, sharding, start_step=0, host_bat
         `data.cutmix` "mix_weight" and "mix_box", which `mixing.mixed` wants.
 
     Raises:
-        UserError: missing data, or (while iterating) too many corrupt examples.
+        UserError: missing data, hosts that see different data, or (while iterating) too many corrupt examples.
     """
     source = open_source(config.data.name, config.data.train_split, config.data.data_dir)
+    if sharding is not None:
+        check_hosts_agree(source)
     reader = RowReader(source, recipe_of(config, image_size, channels))
     rows = rows_needed(sharding, config.batch_size)
-
     mixes = config.data.mixup or config.data.cutmix
 
     def finished(arrays):
