@@ -40,6 +40,20 @@ def check_images(model, images_BxHxWxC):
         )
 
 
+def layer_codes(layers, name):
+    """The codes of a traced layer, B x T x D; a ViT's keys.
+
+    Raises:
+        UserError: the layer has no attention.
+    """
+    layer = layers[name]
+    if "codes" in layer:
+        return layer["codes"]
+    if "key" not in layer:
+        raise UserError(f"{name} has no attention, so there are no codes.")
+    return layer["key"].reshape(*layer["key"].shape[:2], -1)
+
+
 @functools.partial(jax.jit, static_argnames=("model", "name"))
 def _attention(model, params, images_BxHxWxC, name):
     return attention_weights(model, name, trace(model, params, images_BxHxWxC)[1][name])
@@ -47,12 +61,7 @@ def _attention(model, params, images_BxHxWxC, name):
 
 @functools.partial(jax.jit, static_argnames=("model", "name"))
 def _codes(model, params, images_BxHxWxC, name):
-    layer = trace(model, params, images_BxHxWxC)[1][name]
-    if "codes" in layer:
-        return layer["codes"]
-    if "key" not in layer:
-        raise UserError(f"{type(model).__name__}: {name} has no attention, so there are no codes.")
-    return layer["key"].reshape(*layer["key"].shape[:2], -1)
+    return layer_codes(trace(model, params, images_BxHxWxC)[1], name)
 
 
 def attention_maps(model, params, images_BxHxWxC, layer):

@@ -53,27 +53,23 @@ def dictionary_geometry(model, params):
     return found
 
 
-@functools.partial(jax.jit, static_argnames=("model",))
-def atom_usage(model, params, images_BxHxWxC):
-    """How often each atom is active, and how strongly, on whole images.
+@functools.partial(jax.jit, static_argnames=("model", "kept"))
+def atom_usage(model, params, images_BxHxWxC, kept=()):
+    """How often each atom is active, and where, on whole images.
+
+    Args:
+        model, params: the network.
+        images_BxHxWxC: normalised.
+        kept: numbers of the layers whose activations are wanted.
 
     Returns:
-        A dictionary of arrays LxDxB, f32: `active` (share of an image's patches) and `strongest` (largest activation).
+        (active_LxDxB, [activation_NxDxB of each layer in `kept`]), f32: the share of an image's patches that an atom is
+        active for, and what ISTA gives the patches.
     """
     layers = trace(model, params, images_BxHxWxC)[1]
-    active, strongest = [], []
-    for name in model.encoder_names:
-        patches_BxNxD = layers[name]["output"][:, 1:].astype(jnp.float32)
-        active.append(jnp.mean((patches_BxNxD > 0).astype(jnp.float32), 1).T)
-        strongest.append(jnp.max(patches_BxNxD, 1).T)
-    return {"active": jnp.stack(active), "strongest": jnp.stack(strongest)}
-
-
-@functools.partial(jax.jit, static_argnames=("model", "names"))
-def activations(model, params, images_BxHxWxC, names):
-    """ISTA's output for the patches, of several layers: LxNxDxB (bf16 tokens come as f32)."""
-    layers = trace(model, params, images_BxHxWxC)[1]
-    return jnp.stack([jnp.moveaxis(layers[name]["output"][:, 1:].astype(jnp.float32), 0, -1) for name in names])
+    patches = [jnp.moveaxis(layers[name]["output"][:, 1:], 0, -1) for name in model.encoder_names]
+    active = jnp.stack([jnp.mean((one > 0).astype(jnp.float32), 0) for one in patches])
+    return active, [patches[layer].astype(jnp.float32) for layer in kept]
 
 
 def favourite_patches(activation_NxDxB, atoms, count):

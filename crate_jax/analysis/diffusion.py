@@ -102,7 +102,7 @@ def _predict(model, params, patches_BxNxF, mask_BxN, visible, images_BxHxWxC):
     return model.apply({"params": params}, seen, mask_BxN).prediction_BxNxF.astype(jnp.float32)
 
 
-def iterative_completion(model, params, images_BxHxWxC, mask_BxN, *, passes=4, votes=3, key=None, order="certain"):
+def iterative_completion(model, params, images_BxHxWxC, mask_BxN, *, passes=3, votes=3, key=None, order="certain"):
     """Completes images in several passes; each makes some removed patches visible to the next.
 
     Args:
@@ -111,7 +111,8 @@ def iterative_completion(model, params, images_BxHxWxC, mask_BxN, *, passes=4, v
         images_BxHxWxC: normalised.
         mask_BxN: 1 where removed; the same number in each row.
         passes: how many; as many patches are filled in each.
-        votes: predictions with a third of the visible patches hidden as well, whose spread is the uncertainty.
+        votes: predictions with some of the visible patches hidden as well (as many stay as were visible a pass
+            earlier; in the first pass two thirds), whose spread is the uncertainty.
         key: a PRNG key, of what is hidden.
         order: "certain" fills the patches of least spread first, "random" any: the baseline that tells whether
             certainty is what helps.
@@ -130,6 +131,7 @@ def iterative_completion(model, params, images_BxHxWxC, mask_BxN, *, passes=4, v
     known = target * (1 - mask0[..., None])
     filled, errors = np.zeros(mask.shape, np.int32), []
     one_pass = None
+    earlier = max(1, (mask.shape[1] - count) * 2 // 3)  # sizes that occur anyway: with "drop" each is a compilation
 
     def error(patches):
         return jnp.sum(jnp.mean(jnp.square(patches - target), -1) * mask0, -1) / removed
@@ -146,10 +148,11 @@ def iterative_completion(model, params, images_BxHxWxC, mask_BxN, *, passes=4, v
             known = answer
             break
         if order == "certain":
-            spread = _spread(model, params, known, mask, max(1, visible - visible // 3), votes, hide, images_BxHxWxC)
+            spread = _spread(model, params, known, mask, earlier, votes, hide, images_BxHxWxC)
         else:
             spread = jax.random.uniform(noise, mask.shape)
         stay = count - round(count * (number + 1) / passes)  # removed patches that are left after this pass
+        earlier = visible
         rank = jnp.where(mask > 0, spread, -jnp.inf)
         after = mask_from_noise(rank, mask.shape[1] - stay)
         filled[np.asarray(mask * (1 - after)) > 0] = number + 1

@@ -73,22 +73,17 @@ def half_layers(model, params, images_BxHxWxC, part="encoder", epsilon=EPSILON):
     return jax.lax.map(of_layer, (tokens_LxSxBxTxD, norms, subspaces))
 
 
-def spectra(model, params, images_BxHxWxC, tokens=512):
-    """Singular values of each layer's output tokens, as shares of their total energy.
+def spectrum(tokens_BxTxD, most=512):
+    """Squared singular values of tokens, as shares of their sum.
 
     Args:
-        model, params: the network.
-        images_BxHxWxC: a few images; tokens of all are taken together, centred.
-        tokens: of them that are used at most, evenly spread.
+        tokens_BxTxD: of a few images; all are taken together, centred.
+        most: tokens that are used at most, evenly spread.
 
     Returns:
-        A dictionary from layer name to share_R, descending, summing to one.
+        share_R, descending, summing to one.
     """
-    layers = jax.jit(lambda p, x: {n: v["output"] for n, v in trace(model, p, x)[1].items()})(params, images_BxHxWxC)
-    found = {}
-    for name, output in layers.items():
-        flat_NxD = np.asarray(output, np.float32).reshape(-1, output.shape[-1])
-        flat_NxD = flat_NxD[np.linspace(0, len(flat_NxD) - 1, min(tokens, len(flat_NxD))).astype(int)]
-        energy = np.linalg.svd(flat_NxD - flat_NxD.mean(0), compute_uv=False) ** 2
-        found[name] = energy / max(energy.sum(), 1e-30)
-    return found
+    flat_NxD = np.asarray(tokens_BxTxD, np.float32).reshape(-1, tokens_BxTxD.shape[-1])
+    flat_NxD = flat_NxD[np.linspace(0, len(flat_NxD) - 1, min(most, len(flat_NxD))).astype(int)]
+    energy = np.linalg.svd(flat_NxD - flat_NxD.mean(0), compute_uv=False) ** 2
+    return energy / max(energy.sum(), 1e-30)

@@ -14,7 +14,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from crate_jax.operators.coding_rate import subspace_coding_rate
 from crate_jax.operators.ista import ista, lasso_objective
 from crate_jax.operators.subspace_attention import mssa, split_heads
 
@@ -109,14 +108,19 @@ def denoising_errors(noises, *, num_tokens=256, width=128, num_heads=4, scale=0.
     return {"noise": np.asarray(noises), **{key: np.array([float(row[key]) for row in rows]) for key in rows[0]}}
 
 
+def cosine(a, b):
+    """Of two arrays as vectors."""
+    return jnp.sum(a * b) / jnp.sqrt(jnp.sum(a * a) * jnp.sum(b * b) + 1e-30)
+
+
 def gradient_of_rate(z_NxD, subspaces_DxKP, *, num_heads, epsilon):
-    """grad R^c_eps(Z | U) = sum_k a w_k (I + a w_k^T w_k)^-1 U_k^T, a = P/(N eps^2), w_k = Z U_k: by autodiff."""
-
-    def rate(z):
-        codes = jnp.matmul(z, subspaces_DxKP, precision="highest")
-        return subspace_coding_rate(split_heads(codes, num_heads), epsilon=epsilon)
-
-    return jax.grad(rate)(z_NxD)
+    """grad R^c_eps(Z | U) = sum_k a w_k (I + a w_k^T w_k)^-1 U_k^T,   a = P/(N eps^2), w_k = Z U_k."""
+    codes_KxNxP = jnp.swapaxes(split_heads(jnp.matmul(z_NxD, subspaces_DxKP, precision="highest"), num_heads), 0, 1)
+    factor = codes_KxNxP.shape[-1] / (z_NxD.shape[0] * epsilon**2)
+    gram_KxPxP = jnp.einsum("knp,knq->kpq", codes_KxNxP, codes_KxNxP, precision="highest")
+    shrunk = jnp.linalg.solve(jnp.eye(gram_KxPxP.shape[-1]) + factor * gram_KxPxP, jnp.swapaxes(codes_KxNxP, 1, 2))
+    slope_NxKxP = factor * jnp.transpose(shrunk, (2, 0, 1))
+    return jnp.matmul(slope_NxKxP.reshape(z_NxD.shape[0], -1), subspaces_DxKP.T, precision="highest")
 
 
 def neumann_gradient(z_NxD, subspaces_DxKP, *, num_heads, epsilon):
@@ -147,9 +151,6 @@ def mssa_against_gradient(z_NxD, subspaces_DxKP, epsilons, *, num_heads, scale=1
     """
     moved = mssa(z_NxD[None], subspaces_DxKP, num_heads=num_heads, scale=scale)[0]
     added = moved if output is None else output
-
-    def cosine(a, b):
-        return jnp.sum(a * b) / jnp.sqrt(jnp.sum(a * a) * jnp.sum(b * b) + 1e-30)
 
     @jax.jit
     def one(epsilon):

@@ -1,0 +1,95 @@
+"""A subject taken apart: images gathered, everything measured, `report.html`, `analysis.json` and figures written."""
+
+import logging
+import time
+
+import jax
+import numpy as np
+
+from crate_jax.analysis.report import numbers, page, sections
+from crate_jax.analysis.study import study
+from crate_jax.data.pipeline import evaluation_batches
+from crate_jax.errors import UserError
+from crate_jax.evaluation.feature_store import sample
+from crate_jax.evaluation.pictures import read_pictures
+from crate_jax.training.objective import normalise
+
+logger = logging.getLogger(__name__)
+
+TRAINING_IMAGES = 32
+
+
+def analyze(subject, *, pictures=None, limit=64):
+    """Measures a network and writes the report.
+
+    Args:
+        subject: from `evaluation.subject`.
+        pictures: of `--images=`; None is the validation split.
+        limit: images of the split that are looked at.
+
+    Returns:
+        (what analysis.json holds, path of report.html).
+
+    Raises:
+        UserError: no such images, or a network without attention.
+    """
+    started = time.time()
+    model, (mean, std) = subject.model, subject.statistics
+    if limit < 2:
+        raise UserError(f"--limit={limit}: at least two images are needed, to compare them.")
+    if pictures:
+        images, _ = read_pictures(pictures, subject.config, model.image_size, model.channels)
+        where = pictures
+    else:
+        images = split_images(subject, subject.config.data.validation_split, limit)
+        where = f"{subject.config.data.name}, {subject.config.data.validation_split}"
+    train = None if pictures else split_images(subject, subject.config.data.train_split, TRAINING_IMAGES)
+    found = study(
+        model, subject.params, np.asarray(normalise(images, mean, std)),
+        training_images=None if train is None else np.asarray(normalise(train, mean, std)),
+        untrained=subject.untrained().params, norm_pix=subject.config.norm_pix_loss, seed=subject.config.seed,
+    )  # fmt: skip
+    logger.info("measured %d images in %.0f s", len(images), time.time() - started)
+    told = sections(found, (mean, std))
+    results = numbers(found, told) | {"of": subject.source, "data": where}
+    rows, columns = found.parts["grid"]
+    facts = [
+        ("network", subject.source),
+        ("images", f"{len(images)} of {where}"),
+        ("layers", f"{model.depth} encoder, {getattr(model, 'decoder_depth', 0)} decoder"),
+        ("tokens", f"{rows} x {columns} patches of {model.patch_size} pixels; width {model.width}"),
+        ("subspaces", f"{model.num_heads} a layer"),
+    ]
+    if jax.process_index() == 0:
+        _write(subject.out, told, page(found, told, facts))
+    subject.write("analysis.json", results)
+    return results, subject.out / "report.html"
+
+
+def split_images(subject, split, limit):
+    """Images from all over a split, unaugmented: uint8 NxHxWxC.
+
+    Raises:
+        UserError: no such split, or no image in it that can be read.
+    """
+    config, model = subject.config, subject.model
+    indices = sample(config.data, split, limit)
+    size = min(limit, 64)
+    batches = evaluation_batches(config, split, model.image_size, model.channels, size, limit=limit, indices=indices)
+    kept = [batch["image"][batch["valid"]] for batch in batches]
+    batches.close()
+    images = np.concatenate(kept) if kept else np.zeros((0,))
+    if len(images) < 2:
+        raise UserError(
+            f"split {split!r} of {config.data.name} has {len(images)} readable images; at least 2 are needed."
+        )
+    return images
+
+
+def _write(folder, told, html):
+    figures = folder / "figures" / "analysis"
+    figures.mkdir(parents=True, exist_ok=True)
+    for one in told:
+        for name, png in one["figures"].items():
+            (figures / f"{name}.png").write_bytes(png)
+    (folder / "report.html").write_text(html)

@@ -1,0 +1,185 @@
+"""The report: one self-contained page from a `Study`; its figures as PNG, its numbers as JSON."""
+
+import base64
+import functools
+import importlib.resources
+import io
+import tomllib
+
+import numpy as np
+
+from crate_jax.analysis import curve_figures as curves
+from crate_jax.analysis import findings
+from crate_jax.analysis import picture_figures as pictures
+from crate_jax.analysis.alarms import alarms
+
+DPI = 130
+
+
+def _sections(study, statistics):
+    """(name, sentences of the network, figures by file name): what there is to show, in the order of the page."""
+    parts = study.parts
+
+    def drawn(draw, *arguments):
+        return functools.partial(draw, study, *arguments)
+
+    yield "layers", findings.on_layers, {"layers": drawn(curves.layer_curves)}
+    if "half_layers_encoder" in parts:
+        yield "objective", findings.on_objective, {"objective": drawn(curves.objective_curves)}
+    if "steps" in parts:
+        yield "steps", findings.on_steps, {"steps": drawn(curves.step_curves)}
+    yield "spectra", findings.on_spectra, {"spectra": drawn(curves.spectrum_curves)}
+    yield "attention", findings.on_attention, {
+        "attention_heads": drawn(pictures.attention_by_head, statistics),
+        "attention_layers": drawn(pictures.attention_by_layer, statistics),
+    }  # fmt: skip
+    yield (
+        "colours",
+        findings.on_colours,
+        {"principal_components": drawn(pictures.principal_component_pictures, statistics)},
+    )
+    if "subspaces" in parts:
+        yield "subspaces", findings.on_subspaces, {"subspaces": drawn(curves.subspace_figures)}
+        yield "usage", findings.on_usage, {"dictionary_usage": drawn(curves.usage_curves)}
+    if parts.get("favourites"):
+        yield "atoms", findings.on_atoms, {
+            f"atoms_{layer:02d}": drawn(pictures.favourite_patch_pictures, statistics, layer)
+            for layer in parts["favourites"]
+        }  # fmt: skip
+    if "inverse" in parts:
+        yield "inverse", findings.on_inverse, {"inverse": drawn(curves.inverse_maps)}
+    if "depth" in parts:
+        yield "denoising", findings.on_denoising, {"denoising": drawn(curves.denoising_curves)}
+        yield "pictures", findings.on_pictures, {"along_the_network": drawn(pictures.along_the_network, statistics)}
+    if "iterative" in parts:
+        yield "iterative", findings.on_iterative, {
+            "iterative": drawn(curves.iterative_curves),
+            "iterative_pictures": drawn(pictures.completion_in_passes, statistics),
+        }  # fmt: skip
+
+
+def _png(figure):
+    held = io.BytesIO()
+    figure.savefig(held, format="png", dpi=DPI)
+    return held.getvalue()
+
+
+def sections(study, statistics):
+    """Everything on the page.
+
+    Args:
+        study: a `Study`.
+        statistics: (mean, std) that images were normalised with, a number a channel.
+
+    Returns:
+        A list of dictionaries: `name`, `title`, `shows`, `predicts`, `measured` (sentences), `departs` (True, False, or
+        None where there is no prediction to fail), `figures` (file name without ending, to PNG bytes).
+    """
+    words = tomllib.loads(_template("words.toml"))
+    found = []
+    for name, says, figures in _sections(study, statistics):
+        measured, departs = says(study)
+        held = {file: _png(draw()) for file, draw in figures.items()}
+        found.append({"name": name, **words[name], "measured": measured, "departs": departs, "figures": held})
+        if name == "layers" and not study.has_subspaces:
+            found[-1]["predicts"] = ""
+    return found
+
+
+def _template(name):
+    return importlib.resources.files("crate_jax.analysis").joinpath("templates", name).read_text(encoding="utf-8")
+
+
+def page(study, found, facts):
+    """report.html: no script, no network; phones, light and dark.
+
+    Args:
+        study: a `Study`.
+        found: from `sections`.
+        facts: (name, text) pairs for the head of the page.
+    """
+    import jinja2
+
+    environment = jinja2.Environment(
+        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    environment.filters["inline"] = lambda png: "data:image/png;base64," + base64.b64encode(png).decode()
+    environment.filters["png_size"] = lambda png: [int.from_bytes(png[at : at + 4], "big") for at in (16, 20)]
+    return environment.from_string(_template("report.html")).render(
+        sections=found, facts=facts, alarms=alarms(encoder_rows(study)), dpi=DPI
+    )
+
+
+def encoder_rows(study):
+    """The encoder's measurements as `alarms` takes them."""
+    return {key: value[: study.model.depth] for key, value in study.layers["network"].items()}
+
+
+def numbers(study, found):
+    """What `analysis.json` holds: `layers`, first encoder layer to last decoder layer, and the sentences.
+
+    A layer's numbers are means over the images, with `_std` their deviation (n - 1); None where a layer has none.
+    """
+    layers = []
+    for row, name in enumerate(study.names):
+        layer = {"name": name}
+        for kind, measured in study.layers.items():
+            held = {key: _mean(values[row]) for key, values in measured.items()}
+            if kind == "network":
+                layer |= held
+                layer |= {f"{key}_std": _deviation(values[row]) for key, values in measured.items()}
+            else:
+                layer[kind.replace(" ", "_")] = held
+        for key in ("coding_rate", "coding_rate_official", "nonzero"):
+            layer.setdefault(key, None)
+        layers.append(layer | _further(study, name))
+    return {
+        "layers": layers,
+        "images": len(study.images),
+        "epsilon": 0.5,
+        "findings": {one["name"]: {"measured": one["measured"], "departs": one["departs"]} for one in found},
+        "alarms": alarms(encoder_rows(study)),
+    } | _whole_network(study)
+
+
+def _further(study, name):
+    """Numbers of one layer from the other parts of the study."""
+    parts, row = study.parts, study.names.index(name)
+    more = {}
+    part = "encoder" if name.startswith("encoder") else "decoder"
+    terms = parts.get(f"half_layers_{part}")
+    if terms is not None:
+        at = row if part == "encoder" else row - study.model.depth
+        more["half_layers"] = {key: value[at].mean(-1).tolist() for key, value in terms.items()}
+    if name in parts.get("dictionaries", {}):
+        more["ista_step"] = parts["dictionaries"][name]["step"]
+        more["dead_atoms"] = float((parts["usage"][row].max(-1) <= 0).mean())
+        more["added_cosine"] = _mean(parts["steps"]["added_cosine"][row])
+    return more
+
+
+def _whole_network(study):
+    parts, more = study.parts, {}
+    if "inverse" in parts:
+        more["inverse"] = {key: np.asarray(value).tolist() for key, value in parts["inverse"].items()}
+    if "depth" in parts:
+        more["denoising"] = {
+            key[:-4]: value.mean(1).tolist() for key, value in parts["depth"].items() if "pixels" not in key
+        }
+    if "iterative" in parts:
+        held = parts["iterative"]
+        more["iterative"] = {
+            "one_pass": _mean(held["certain"]["one_pass_error_B"]),
+            **{order: _mean(one["iterative_error_B"]) for order, one in held.items()},
+        }
+    return more
+
+
+def _mean(values):
+    values = np.asarray(values, np.float64)
+    return float(values.mean()) if np.all(np.isfinite(values)) else None
+
+
+def _deviation(values):
+    values = np.asarray(values, np.float64)
+    return float(values.std(ddof=1)) if len(values) > 1 and np.all(np.isfinite(values)) else None

@@ -1,0 +1,237 @@
+"""Everything the report shows, measured: arrays from a network and images, nothing drawn yet.
+
+Numbers that need many images use all of them; pictures and the dear measurements use the first few.
+"""
+
+import concurrent.futures
+import dataclasses
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from crate_jax.analysis import dictionary, diffusion, inverse, objective, theory
+from crate_jax.analysis.attention_maps import layer_codes
+from crate_jax.analysis.batches import over_images
+from crate_jax.analysis.layerwise import (
+    attention_weights,
+    heads_of,
+    logit_scale,
+    measure_decoder_layers,
+    measure_layers,
+    subspaces_of,
+)
+from crate_jax.analysis.principal_components import colours
+from crate_jax.models.trace import trace
+from crate_jax.operators.masking import example_masks
+from crate_jax.operators.normalisation import layer_norm
+from crate_jax.operators.subspace_attention import mssa
+
+SHOWN = 8  # images in pictures
+FEW = 16  # images of the dear measurements
+
+
+@dataclasses.dataclass
+class Study:
+    """What was measured.
+
+    Attributes:
+        model, params: the network.
+        images: normalised, NxHxWxC, on the host.
+        layers: measurements by layer: {"network" | "training images" | "untrained": {key: LxB}}, encoder then decoder;
+            rows that a part does not have are NaN.
+        names: of the rows.
+        parts: everything else, by name; what the network does not have is absent.
+    """
+
+    model: Any
+    params: Any
+    images: np.ndarray
+    layers: dict
+    names: list
+    parts: dict
+
+    @property
+    def has_subspaces(self):
+        """Whether this is a CRATE."""
+        return "coding_rate" in self.layers["network"]
+
+
+def measured_layers(model, params, images_NxHxWxC):
+    """`measure_layers` and `measure_decoder_layers` over many images, one under the other.
+
+    Returns:
+        A dictionary from key to LxN, NaN where the part has no such measurement.
+    """
+    parts = [
+        over_images(functools.partial(measure, model, params), images_NxHxWxC)
+        for measure in (measure_layers, measure_decoder_layers)
+    ]
+    parts = [part for part in parts if part]
+    rows = [len(next(iter(part.values()))) for part in parts]
+    missing = np.full((max(rows), len(images_NxHxWxC)), np.nan, np.float32)
+    keys = sorted(set().union(*parts))
+    return {
+        key: np.concatenate([part.get(key, missing[:count]) for part, count in zip(parts, rows, strict=True)])
+        for key in keys
+    }
+
+
+def study(model, params, images_NxHxWxC, *, training_images=None, untrained=None, norm_pix=False, seed=0):
+    """Measures a network.
+
+    Args:
+        model: a masked autoencoder or a classifier, with attention.
+        params: its parameters.
+        images_NxHxWxC: normalised, held out.
+        training_images: normalised, of the training split; None: not compared.
+        untrained: parameters that the same network begins with; None: not compared.
+        norm_pix: the network predicts standardised patches.
+        seed: of the masks.
+
+    Returns:
+        A `Study`.
+
+    Raises:
+        UserError: a network without attention.
+    """
+    images = np.asarray(images_NxHxWxC, np.float32)
+    layers = {"network": measured_layers(model, params, images)}
+    if training_images is not None and len(training_images):
+        layers["training images"] = measured_layers(model, params, np.asarray(training_images, np.float32)[: 2 * FEW])
+    if untrained is not None:
+        layers["untrained"] = measured_layers(model, untrained, images[: 2 * FEW])
+    names = [*model.encoder_names, *getattr(model, "decoder_names", [])]
+    found = Study(model, params, images, layers, names, {})
+    sections = [lambda: _look(found)]
+    if found.has_subspaces:
+        sections += [lambda: _subspaces(found), lambda: _bases(found, untrained)]
+    if getattr(model, "decoder_names", None):
+        sections.append(lambda: _decoder(found, norm_pix, seed))
+    with concurrent.futures.ThreadPoolExecutor(2) as threads:  # one computes while another compiles
+        for parts in threads.map(lambda section: section(), sections):
+            found.parts.update(parts)
+    return found
+
+
+def late_layer(model):
+    """The layer that the official scripts look at: 10 of 12, the last but one where there are others."""
+    return max(0, min(model.depth - 1, round(model.depth * 10 / 12)))
+
+
+@functools.partial(jax.jit, static_argnames=("model", "attended", "coded"))
+def _first_look(model, params, images_BxHxWxC, attended, coded):
+    layers = trace(model, params, images_BxHxWxC)[1]
+    attention = {k: attention_weights(model, model.encoder_names[k], layers[model.encoder_names[k]]) for k in attended}
+    return {name: layer["output"] for name, layer in layers.items()}, attention, layer_codes(layers, coded)
+
+
+def _look(found):
+    """Attention maps and principal components, in a middle and a late layer; the tokens' spectra."""
+    model, late = found.model, late_layer(found.model)
+    few = jnp.asarray(found.images[:SHOWN])
+    chosen = tuple(sorted({0, model.depth // 2, late}))
+    outputs, attention, codes = jax.device_get(_first_look(model, found.params, few, chosen, model.encoder_names[late]))
+    grid = tuple(side // model.patch_size for side in found.images.shape[1:3])
+    return {
+        "spectra": {name: objective.spectrum(tokens) for name, tokens in outputs.items()},
+        "attention": attention, "grid": grid, "codes_layer": late, "colours": colours(codes, grid),
+    }  # fmt: skip
+
+
+def _subspaces(found):
+    """The objective around each half-layer."""
+    model, params, parts = found.model, found.params, {}
+    for part in objective.STAGES:
+        terms = over_images(lambda x, part=part: objective.half_layers(model, params, x, part), found.images)
+        if terms:
+            parts[f"half_layers_{part}"] = terms
+    return parts
+
+
+def _bases(found, untrained):
+    """The subspaces and dictionaries, and what of them is used; each layer's own steps."""
+    model, params = found.model, found.params
+    parts = {
+        "subspaces": dictionary.subspace_geometry(model, params),
+        "dictionaries": dictionary.dictionary_geometry(model, params),
+        "favourites": {},
+    }
+    if untrained is not None:
+        parts["subspaces_untrained"] = dictionary.subspace_geometry(model, untrained)
+    shown = tuple(sorted({0, model.depth // 2, model.depth - 1}))
+    parts["usage"], activation = over_images(lambda x: dictionary.atom_usage(model, params, x, shown), found.images)
+    for layer, values in zip(shown, activation, strict=True):
+        atoms = dictionary.telling_atoms(parts["usage"][layer], 8)
+        if len(atoms):
+            parts["favourites"][layer] = (atoms, *dictionary.favourite_patches(values, atoms, 8))
+    return parts | {"steps": over_images(functools.partial(own_steps, model, params), found.images[:FEW])}
+
+
+@functools.partial(jax.jit, static_argnames=("model",))
+def own_steps(model, params, images_BxHxWxC):
+    """Each encoder layer's own two steps against what they descend on.
+
+    Returns:
+        A dictionary of arrays LxB: `added_cosine` (of what compression adds to z and the descent direction of R^c at
+        LN(z), eps 0.5: positive compresses, negative expands), `tied_cosine` (of (MSSA - 1) LN(z), the paper's
+        direction), `lasso_start` and `lasso_positive` (LASSO objective at LN(z') and its positive part, mean over
+        tokens), `lasso_after`.
+    """
+    layers = trace(model, params, images_BxHxWxC)[1]
+    names = model.encoder_names
+
+    def of_layer(held):
+        layer, subspaces, dictionary_DxD, norm = held
+        heads, scale = heads_of(model, names[0]), logit_scale(model, names[0], layer["codes"].shape[-1])
+
+        def cosines(one):
+            z = one["normed"].astype(jnp.float32)
+            added = (one["compressed"] - one["input"]).astype(jnp.float32)
+            slope = -theory.gradient_of_rate(z, subspaces, num_heads=heads, epsilon=0.5)
+            moved = mssa(z[None], subspaces, num_heads=heads, scale=scale)[0]
+            return theory.cosine(added, slope), theory.cosine(moved - z, slope)
+
+        added, tied = jax.lax.map(cosines, layer)
+        z = layer_norm(layer["compressed"].astype(jnp.float32), norm["scale"], norm["bias"], epsilon=1e-5)
+        start, positive, after, _ = theory.layer_step(z, dictionary_DxD, step_size=model.eta, sparsity=model.lambda_)
+        means = {"lasso_start": start, "lasso_positive": positive, "lasso_after": after}
+        return {"added_cosine": added, "tied_cosine": tied, **{key: jnp.mean(x, -1) for key, x in means.items()}}
+
+    kept = ("input", "normed", "codes", "compressed")
+    stacked = {key: jnp.stack([layers[name][key] for name in names]) for key in kept}
+    subspaces = jnp.stack([subspaces_of(params, name) for name in names])
+    dictionaries = jnp.stack([params[name]["sparsification"]["dictionary"] for name in names])
+    norms = jax.tree.map(lambda *x: jnp.stack(x), *[params[name]["sparsification"]["ista_norm"] for name in names])
+    return jax.lax.map(of_layer, (stacked, subspaces, dictionaries, norms))
+
+
+def _decoder(found, norm_pix, seed):
+    """The decoder as inverse, and completion as diffusion."""
+    model, params = found.model, found.params
+    few = jnp.asarray(found.images[:FEW])
+    compared = inverse.compare_states(model, params, few)
+    if compared is None:  # a decoder of another width
+        return {}
+    grid = tuple(side // model.patch_size for side in found.images.shape[1:3])
+    mask = example_masks(jax.random.key(seed), jnp.arange(len(few)), grid[0] * grid[1], model.mask_ratio)
+    parts = {"inverse": compared, "norm_pix": norm_pix, "mask": np.asarray(mask)}
+    shown = min(4, len(few))
+    measured = over_images(
+        lambda x, m: _only_numbers(diffusion.along_depth(model, params, x, m, norm_pix)), few, np.asarray(mask)
+    )
+    pictures = diffusion.along_depth(model, params, few[:shown], mask[:shown], norm_pix)
+    parts["depth"] = measured | {key: np.asarray(x) for key, x in pictures.items() if "pixels" in key}
+    if not norm_pix:
+        half = min(len(few), 8)
+        parts["iterative"] = {
+            order: diffusion.iterative_completion(model, params, few[:half], mask[:half], order=order)
+            for order in ("certain", "random")
+        }
+    return parts
+
+
+def _only_numbers(found):
+    return {key: value for key, value in found.items() if "pixels" not in key}
