@@ -74,8 +74,15 @@ def picture_grid(rows, *, columns=None, names=None, side=1.1, caption=""):
         A matplotlib figure.
     """
     width = max(len(row) for row in rows)
-    figure = Figure(figsize=(side * width + (0.5 if names else 0.1), side * len(rows) + 0.4), layout="constrained")
+    left, top, below, gap = 0.32 if names else 0.04, 0.22 if columns else 0.04, 0.22 if caption else 0.04, 0.05
+    size = (left + width * (side + gap), top + below + len(rows) * (side + gap))
+    # placed by hand: a layout engine takes seconds for a hundred axes
+    figure = Figure(figsize=size)
     axes = figure.subplots(len(rows), width, squeeze=False)
+    figure.subplots_adjust(
+        left=left / size[0], right=1 - gap / size[0], bottom=(below + gap) / size[1], top=1 - top / size[1],
+        wspace=gap / side, hspace=gap / side,
+    )  # fmt: skip
     for r, row in enumerate(rows):
         for c in range(width):
             cell = row[c] if c < len(row) else None
@@ -87,5 +94,5 @@ def picture_grid(rows, *, columns=None, names=None, side=1.1, caption=""):
         if names and row[0] is not None:
             axes[r][0].set_ylabel(names[r], fontsize=8)
     if caption:
-        figure.supxlabel(caption, fontsize=8)
+        figure.text(0.5, 0.06 / size[1], caption, fontsize=8, ha="center", va="bottom")
     return figure
