@@ -1,0 +1,142 @@
+"""A network or a config, explained before it costs anything.
+
+    crate-jax inspect --model=crate_mae_base           every parameter and what it is in the mathematics (U, D, E, V),
+                                                       the count beside the published one, FLOPs
+    crate-jax inspect --config=imagenet_base           the same, every setting, how parameters are split over the mesh,
+                                                       and one batch as a picture (batch.png)
+
+With --model, --config.model.X=VALUE changes the network.
+"""
+
+import argparse
+
+
+def add_arguments(parser):
+    """The flags of `crate-jax inspect`."""
+    which = parser.add_mutually_exclusive_group(required=True)
+    which.add_argument("--config", help="a file, or the name of an installed config")
+    which.add_argument("--model", help="crate_mae_base, vit_mae_base, crate_classifier_base, crate_base, ...")
+    parser.add_argument("--out", default=".", help="folder for batch.png (with --config; default: here)")
+    parser.add_argument(
+        "--batch", action=argparse.BooleanOptionalAction, default=True, help="draw one batch (with --config)"
+    )
+
+
+def run(arguments):
+    """Prints what there is to know."""
+    from crate_jax.config import default_config, load_config, model_overrides, override
+    from crate_jax.models.overview import parameter_rows, table_text
+    from crate_jax.models.registry import create_model
+
+    if arguments.config:
+        config = load_config(arguments.config, arguments.overrides)
+    else:
+        pairs = [("model.name", arguments.model), *arguments.overrides]
+        config = override(default_config(), pairs, source="--model")
+    model = create_model(config.model.name, **model_overrides(config))
+    rows = parameter_rows(model)
+    if arguments.config:
+        print_settings(config)
+    print(first_line(config.model.name, model))
+    print()
+    print(table_text(rows, mesh_axis if arguments.config else None))
+    print()
+    print_counts(config.model.name, model, rows)
+    if arguments.config and arguments.batch:
+        draw_batch(config, model, arguments.out)
+
+
+def print_settings(config):
+    """Every leaf, and which ones the config or the command line set (marked *)."""
+    from crate_jax.config import flatten
+    from crate_jax.config_schema import LEAVES
+
+    flat = flatten(config)
+    width = max(map(len, flat))
+    for name, leaf in LEAVES.items():
+        mark = " " if flat[name] == leaf.default else "*"
+        print(f"{mark} {name:<{width}}  {flat[name]!s:<24}  {leaf.doc}".rstrip())
+    print("  (* differs from the default)\n")
+
+
+def mesh_axis(logical):
+    """The mesh axis that a logical axis is split over, as text, or None."""
+    from crate_jax.distributed.sharding import RULES
+
+    axes = dict(RULES).get(logical)
+    return axes if axes is None or isinstance(axes, str) else "+".join(axes)
+
+
+def first_line(name, model):
+    """The network in a line."""
+    layers = f"{model.depth} layers"
+    if hasattr(model, "decoder_depth"):
+        inner = model.decoder_width or model.width
+        layers += f" and {model.decoder_depth} of the decoder" + (f" ({inner} wide)" if inner != model.width else "")
+    patch = f"{model.patch_size} x {model.patch_size}"
+    return (
+        f"{name}: {layers}, width {model.width}, {model.num_heads} heads of {model.width // model.num_heads}, "
+        f"{model.num_patches} patches of {patch} pixels in an image of {model.image_size}"
+    )
+
+
+def print_counts(name, model, rows):
+    """Numbers by block, beside the official class's and the published count, and the arithmetic."""
+    import math
+
+    from crate_jax.interop.export import initial_tensors
+    from crate_jax.interop.network import LINKS, links_of, parameter_shapes
+    from crate_jax.models.overview import PUBLISHED, arithmetic, blocks_of, total
+
+    count = total(rows)
+    for block, numbers in blocks_of(rows).items():
+        print(f"{block:<12}{numbers:>14,}  {numbers / count:6.1%}")
+    print(f"{'trained here':<12}{count:>14,}")
+    if type(model) in LINKS:
+        held = parameter_shapes(model)
+        ours = {link.official for link in links_of(model) if link.path in held}
+        spare = {key: math.prod(shape) for key, (shape, _) in initial_tensors(model).items() if key not in ours}
+        names = {"pos_embed": "frozen table", "decoder_pos_embed": "frozen table"}
+        for key, numbers in spare.items():
+            print(f"{'  +':<12}{numbers:>14,}  {key}: {names.get(key, 'never used by the official code')}")
+        print(f"{'official':<12}{count + sum(spare.values()):>14,}")
+    if name in PUBLISHED:
+        print(f"{'published':<12}{PUBLISHED[name]:>12} M")
+    work = arithmetic(model)
+    print(f"\n{work['inference']:.3g} GFLOP an image forward, {work['training']:.3g} in training", end="")
+    print(f" (mask_mode={model.mask_mode}, multiply-adds count twice)" if hasattr(model, "mask_mode") else "")
+
+
+def draw_batch(config, model, out):
+    """One training batch as the network sees it: the images, and what the encoder is left with."""
+    import pathlib
+
+    import jax
+    import numpy as np
+    from PIL import Image
+
+    from crate_jax.data.pipeline import train_batches
+    from crate_jax.data.preview import tiled
+    from crate_jax.errors import UserError
+    from crate_jax.operators.masking import random_mask
+    from crate_jax.operators.patches import patchify, unpatchify
+
+    try:
+        batches = train_batches(config, model.image_size, model.channels, None)
+        images = np.asarray(next(batches)["image"])[:8]
+        batches.close()
+    except UserError as error:  # a config can be read where its data are not
+        print(f"no picture of a batch: {error}")
+        return
+    rows = [images]
+    if hasattr(model, "mask_ratio"):
+        mask_BxN = np.asarray(
+            random_mask(jax.random.key(config.seed), len(images), model.num_patches, model.mask_ratio)
+        )
+        patches = np.where(mask_BxN[..., None] > 0, np.uint8(128), patchify(images, model.patch_size))
+        rows.append(unpatchify(patches, model.patch_size))
+    grid, zoom = tiled(np.stack(rows)), max(1, 96 // model.image_size)
+    path = pathlib.Path(out) / "batch.png"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(grid.repeat(zoom, 0).repeat(zoom, 1).squeeze()).save(path)
+    print(f"\none batch's first images, and what is left of them: {path}")
