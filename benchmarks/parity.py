@@ -242,6 +242,15 @@ def meta_names(state):
     return renamed
 
 
+def with_tables(network):
+    """transformers' ViTMAE with its sine-cosine tables, which stay zero when it is built from a config."""
+    embeddings = network.vit.embeddings
+    embeddings.patch_embeddings.projection._is_hf_initialized = False
+    embeddings.initialize_weights()
+    network.decoder.initialize_weights(embeddings.patch_embeddings.num_patches)
+    return network
+
+
 def vit_mae_rows(size, images, folder):
     """Meta's MAE as transformers has it: prediction, loss, and every layer's attention."""
     from transformers import ViTMAEConfig, ViTMAEForPreTraining
@@ -252,12 +261,7 @@ def vit_mae_rows(size, images, folder):
         hidden_size=width, num_hidden_layers=depth, num_attention_heads=heads, intermediate_size=4 * width,
         layer_norm_eps=1e-6, image_size=images.shape[-1], attn_implementation="eager",
     )  # fmt: skip
-    theirs = ViTMAEForPreTraining(config)
-    embeddings = theirs.vit.embeddings
-    embeddings.patch_embeddings.projection._is_hf_initialized = False  # else the tables stay zero
-    embeddings.initialize_weights()
-    theirs.decoder.initialize_weights(embeddings.patch_embeddings.num_patches)
-    theirs = perturb(theirs)
+    theirs = perturb(with_tables(ViTMAEForPreTraining(config)))
     model, params = loaded(meta_names(theirs.state_dict()), folder, num_heads=heads)
     noise_BxN = np.random.default_rng(1).random((len(images), model.num_patches), np.float32)
     with torch.no_grad():

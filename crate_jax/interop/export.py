@@ -41,15 +41,15 @@ def official_tensors(checkpoint):
     Raises:
         UserError: no official class is like this network.
     """
-    model = checkpoint.model
-    tensors = {}
+    model, tensors = checkpoint.model, {}
+    links = links_of(model)
     for name, (shape, make) in initial_tensors(model).items():
         if checkpoint.encoder_only and name != "pos_embed":
             continue
         tensors[name] = shape, make
         if checkpoint.spare.get(name) == shape:
             tensors[name] = shape, lambda name=name: checkpoint.read_spare(name)
-    for link in links_of(model):
+    for link in links:
         if link.path in checkpoint.paths:
             shape = official_shape(model, link, checkpoint.shapes[link.path])
             tensors[link.official] = shape, lambda link=link, s=shape: link.to_official(checkpoint.read(link.path), s)

@@ -193,9 +193,10 @@ def write_torch(path, shapes, read, description, wrapper="model"):
         raise UserError(
             "--to=torch needs PyTorch: pip install 'crate_jax[torch]'; or take --to=safetensors."
         ) from error
-    state = {
-        name: torch.from_numpy(np.array(read(name), np.float32, order="C")).reshape(shapes[name]) for name in shapes
-    }
+    state = {}
+    for name, shape in shapes.items():  # a copy only where the layout asks for one
+        array = np.require(read(name), np.float32, ["C", "W"])
+        state[name] = torch.from_numpy(array).reshape(shape)
     with finished(path) as partial:
         torch.save({wrapper: state, OURS: json.dumps(description)}, partial)
 
