@@ -12,7 +12,7 @@ import numpy as np
 from PIL import Image
 
 from crate_jax.data import augment, erasing, randaugment
-from crate_jax.data.picture import CorruptPicture, opened, upright, upright_size
+from crate_jax.data.picture import CorruptPicture, opened, reduced, upright, upright_size
 from crate_jax.data.randomness import uniforms
 from crate_jax.errors import UserError
 
@@ -154,7 +154,8 @@ class RowReader:
         label_B, valid_B, damaged = np.full(len(index_B), -1, np.int32), np.ones(len(index_B), bool), []
         uniform_BxK = uniforms(self.recipe.seed, epoch_B, index_B, PIXEL_STREAM, self.numbers)
         entries = self._open(index_B)
-        for row, (entry, box) in enumerate(zip(entries, self._boxes(entries, uniform_BxK), strict=True)):
+        for row, box in enumerate(self._boxes(entries, uniform_BxK)):
+            entry, entries[row] = entries[row], None  # one decoded picture at a time: they are larger than the cache
             label = self._fill(images_BxHxWxC[row], entry, uniform_BxK[row], box, damaged)
             if label is None and self.replace:
                 label = self._replace(images_BxHxWxC[row], entry.index, uniform_BxK[row], damaged)
@@ -181,7 +182,7 @@ class RowReader:
     def _fill(self, image_HxWxC, entry, uniform_K, box, damaged):
         """Writes one row and returns its label; None if the example is damaged, which is noted."""
         try:
-            picture = self._decoded(entry, box)
+            picture, box = self._decoded(entry, box)
         except CorruptPicture as error:
             damaged.append(Damaged(entry.index, entry.identity, str(error)))
             return None
@@ -223,17 +224,20 @@ class RowReader:
         return augment.crop_boxes(uniform_BxK, *np.array(sizes).T, self.recipe.crop_scale, self.recipe.crop_ratio)
 
     def _decoded(self, entry, box):
-        """The upright pixels of a picture, kept if they are few."""
+        """The upright pixels of a picture, kept if they are few, and the box in them."""
         if entry.reason is not None:
             raise CorruptPicture(entry.reason)
         if entry.is_decoded:
-            return entry.picture
+            return entry.picture, box
+        is_small = entry.picture.width * entry.picture.height <= SMALL
+        if box is not None and not is_small:
+            box = reduced(entry.picture, box, self.recipe.image_size)
         picture = upright(entry.picture, entry.orientation, self.recipe.channels)
         cost = 4 * picture.width * picture.height + 500  # Pillow stores RGB in four bytes
-        if picture.width * picture.height <= SMALL and self.kept_bytes + cost <= KEPT_BYTES:
+        if is_small and self.kept_bytes + cost <= KEPT_BYTES:
             self.kept_bytes += cost
             self.kept[entry.index] = entry._replace(picture=picture, orientation=1, is_decoded=True)
-        return picture
+        return picture, box
 
     def _augmented(self, picture, uniform_K, box):
         """The picture as the network will see it, before normalisation."""

@@ -1,5 +1,6 @@
 """Augmentation against plain references: torchvision's boxes, Pillow's and scikit-image's resampling."""
 
+import io
 import math
 
 import numpy as np
@@ -9,6 +10,7 @@ import skimage.transform
 from PIL import Image
 
 from crate_jax.data import augment
+from crate_jax.data.picture import decoded, opened, reduced, upright
 from crate_jax.data.randomness import uniforms
 
 SCALE, RATIO = (0.2, 1.0), (3 / 4, 4 / 3)
@@ -95,3 +97,32 @@ def test_middle_numbers_change_nothing():
 def test_mirrored():
     pixels = skimage.data.astronaut()[:40, :50]
     assert np.array_equal(augment.mirrored(Image.fromarray(pixels)), pixels[:, ::-1])
+
+
+@pytest.mark.parametrize("orientation", [1, 6])
+@pytest.mark.parametrize("side", [(1001, 767), (640, 427)])
+def test_reduced_decoding_gives_the_same_crop(orientation, side):
+    """A camera's photograph, decoded at a half or a quarter, against decoding it whole."""
+    photograph = Image.fromarray(skimage.data.rocket()).resize(side, Image.Resampling.BICUBIC)
+    buffer, exif = io.BytesIO(), Image.Exif()
+    exif[0x0112] = orientation
+    photograph.save(buffer, "JPEG", quality=95, exif=exif)
+    whole = decoded(buffer.getvalue(), 3)
+    for size in (48, 100, 160):
+        box = (2, 5, whole.width - 21, whole.height - 1)
+        picture, turned = opened(buffer.getvalue())
+        smaller = reduced(picture, box, size)
+        picture = upright(picture, turned, 3)
+        factor = round(whole.width / picture.width)
+        assert factor in (2, 4, 8) and min(smaller[2] - smaller[0], smaller[3] - smaller[1]) >= size
+        got = augment.resized_crop(picture, smaller, size, "bicubic")
+        expected = augment.resized_crop(whole, box, size, "bicubic")
+        # turned, a side that the factor does not divide begins with the decoder's padding: a pixel's fraction of shift
+        assert abs(np.asarray(got, float) - np.asarray(expected, float)).mean() < (2.5 if orientation == 1 else 4.5)
+
+
+def test_decoding_is_not_reduced_where_the_crop_needs_every_pixel():
+    buffer = io.BytesIO()
+    Image.fromarray(skimage.data.rocket()).save(buffer, "JPEG")
+    picture, _ = opened(buffer.getvalue())
+    assert reduced(picture, (0, 0, 400, 319), 160) == (0, 0, 400, 319) and picture.size == (640, 427)

@@ -1,0 +1,60 @@
+"""What a config trains on: source, counts, a picture of augmented examples, and images a second on this machine.
+
+    crate-jax data --config=quickstart [--out=FOLDER] [--seconds=5]
+
+Writes augmented.png: a row an example, first as evaluation sees it, then as training sees it in successive epochs.
+"""
+
+
+def add_arguments(parser):
+    """Flags; `--config.a.b=VALUE` overrides any leaf of the config."""
+    parser.add_argument("--config", required=True, help="a file, or the name of an installed config")
+    parser.add_argument("--out", default=".", help="folder for augmented.png (default: here)")
+    parser.add_argument("--seconds", type=float, default=5.0, help="to measure the speed for; 0: not at all")
+
+
+def run(arguments):
+    """The command."""
+    from crate_jax.config import load_config
+
+    main(load_config(arguments.config, arguments.overrides), arguments.out, arguments.seconds)
+
+
+def main(config, out, seconds=5.0):
+    """Prints what the data are and writes the picture.
+
+    Args:
+        config: a checked config.
+        out: folder for augmented.png.
+        seconds: to measure the speed for; 0 does not.
+    """
+    import pathlib
+
+    from PIL import Image
+
+    from crate_jax.config import model_overrides
+    from crate_jax.data.pipeline import describe
+    from crate_jax.data.preview import augmentation_grid, images_per_second
+    from crate_jax.models.registry import create_model
+
+    model = create_model(config.model.name, **model_overrides(config))
+    described = describe(config)
+    print(f"data set      {described['name']}, augmentation {described['augmentation']}")
+    for part in ("train", "validation"):
+        print(f"{part:<13} {sentence(described[part])}")
+    grid = augmentation_grid(config, model.image_size, model.channels)
+    path = pathlib.Path(out) / "augmented.png"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(grid.squeeze()).save(path)
+    print(f"examples      {path}")
+    if seconds:
+        speed = images_per_second(config, model.image_size, model.channels, seconds)
+        print(f"speed         {speed:,.0f} images/s at {model.image_size} pixels, batches of {config.batch_size}")
+
+
+def sentence(part):
+    """One line on a split."""
+    classes = part["class_names"]
+    names = ", ".join(classes[:6]) + (" ..." if len(classes) > 6 else "")
+    labels = f"{part['classes']} classes ({names})" if part["classes"] else "no labels"
+    return f"{part['split']}: {part['examples']:,} examples, {labels}, in {part['location']} [{part['fingerprint']}]"

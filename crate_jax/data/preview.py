@@ -1,0 +1,82 @@
+"""What `crate-jax data` shows: a grid of augmented examples, and how fast this machine makes batches."""
+
+import time
+
+import numpy as np
+
+from crate_jax.data.pipeline import train_batches
+from crate_jax.data.rows import RowReader, recipe_of
+from crate_jax.data.sources import open_source
+
+GAP = 2  # pixels between pictures
+
+
+def augmentation_grid(config, image_size, channels, examples=8, epochs=7):
+    """A row an example: as evaluation sees it, then as training sees it in successive epochs.
+
+    Args:
+        config: with the leaves `seed` and `data.*`.
+        image_size: pixels.
+        channels: 1 or 3.
+        examples: rows; fewer if there are fewer.
+        epochs: columns but one.
+
+    Returns:
+        grid_HxWxC, uint8.
+
+    Raises:
+        UserError: missing data.
+    """
+    source = open_source(config.data.name, config.data.train_split, config.data.data_dir)
+    count = min(examples, source.num_examples)
+    index_B = np.linspace(0, source.num_examples - 1, count).astype(np.int64)
+    seen = [RowReader(source, recipe_of(config, image_size, channels, training=training)) for training in (False, True)]
+    columns = []
+    for column in range(epochs + 1):
+        images_BxHxWxC = np.zeros((count, image_size, image_size, channels), np.uint8)
+        seen[column > 0].rows(index_B, np.full(count, max(column - 1, 0)), images_BxHxWxC)
+        columns.append(images_BxHxWxC)
+    return tiled(np.stack(columns, 1))
+
+
+def tiled(images_RxSxHxWxC):
+    """Pictures side by side on white.
+
+    Args:
+        images_RxSxHxWxC: uint8; R rows of S pictures.
+
+    Returns:
+        grid_HxWxC, uint8.
+    """
+    rows, columns, height, width, channels = images_RxSxHxWxC.shape
+    grid = np.full((rows, height + GAP, columns, width + GAP, channels), 255, np.uint8)
+    grid[:, :height, :, :width] = images_RxSxHxWxC.transpose(0, 2, 1, 3, 4)
+    return grid.reshape(rows * (height + GAP), columns * (width + GAP), channels)[:-GAP, :-GAP]
+
+
+def images_per_second(config, image_size, channels, seconds=5.0):
+    """How many training images a second this process makes, with nothing else to do.
+
+    Args:
+        config: with the leaves `seed`, `batch_size` and `data.*`.
+        image_size: pixels.
+        channels: 1 or 3.
+        seconds: to measure for, after a first batch.
+
+    Returns:
+        Images a second, a float.
+
+    Raises:
+        UserError: missing data, too many corrupt examples.
+    """
+    batches = train_batches(config, image_size, channels, None)
+    try:
+        for _ in range(config.data.prefetch + 2):  # those made while nobody asked
+            next(batches)
+        begun, count = time.perf_counter(), 0
+        while count == 0 or time.perf_counter() - begun < seconds:
+            next(batches)
+            count += 1
+        return count * config.batch_size / (time.perf_counter() - begun)
+    finally:
+        batches.close()
