@@ -101,7 +101,8 @@ LEAVES = {
     "data.mean": Leaf((0.485, 0.456, 0.406), tuple, "taken off each channel, in units of 255"),
     "data.std": Leaf((0.229, 0.224, 0.225), tuple, "each channel is divided by it, in units of 255"),
     "data.max_corrupt_fraction": Leaf(0.1, float, "of the examples read; more is an error", low=0, high=1),
-    "data.num_workers": Leaf(None, int, "threads that read and augment; None: by the machine", resume=True, low=0),
+    "data.num_workers": Leaf(None, int, "that read and augment at once; None: by the machine", resume=True, low=0),
+    "data.worker_processes": Leaf(None, bool, "workers are processes; None: if there are more than 8", resume=True),
     "data.prefetch": Leaf(2, int, "batches kept ready on the device", resume=True, low=1),
     # -- optimizer
     "optimizer.name": Leaf("adamw", str, "", choices=("adamw", "lion", "sgd", "lars")),

@@ -22,10 +22,12 @@ from crate_jax.data.prefetch import Prefetched
 from crate_jax.data.preparation import EMBEDDED, prepare_embedded
 from crate_jax.data.rows import RowReader, recipe_of
 from crate_jax.data.sources import open_source
+from crate_jax.data.worker import WorkerProcesses
 from crate_jax.errors import UserError
 
 FEWEST_READ = 1000  # examples (or one epoch, if it is shorter) before a fraction of them means anything
 CHUNK = 8  # rows that one thread makes at a time
+MANY = 8  # workers; more of them than this are processes, since threads would wait for the interpreter's lock
 LITTLE = 64 * 64  # pixels of a result: below, handing rows to threads costs more than making them
 
 
@@ -66,7 +68,7 @@ def train_batches(config, image_size, channels, sharding, start_step=0, host_bat
             index_B, epoch_B = indices_of_step(config.seed, step, config.batch_size, source.num_examples)
             yield index_B[rows], epoch_B[rows]
 
-    made = host_batches(reader, places(), worker_count(config, image_size), config.data.max_corrupt_fraction)
+    made = host_batches(reader, places(), *workers_of(config, image_size), config.data.max_corrupt_fraction)
     return Batches(made, sharding, config.batch_size, rows, config.data.prefetch, finished)
 
 
@@ -102,7 +104,7 @@ def evaluation_batches(config, split, image_size, channels, batch_size, sharding
             index_B[: len(index_N) - first] = index_N[first : first + batch_size]
             yield index_B[rows], np.zeros(len(rows), np.int64)
 
-    made = host_batches(reader, places(), worker_count(config, image_size), config.data.max_corrupt_fraction)
+    made = host_batches(reader, places(), *workers_of(config, image_size), config.data.max_corrupt_fraction)
     return Batches(made, sharding, batch_size, rows, config.data.prefetch, None, keep_valid=True)
 
 
@@ -162,12 +164,22 @@ def rows_needed(sharding, batch_size):
     return np.flatnonzero(held_B)
 
 
-def worker_count(config, image_size):
-    """Threads that make rows, beside the one that asks them to; 0 for pictures too small to be worth it."""
-    if config.data.num_workers is not None:
-        return config.data.num_workers
+def workers_of(config, image_size):
+    """Who makes rows.
+
+    Args:
+        config: with the leaves `data.*`.
+        image_size: pixels.
+
+    Returns:
+        How many workers, 0 for pictures too small to be worth it; and whether they are processes.
+    """
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return 0 if image_size * image_size <= LITTLE else min(cores, 64)
+    count = 0 if image_size * image_size <= LITTLE else min(cores, 64)
+    if config.data.num_workers is not None:
+        count = config.data.num_workers
+    apart = count > MANY if config.data.worker_processes is None else config.data.worker_processes
+    return count, apart and count > 0
 
 
 @dataclasses.dataclass
@@ -178,13 +190,14 @@ class HostBatch:
     corrupt_examples: int
 
 
-def host_batches(reader, places, workers, max_corrupt_fraction):
+def host_batches(reader, places, workers, apart, max_corrupt_fraction):
     """Makes rows, a batch ahead of what is asked for, and keeps count of what is corrupt.
 
     Args:
         reader: RowReader.
         places: iterator of (index_B, epoch_B); index -1 is padding.
         workers: threads; 0 makes rows in the calling thread.
+        apart: each thread has a process that does its work.
         max_corrupt_fraction: of the examples read; more is an error.
 
     Yields:
@@ -194,7 +207,10 @@ def host_batches(reader, places, workers, max_corrupt_fraction):
         UserError: too many corrupt examples.
     """
     ledger = Ledger(reader.source, max_corrupt_fraction)
-    with concurrent.futures.ThreadPoolExecutor(workers) if workers else contextlib.nullcontext() as pool:
+    with contextlib.ExitStack() as stack:
+        if apart:
+            reader = stack.enter_context(contextlib.closing(WorkerProcesses(reader, workers)))
+        pool = stack.enter_context(concurrent.futures.ThreadPoolExecutor(workers)) if workers else None
         pending = collections.deque()
         try:
             for index_B, epoch_B in places:

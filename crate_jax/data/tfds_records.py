@@ -85,6 +85,9 @@ class ArrayRecordFile:
         self.lock = threading.Lock()
         self.reader = None
 
+    def __reduce__(self):  # neither a lock nor an open file travels to another process
+        return ArrayRecordFile, (self.path,)
+
     def records(self, numbers):
         """Records by their number in the file; an exception in place of one that cannot be read."""
         from array_record.python.array_record_module import ArrayRecordReader

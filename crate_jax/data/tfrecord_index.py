@@ -83,6 +83,9 @@ class TfRecordFile:
         self.lock = threading.Lock()
         self.file = None
 
+    def __reduce__(self):  # neither a lock nor an open file travels to another process
+        return TfRecordFile, (self.path, self.offsets)
+
     def records(self, numbers):
         """Records by their number in the file; an exception in place of one that cannot be read."""
         return [self._one(int(number)) for number in numbers]

@@ -48,7 +48,7 @@ def test_global_batch_does_not_depend_on_hosts(config, hosts):
             rows = pipeline.rows_needed(HostOf(number, hosts), config.batch_size)
             assert len(rows) == config.batch_size // hosts
             reader = RowReader(source, recipe_of(config, 32, 3))
-            made = pipeline.host_batches(reader, iter([(index[rows], epoch[rows])]), 0, 0.1)
+            made = pipeline.host_batches(reader, iter([(index[rows], epoch[rows])]), 0, False, 0.1)
             parts.append(next(made).arrays)
         together = {key: np.concatenate([part[key] for part in parts]) for key in whole[step]}
         assert_same([together], [whole[step]])
