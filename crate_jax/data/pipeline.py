@@ -31,7 +31,7 @@ MANY = 8  # workers; more of them than this are processes, since threads would w
 LITTLE = 64 * 64  # pixels of a result: below, handing rows to threads costs more than making them
 
 
-def train_batches(config, image_size, channels, sharding, start_step=0, host_batch=None):
+def train_batches(config, image_size, channels, sharding, start_step=0, host_batch=None, indices=None):
     """Endless training batches, the first of them number `start_step`, at the same cost for any.
 
     Args:
@@ -42,6 +42,7 @@ def train_batches(config, image_size, channels, sharding, start_step=0, host_bat
         start_step: steps finished already.
         host_batch: a function of a dictionary of NumPy arrays, this process's rows in ascending order, that returns the
             like; applied before they go to the devices.
+        indices: the examples to train on; None is all of the split.
 
     Returns:
         A Batches iterator of {"image": uint8 BxHxWxC, "label", "index", "epoch": int32 B}, and with `data.mixup` or
@@ -63,10 +64,12 @@ def train_batches(config, image_size, channels, sharding, start_step=0, host_bat
             arrays = arrays | mixing_plan(*drawn)
         return host_batch(arrays) if host_batch else arrays
 
+    among_N = np.arange(source.num_examples) if indices is None else np.asarray(indices, np.int64)
+
     def places():
         for step in itertools.count(start_step):
-            index_B, epoch_B = indices_of_step(config.seed, step, config.batch_size, source.num_examples)
-            yield index_B[rows], epoch_B[rows]
+            place_B, epoch_B = indices_of_step(config.seed, step, config.batch_size, len(among_N))
+            yield among_N[place_B[rows]], epoch_B[rows]
 
     made = host_batches(reader, places(), *workers_of(config, image_size), config.data.max_corrupt_fraction)
     return Batches(made, sharding, config.batch_size, rows, config.data.prefetch, finished)

@@ -4,8 +4,8 @@ Decoding and resizing release the interpreter's lock, but a tenth of the work ho
 as one process can use. A worker is plain `python -m crate_jax.data.worker`: nothing is forked, no module of the caller
 is imported again, and it ends when its parent does, however that ends, because its standard input ends then.
 
-A request is a pickled (index_B, epoch_B, shape); the answer a pickled (label_B, valid_B, damaged), followed by the bytes
-of the rows, which are read straight into their place; or a pickled exception.
+A request is a pickled (index_B, epoch_B, shape); the answer a pickled (label_B, valid_B, damaged), followed by the
+bytes of the rows, which are read straight into their place; or a pickled exception.
 """
 
 import contextlib

@@ -1,0 +1,66 @@
+"""Memory does not grow with the epochs, nor with the data set but for its index."""
+
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import skimage.data
+from PIL import Image
+
+from crate_jax.data import rows
+from crate_jax.data.image_folder import table
+from crate_jax.data.rows import RowReader, recipe_of
+from crate_jax.data.sources import open_source
+
+RUN = """
+import sys, resource
+from crate_jax.config import default_config
+from crate_jax.data.pipeline import train_batches
+config = default_config()
+config.data.name, config.data.data_dir, config.batch_size = "image_folder", sys.argv[1], 20
+config.data.num_workers = 2
+batches, peaks = train_batches(config, 64, 3, None), []
+for epoch in range(4):
+    for _ in range(int(sys.argv[2]) // 20):
+        next(batches)
+    peaks.append(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024)
+batches.close()
+print(*peaks)
+"""
+
+
+def peaks_of(folder, count):
+    """Peak resident MiB after each of four epochs over `count` pictures of 200 x 150 pixels."""
+    original = folder / "one.jpg"
+    if not original.exists():
+        Image.fromarray(skimage.data.rocket()).resize((200, 150)).save(original)
+    pictures = folder / str(count) / "train" / "class"
+    pictures.mkdir(parents=True)
+    for number in range(count):
+        os.link(original, pictures / f"{number}.jpg")
+    command = [sys.executable, "-c", RUN, str(folder / str(count)), str(count)]
+    return [int(word) for word in subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()]
+
+
+def test_flat_over_epochs_and_over_sizes(tmp_path):
+    few, many = peaks_of(tmp_path, 100), peaks_of(tmp_path, 1200)
+    assert many[-1] - many[0] < 12, "grows with the epochs"
+    assert many[-1] - few[-1] < 25, "grows with the data set"  # 1,100 kept pictures would take 130 MiB
+
+
+def test_kept_pictures_have_a_budget(config, monkeypatch):
+    monkeypatch.setattr(rows, "KEPT_BYTES", 100_000)
+    source = open_source(config.data.name, "train", config.data.data_dir)
+    reader = RowReader(source, recipe_of(config, 32, 3))
+    reader.rows(np.arange(100), np.zeros(100, int), np.zeros((100, 32, 32, 3), np.uint8))
+    assert 5 <= len(reader.kept) <= 11 and reader.kept_bytes <= 100_000
+
+
+@pytest.mark.parametrize("count", [1000])
+def test_the_index_of_a_folder_costs_its_letters(count):
+    files = [(f"n{number % 10:08}/{number:08}.JPEG", 1, f"n{number % 10}") for number in range(count)]
+    folder = table("/data", files, ())
+    assert len(folder.letters) + folder.ends.nbytes + folder.labels.nbytes == count * (23 + 8 + 4)
+    assert folder.path(0) == "n00000000/00000000.JPEG" and folder.path(count - 1) == "n00000009/00000999.JPEG"
