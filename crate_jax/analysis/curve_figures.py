@@ -13,7 +13,7 @@ def layer_curves(study):
         "nonzero": ("sparsity: non-zero after ISTA", "share of entries"),
         "effective_rank": ("effective rank of an image's tokens", "directions"),
         "token_similarity": ("cosine between two tokens", ""),
-        "half_match": ("halves of an image find each other", "share of comparisons"),
+        "feature_rank": ("different things a token says", "feature rank"),
     }
     wanted = {key: text for key, text in wanted.items() if key in study.layers["network"]}
     columns = min(3, len(wanted))

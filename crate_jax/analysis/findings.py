@@ -26,8 +26,8 @@ def encoder_means(study, key, kind="network"):
 
 def on_layers(study):
     """Coding rates and sparsity by layer."""
-    half, rank = encoder_means(study, "half_match"), encoder_means(study, "effective_rank")
-    best = f"The halves of an image find each other best after encoder layer {half.argmax()} ({half.max():.2f})."
+    rich, rank = encoder_means(study, "feature_rank"), encoder_means(study, "effective_rank")
+    best = f"Tokens say most different things after encoder layer {rich.argmax()} (feature rank {rich.max():.1f})."
     if not study.has_subspaces:
         return [
             f"An image's tokens fill {rank[0]:.1f} directions after the first layer, {rank[-1]:.1f} after the last.",

@@ -7,8 +7,8 @@
     attention_self        weight that a token gives to itself, mean over tokens and heads
     token_similarity      mean cosine between two tokens of the layer's output
     effective_rank        (sum s^2)^2 / sum s^4 of the centred output, s its singular values (participation ratio)
-    half_match            share of the other images whose right half is less like an image's left half than its own
-                          right half is (means of patches, centred, cosine): 1/2 by chance, 1 at best
+    feature_rank          D^2 / ||C||_F^2, C the correlations of a token's entries over all images: how many different
+                          things they say (one number for all images together)
     subspace_overlap      ||Q_j^T Q_k||_F^2 / P of the two closest subspaces: P/D for random ones, 1 if they coincide
 
 The first two and `nonzero` are Pai et al. 2024 (arXiv 2404.02446), section 4; the second is what its authors' layer
@@ -19,11 +19,14 @@ import functools
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from crate_jax.errors import UserError
 from crate_jax.models.trace import trace
 from crate_jax.operators.coding_rate import EPSILON, official_coding_rate, subspace_coding_rate
 from crate_jax.operators.subspace_attention import split_heads, subspace_attention_weights
+
+RANKED_TOKENS = 1024
 
 
 def heads_of(model, layer):
@@ -99,33 +102,31 @@ def token_similarity(tokens_BxTxD):
     return pairs_B / max(count * (count - 1), 1)
 
 
-def half_match(tokens_BxTxD, grid):
-    """How well the two halves of an image find each other among the batch: what features are worth, with no label.
+def feature_rank(tokens_BxTxD, most=RANKED_TOKENS):
+    """How many different things the entries of a token say: participation ratio of their correlation matrix C.
+
+        (number of entries that vary)^2 / sum C_ij^2,     over the tokens of all images together
+
+    Each entry counts alike, as it does for a probe on standardised features; a common mean or scale counts nothing.
 
     Args:
-        tokens_BxTxD: class token first.
-        grid: (rows, columns) of patches.
+        tokens_BxTxD: a layer's output.
+        most: tokens that are used at most, evenly spread.
 
     Returns:
-        share_B, f32: of the other images, those whose right half is less similar (ties count half); 1/2 is chance.
+        A scalar, f32: 0 if nothing varies, 1 if all entries say the same, at most D.
     """
-    batch, width = tokens_BxTxD.shape[0], tokens_BxTxD.shape[-1]
-    patches = tokens_BxTxD[:, 1:].astype(jnp.float32).reshape(batch, *grid, width)
-    middle = max(grid[1] // 2, 1)
-
-    def half(columns):
-        mean_BxD = jnp.mean(columns, (1, 2)) if columns.shape[2] else jnp.zeros((batch, width))
-        mean_BxD = mean_BxD - jnp.mean(mean_BxD, 0)  # what all images share, their places among it
-        square = jnp.sum(jnp.square(mean_BxD), -1, keepdims=True)
-        return mean_BxD * jax.lax.rsqrt(jnp.where(square > 0, square, 1.0))
-
-    cosine_BxB = jnp.matmul(half(patches[:, :, :middle]), half(patches[:, :, middle:]).T, precision="highest")
-    own_Bx1 = jnp.diagonal(cosine_BxB)[:, None]
-    wins_B = jnp.sum((cosine_BxB < own_Bx1) + 0.5 * (cosine_BxB == own_Bx1), -1) - 0.5  # its own half ties with itself
-    return (wins_B / max(batch - 1, 1)).astype(jnp.float32)
+    flat_NxD = tokens_BxTxD.astype(jnp.float32).reshape(-1, tokens_BxTxD.shape[-1])
+    flat_NxD = flat_NxD[np.linspace(0, len(flat_NxD) - 1, min(most, len(flat_NxD))).astype(int)]
+    flat_NxD = flat_NxD - jnp.mean(flat_NxD, 0)
+    variance_D = jnp.mean(jnp.square(flat_NxD), 0)
+    varies_D = variance_D > 1e-8 * jnp.max(variance_D)
+    unit_NxD = jnp.where(varies_D, flat_NxD * jax.lax.rsqrt(jnp.where(varies_D, variance_D, 1.0)), 0.0)
+    correlation_DxD = jnp.matmul(unit_NxD.T, unit_NxD, precision="highest") / len(flat_NxD)
+    return jnp.square(jnp.sum(varies_D)) / jnp.maximum(jnp.sum(jnp.square(correlation_DxD)), 1e-30)
 
 
-def _of_one_layer(model, name, grid, layer, subspaces_DxKP, epsilon):
+def _of_one_layer(model, name, layer, subspaces_DxKP, epsilon):
     """The measurements of one traced layer, each of shape B."""
     batch = layer["output"].shape[0]
     attention_BxKxTxT = attention_weights(model, name, layer)
@@ -134,7 +135,7 @@ def _of_one_layer(model, name, grid, layer, subspaces_DxKP, epsilon):
         "attention_self": jnp.mean(jnp.diagonal(attention_BxKxTxT, axis1=2, axis2=3), (1, 2)),
         "token_similarity": token_similarity(layer["output"]),
         "effective_rank": effective_rank(layer["output"]),
-        "half_match": half_match(layer["output"], grid),
+        "feature_rank": jnp.broadcast_to(feature_rank(layer["output"]), (batch,)),
     }
     if "codes" not in layer:
         return measured
@@ -159,8 +160,7 @@ def _measure(model, params, images_BxHxWxC, part, epsilon):
     # one layer is compiled and looped over: of what trace holds, only what is measured is stacked
     stacked = {key: jnp.stack([layers[name][key] for name in names]) for key in kept if key in layers[names[0]]}
     subspaces = jnp.stack([subspaces_of(params, name) for name in names]) if "codes" in stacked else None
-    grid = tuple(size // model.patch_size for size in images_BxHxWxC.shape[1:3])
-    one = functools.partial(_of_one_layer, model, names[0], grid)
+    one = functools.partial(_of_one_layer, model, names[0])
     return jax.lax.map(lambda pair: one(*pair, epsilon), (stacked, subspaces))
 
 

@@ -4,6 +4,7 @@ import base64
 import functools
 import importlib.resources
 import io
+import re
 import tomllib
 
 import numpy as np
@@ -105,9 +106,18 @@ def page(study, found, facts):
     )
     environment.filters["inline"] = lambda png: "data:image/png;base64," + base64.b64encode(png).decode()
     environment.filters["png_size"] = lambda png: [int.from_bytes(png[at : at + 4], "big") for at in (16, 20)]
+    environment.filters["maths"] = _maths
     return environment.from_string(_template("report.html")).render(
         sections=found, facts=facts, alarms=alarms(encoder_rows(study)), dpi=DPI
     )
+
+
+def _maths(text):
+    """R^c and U_k as HTML."""
+    import markupsafe
+
+    text = re.sub(r"\b([A-Z])\^([a-z])\b", r"\1<sup>\2</sup>", str(markupsafe.escape(text)))
+    return markupsafe.Markup(re.sub(r"\b([A-Z])_([a-z])\b", r"\1<sub>\2</sub>", text))
 
 
 def encoder_rows(study):
