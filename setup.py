@@ -43,7 +43,7 @@ setup(
     python_requires=">=3.11,<3.14",
     packages=[*find_packages(include=["crate_jax", "crate_jax.*"]), "crate_jax.configs", "crate_jax.configs.sweeps"],
     package_dir={"crate_jax.configs": "configs", "crate_jax.configs.sweeps": "configs/sweeps"},
-    package_data={"": ["*.html", "*.md", "*.txt", "*.j2", "*.css"]},
+    package_data={"": ["*.html", "*.md", "*.txt", "*.j2", "*.css"], "crate_jax.analysis": ["templates/*"]},
     install_requires=BASE,
     extras_require={
         "cpu": [TENSORFLOW],
