@@ -19,12 +19,13 @@ def add_arguments(parser):
 def run(arguments):
     """The command."""
     from crate_jax.config import load_config
-
     from crate_jax.distributed.host_cores import use_all_cores
+    from crate_jax.distributed.hosts import joined
 
     config = load_config(arguments.config, arguments.overrides)
     use_all_cores(config)
-    outcome = pretrain(config, arguments.workdir)
+    with joined(config):
+        outcome = pretrain(config, arguments.workdir)
     return config.distributed.preemption_exit_code if outcome.preempted else 0
 
 
@@ -58,12 +59,14 @@ def make_observers(program, folder, first_step):
     import jax
 
     from crate_jax.config import flatten
+    from crate_jax.distributed.watchdog import Watchdog
     from crate_jax.models.masked_autoencoder import CrateMae
     from crate_jax.training import observers
     from crate_jax.training.metrics_file import MetricsFile
     from crate_jax.training.objective import channel_statistics
 
-    config, made = program.config, []
+    config = program.config
+    made = [Watchdog(config.distributed.stall_seconds)]
     if config.measure_every_steps and isinstance(program.model, CrateMae):
         mean, std = channel_statistics(config, program.model.channels)
         measure = layer_measurement(program.model, mean, std)
@@ -111,7 +114,7 @@ def pretrain(config, workdir):
 
     from crate_jax.config import load_config
     from crate_jax.data import pipeline
-    from crate_jax.distributed.hosts import Preemption
+    from crate_jax.distributed.hosts import Preemption, abandon
     from crate_jax.distributed.sharding import batch_sharding
     from crate_jax.training.checkpoint import Checkpoints
     from crate_jax.training.loop import train
@@ -141,6 +144,9 @@ def pretrain(config, workdir):
     try:
         with Preemption() as preemption:
             outcome = train(program, state, batches, checkpoints, watching, preemption)
+    except BaseException as error:
+        abandon(error)  # an orderly end would wait for the other hosts, which wait for this one
+        raise
     finally:
         batches.close()
         for observer in watching:

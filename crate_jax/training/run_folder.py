@@ -8,6 +8,7 @@ import jax
 from etils import epath
 
 from crate_jax.config import check_resumable, from_json, model_overrides, to_json
+from crate_jax.distributed.hosts import wait_for_all
 from crate_jax.errors import UserError
 from crate_jax.models.registry import boxed_shapes, create_model
 from crate_jax.training.checkpoint import Checkpoints
@@ -36,8 +37,12 @@ class RunFolder:
                 check_resumable(from_json(self.config.read_text()), config)
             elif any(self.path.glob("checkpoints/*")):
                 raise UserError(f"--workdir={self.path} has checkpoints but no config.json; take another workdir.")
+            wait_for_all("every host has read config.json")
             if jax.process_index() == 0:
-                self.config.write_text(to_json(config))
+                draft = self.path / "config.json.draft"
+                draft.write_text(to_json(config))
+                draft.replace(self.config)
+            wait_for_all("config.json is written")
         except (OSError, NotADirectoryError) as error:
             raise UserError(f"--workdir={self.path} cannot be written: {error}") from error
 

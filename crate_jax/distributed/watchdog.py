@@ -1,0 +1,60 @@
+"""A run that makes no progress ends itself: a host can be alive, answer every heartbeat, and be stuck all the same.
+
+No step for so many seconds, and each thread's stack goes to the log, so that one can see where it hung.
+"""
+
+import faulthandler
+import os
+import sys
+import threading
+import time
+
+_BACKSTOP = 60.0  # seconds after which faulthandler ends a process whose Python threads cannot run either
+
+
+class Watchdog:
+    """An observer of the loop (`training.loop.Observer`): every step calms it.
+
+    Compilation before the first step, and evaluations between steps, count as no progress; allow for them.
+
+    Args:
+        seconds: without a step until the run ends with exit code 1; 0: never.
+        stream: where stacks go; needs a file descriptor.
+    """
+
+    def __init__(self, seconds, stream=None):
+        self._seconds, self._stream = seconds, stream or sys.stderr
+        self._step, self._last = None, time.monotonic()
+        self._closed = threading.Event()
+        if seconds:
+            threading.Thread(target=self._watch, name="crate-jax watchdog", daemon=True).start()
+
+    def after_step(self, step, state, batch):
+        """See `training.loop.Observer`."""
+        self._step, self._last = step, time.monotonic()
+
+    def logged(self, step, scalars):
+        """See `training.loop.Observer`."""
+
+    def close(self):
+        """See `training.loop.Observer`."""
+        self._closed.set()
+
+    def _watch(self):
+        pause = min(1.0, self._seconds / 4)
+        while not self._closed.wait(pause):
+            faulthandler.dump_traceback_later(self._seconds + _BACKSTOP, exit=True, file=self._stream)
+            if time.monotonic() - self._last > self._seconds:
+                self._end()
+        faulthandler.cancel_dump_traceback_later()
+
+    def _end(self):
+        where = "before the first step" if self._step is None else f"after step {self._step}"
+        print(
+            f"crate-jax: no progress for {self._seconds:g} s (distributed.stall_seconds) {where}; the stacks of all "
+            f"threads follow. Start the run again: it goes on from its last checkpoint.",
+            file=self._stream,
+            flush=True,
+        )
+        faulthandler.dump_traceback(self._stream, all_threads=True)
+        os._exit(1)
