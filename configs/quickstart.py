@@ -12,7 +12,7 @@ from crate_jax.config import default_config
 def get_config():
     """The config."""
     config = default_config()
-    config.total_steps = 2000
+    config.total_steps = 3000
     config.batch_size = 32
     config.log_every_steps = 50
     config.measure_every_steps = 200
@@ -29,12 +29,14 @@ def get_config():
 
     config.data.name = "embedded_photographs"
     config.data.validation_split = "test"
+    config.data.show_split = "whole"
+    config.data.show_classes = ("chelsea", "coffee", "rocket", "astronaut")
     config.data.crop_scale = (0.4, 1.0)
 
     config.optimizer.learning_rate = 1e-3
-    config.optimizer.warmup_steps = 200
+    config.optimizer.warmup_steps = 300
     config.optimizer.weight_decay = 0.05
     config.optimizer.clip_norm = 1.0
 
-    config.checkpoint.every_steps = 500
+    config.checkpoint.every_steps = 1000
     return config

@@ -1,7 +1,8 @@
 """One simulated device a core, where there is nothing but a CPU.
 
-XLA's CPU backend leaves a second core half idle in the backward pass of a small network. Splitting the batch over as many
-simulated devices as there are cores keeps them all busy: a step of the quickstart takes 37 ms instead of 66 on two cores.
+XLA's CPU backend leaves a second core half idle in the backward pass of a small network. Splitting the batch over as
+many simulated devices as there are cores keeps them all busy: a step of the quickstart takes 37 ms instead of 66 on two
+cores.
 """
 
 import os

@@ -8,6 +8,7 @@ from crate_jax.data.pipeline import evaluation_batches
 from crate_jax.errors import UserError
 from crate_jax.evaluation.feature_store import batch_size_of
 from crate_jax.evaluation.figures import curves, image_grid, masked_image, save_figure
+from crate_jax.evaluation.mosaic import completed_pictures
 from crate_jax.evaluation.pictures import read_pictures
 from crate_jax.evaluation.reconstruction import MASK_KINDS, complete, make_masks, measure
 from crate_jax.models.masked_autoencoder import MaskedAutoencoder
@@ -46,7 +47,12 @@ def reconstruct(subject, *, pictures=None, limit=1024):
         if 0 < int(model.num_patches * (1 - one)) < model.num_patches
     ]
     if jax.process_index() == 0:
-        _draw(subject, shown, numbers, by_mask)
+        names_of_whole = subject.config.data.show_classes
+        if names_of_whole and not pictures:
+            whole = completed_pictures(subject, subject.config.data.show_split, names_of_whole)
+        else:
+            whole = []
+        _draw(subject, whole, shown[: SHOWN - len(whole)], numbers, by_mask)
     results = numbers | {
         "mask_kind": "random",
         "mask_ratio": ratio,
@@ -103,13 +109,18 @@ def _measured(subject, images_NxHxWxC, index_N, kind, ratio, keep=0):
     return means, kept
 
 
-def _draw(subject, shown, numbers, by_mask):
+def _draw(subject, whole, shown, numbers, by_mask):
     rows = [
         [original, masked_image(original, mask), reconstruction, prediction]
-        for original, mask, reconstruction, prediction in shown
+        for original, mask, reconstruction, prediction in whole + shown
     ]
     titles = ["original", "masked", "reconstruction", "all predicted"]
     caption = f"{subject.model.mask_ratio:.0%} removed; PSNR {numbers['psnr']:.1f} dB, SSIM {numbers['ssim']:.2f}"
+    if whole:
+        caption += (
+            f"\nUpper rows: whole pictures in tiles of {subject.model.image_size} pixels, parts of which were trained on.\n"
+            f"Lower rows: held-out images, which the numbers are of."
+        )
     if subject.config.norm_pix_loss:
         caption += "; means and deviations of patches are the original's"
     figures = subject.out / "figures"

@@ -56,7 +56,7 @@ class MetricsFile:
 
 
 def read_metrics(path):
-    """Every line of a `metrics.jsonl`, as dictionaries, in order; what a killed process left half-written is skipped."""
+    """Every line of a `metrics.jsonl` as a dictionary, in order; what a killed process left half-written is skipped."""
     lines = []
     for line in epath.Path(path).read_text().splitlines():
         try:

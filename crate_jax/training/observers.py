@@ -38,7 +38,7 @@ class MetricsLog(Silent):
 class TensorBoard(Silent):
     """Lines of the log as TensorBoard events, by clu, from a thread of its own.
 
-    clu's writer imports TensorFlow, which takes seconds: in the thread that is hidden behind the first steps' compilation.
+    clu's writer imports TensorFlow, which takes seconds: in the thread they are hidden behind the first steps.
     Where TensorFlow is missing, one warning says so; `metrics.jsonl` has everything.
     """
 
@@ -103,7 +103,7 @@ def _clock(seconds):
 
 
 class Layers(Silent):
-    """Measures the layers on part of the batch, every so many steps: `nonzero/encoder_00`, `coding_rate/encoder_00`, ...
+    """Measures the layers on part of the batch, every so many steps: `nonzero/encoder_00`, `coding_rate/encoder_00`.
 
     Args:
         measure: (params, images uint8) to a dictionary of name to scalar, jittable.
@@ -116,22 +116,19 @@ class Layers(Silent):
 
     def __init__(self, measure, *, mesh, every, images, total_steps, alarms=None):
         everywhere = replicated(mesh)
-        # Few images, the same on every device: no collectives in the measurement's loops and branches. XLA's simulated
-        # CPU devices wait for each other for ever there, so on them split parameters are gathered first, too.
-        gather = everywhere if mesh.devices.flat[0].platform == "cpu" else None
-
-        def on_few_images(params, images_BxHxWxC):
-            few_BxHxWxC = jax.lax.with_sharding_constraint(images_BxHxWxC[:images], everywhere)
-            params = params if gather is None else jax.lax.with_sharding_constraint(params, gather)
-            return measure(params, few_BxHxWxC)
-
-        self._measure = jax.jit(on_few_images, out_shardings=everywhere)
+        self._gather = jax.jit(
+            lambda params, images_BxHxWxC: (params, images_BxHxWxC[:images]), out_shardings=everywhere
+        )
+        self._measure = jax.jit(measure)
         self._every, self._total, self._alarms = every, total_steps, alarms
         self._said = set()
 
     def after_step(self, step, state, batch):
         if step % self._every == 0 or step in (1, self._total):
-            return self._measure(state.params, batch["image"])
+            # On one device: it is little work, and XLA's simulated CPU devices were seen to wait for each other for ever
+            # in a program with loops and branches like the measurement's.
+            everywhere = jax.block_until_ready(self._gather(state.params, batch["image"]))
+            return self._measure(*jax.tree.map(lambda array: array.addressable_shards[0].data, everywhere))
         return None
 
     def logged(self, step, scalars):

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from crate_jax.data.embedded_digits.builder import digits, train_mask
-from crate_jax.data.embedded_photographs.builder import CROP, CROPS, PHOTOGRAPHS, crop_corners, photograph
+from crate_jax.data.embedded_photographs.builder import CROPS, PHOTOGRAPHS, crop, crop_boxes, photograph
 from crate_jax.data.picture import decoded
 from crate_jax.data.preparation import prepare_embedded
 from crate_jax.data.sources import open_source
@@ -18,9 +18,9 @@ def painted(label, split):
     """True where a pixel of the photograph lies in some crop of the split."""
     height, width = photograph(label).shape[:2]
     mask = np.zeros((height, width), bool)
-    for top, left in crop_corners(label, split, height, width):
-        assert 0 <= top <= height - CROP and 0 <= left <= width - CROP
-        mask[top : top + CROP, left : left + CROP] = True
+    for top, left, side in crop_boxes(label, split, height, width):
+        assert 0 <= top <= height - side and 0 <= left <= width - side and side >= 64
+        mask[top : top + side, left : left + side] = True
     return mask
 
 
@@ -31,7 +31,7 @@ def test_no_pixel_is_in_a_training_and_in_a_test_crop():
 
 
 def test_photographs_as_stored(embedded_dir):
-    for split, count in (("train", 4080), ("test", 1020), ("whole", 17)):
+    for split, count in (("train", 680), ("test", 1020), ("whole", 17)):
         source = open_source("embedded_photographs", split, embedded_dir)
         assert (source.num_examples, source.num_classes) == (count, 17)
     test = open_source("embedded_photographs", "test", embedded_dir)
@@ -39,8 +39,8 @@ def test_photographs_as_stored(embedded_dir):
     assert [example.label for example in examples] == list(range(17)) * 3
     for turn, example in enumerate(examples):
         label = test.class_names[example.label]
-        top, left = crop_corners(label, "test", *photograph(label).shape[:2])[turn // 17]
-        expected = photograph(label)[top : top + CROP, left : left + CROP]
+        boxes = crop_boxes(label, "test", *photograph(label).shape[:2])
+        expected = crop(photograph(label), boxes[turn // 17])
         assert np.array_equal(np.asarray(decoded(example.image, 3)), expected)
     labels = [example.label for example in test.read(np.arange(1020))]
     assert np.bincount(labels).tolist() == [CROPS["test"]] * 17

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 from crate_jax.data import pipeline
+from crate_jax.data.host_batches import host_batches
 from crate_jax.data.order import indices_of_step
 from crate_jax.data.prefetch import Prefetched
 from crate_jax.data.rows import RowReader, recipe_of
@@ -48,7 +49,7 @@ def test_global_batch_does_not_depend_on_hosts(config, hosts):
             rows = pipeline.rows_needed(HostOf(number, hosts), config.batch_size)
             assert len(rows) == config.batch_size // hosts
             reader = RowReader(source, recipe_of(config, 32, 3))
-            made = pipeline.host_batches(reader, iter([(index[rows], epoch[rows])]), 0, False, 0.1)
+            made = host_batches(reader, iter([(index[rows], epoch[rows])]), 0, False, 0.1)
             parts.append(next(made).arrays)
         together = {key: np.concatenate([part[key] for part in parts]) for key in whole[step]}
         assert_same([together], [whole[step]])
@@ -147,5 +148,5 @@ def test_close_ends_the_thread_and_the_items():
 
 def test_describe(config):
     described = pipeline.describe(config)
-    assert described["train"]["examples"] == 4080 == pipeline.num_train_examples(config)
+    assert described["train"]["examples"] == 680 == pipeline.num_train_examples(config)
     assert described["validation"]["split"] == "test" and described["validation"]["classes"] == 17

@@ -26,7 +26,7 @@ def test_command(config, tmp_path, capsys):
     config.model.name, config.model.image_size, config.model.patch_size = "crate_mae_tiny", 32, 4
     data.main(config, tmp_path / "out", seconds=0.1)
     printed = capsys.readouterr().out
-    assert "4,080 examples, 17 classes (astronaut, brick" in printed and "images/s at 32 pixels" in printed
+    assert "680 examples, 17 classes (astronaut, brick" in printed and "images/s at 32 pixels" in printed
     assert Image.open(tmp_path / "out" / "augmented.png").size == (8 * 34 - 2, 8 * 34 - 2)
 
 
