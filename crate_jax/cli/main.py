@@ -1,6 +1,7 @@
 """`crate-jax COMMAND ...`: finds the command's file, and turns a `UserError` into one line and exit code 1."""
 
 import argparse
+import errno
 import importlib
 import logging
 import sys
@@ -22,6 +23,13 @@ COMMANDS = {
     "inspect": "a config or a network: parameters, shardings, FLOPs, one batch as a picture",
     "sweep": "run or emit every point of a sweep",
 }
+
+
+class _Parser(argparse.ArgumentParser):
+    """Tells a wrong flag as any other mistake: one line, exit code 1 instead of argparse's 2."""
+
+    def error(self, message):
+        raise UserError(f"{self.prog.partition(' ')[2]}: {message}; {self.prog} --help lists the flags.")
 
 
 def split_overrides(arguments):
@@ -77,7 +85,7 @@ def run(arguments):
     if command not in COMMANDS:
         raise UserError(f"there is no command {command!r}{nearest(command, COMMANDS)}")
     module = importlib.import_module(f"crate_jax.cli.{command}")
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog=f"crate-jax {command}", description=module.__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     module.add_arguments(parser)
@@ -96,6 +104,13 @@ def main(arguments=None):
         return run(sys.argv[1:] if arguments is None else list(arguments))
     except UserError as error:
         print(f"crate-jax: {error}", file=sys.stderr)
+        return 1
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        print(
+            f"crate-jax: the disk is full: {error}; free space there, and run the same command again.", file=sys.stderr
+        )
         return 1
     except KeyboardInterrupt:
         print("crate-jax: interrupted", file=sys.stderr)

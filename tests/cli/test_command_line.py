@@ -1,0 +1,64 @@
+"""The command line: quick to answer, and a user's mistake is one sentence and exit code 1."""
+
+import subprocess
+import sys
+
+import pytest
+
+from crate_jax.cli.main import COMMANDS, main, split_overrides
+
+
+def test_help_names_every_command_and_imports_nothing_heavy():
+    code = "import sys; from crate_jax.cli.main import main; main(['--help']); "
+    code += "print('jax' in sys.modules, 'tensorflow' in sys.modules)"
+    printed = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert all(f"  {name} " in printed for name in COMMANDS)
+    assert printed.endswith("False False\n")
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_explains_itself(command, capsys):
+    with pytest.raises(SystemExit) as done:
+        main([command, "--help"])
+    assert done.value.code == 0 and len(capsys.readouterr().out) > 200
+
+
+def test_overrides_are_taken_out_of_the_line():
+    rest, overrides = split_overrides(["--workdir=w", "--config.a.b=1", "--config=f", "--config.c", "x=y"])
+    assert rest == ["--workdir=w", "--config=f"] and overrides == [("a.b", "1"), ("c", "x=y")]
+
+
+PRETRAIN = ["pretrain", "--config=quickstart", "--workdir=unused"]
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["pretrian"], "did you mean pretrain?"),
+        (["pretrain", "--config=quickstart"], "--workdir"),
+        (["pretrain", "--config=quikstart", "--workdir=unused"], "did you mean quickstart"),
+        ([*PRETRAIN, "--confg.seed=1"], "--confg.seed=1"),
+        ([*PRETRAIN, "--config.optimizer.learning_rat=1"], "did you mean optimizer.learning_rate"),
+        ([*PRETRAIN, "--config.batch_size=many"], "batch_size='many' is not a whole number"),
+        ([*PRETRAIN, "--config.data.flip=1"], "data.flip=1 is not True or False"),
+        ([*PRETRAIN, "--config.model.mask_ratio=1.5"], "model.mask_ratio=1.5 is outside (0, 1)"),
+        ([*PRETRAIN, "--config.model.patch_size=5"], "model.image_size=32 is not divisible by model.patch_size=5"),
+        ([*PRETRAIN, "--config.model.num_heads=3"], "model.width=128 is not divisible by model.num_heads=3"),
+        ([*PRETRAIN, "--config.optimizer.name=adm"], "optimizer.name='adm' is none of adamw"),
+        ([*PRETRAIN, "--config.mesh.data=3"], "mesh.data=3"),
+        ([*PRETRAIN, "--config.optimizer.warmup_steps=9000"], "optimizer.warmup_steps=9000"),
+        (["probe", "--workdir=there/is/none"], "holds no run"),
+    ],
+)
+def test_mistakes_are_one_sentence(words, said, capsys, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    assert main(words) == 1
+    told = capsys.readouterr().err.strip().splitlines()[-1]
+    assert told.startswith("crate-jax: ") and said in told
+    assert not (tmp_path / "unused").exists()
+
+
+def test_a_config_file_that_fails_is_told_with_its_line(tmp_path, capsys):
+    (tmp_path / "broken.py").write_text("def get_config():\n    return nothing\n")
+    assert main(["pretrain", f"--config={tmp_path / 'broken.py'}", f"--workdir={tmp_path}"]) == 1
+    assert "NameError: name 'nothing' is not defined (line 2)" in capsys.readouterr().err
