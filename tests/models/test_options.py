@@ -225,7 +225,10 @@ def test_stochastic_depth(images, name, scan_layers):
     kinds = len(np.unique(np.round(moved, 3), axis=0))
     steps = 2 if name.startswith("crate") else 4  # the first layer's rate is 0; each other has so many branches
     assert 2 < kinds <= 2**steps
-    kept = model.clone(drop_path=1.0).apply(
-        {"params": params}, 4, method="kept_branches", rngs={"dropout": jax.random.key(0)}
+    rngs = {"dropout": jax.random.key(0)}
+    half, none = (
+        model.clone(drop_path=rate).apply({"params": params}, 4, method="kept_branches", rngs=rngs)
+        for rate in (0.5, 1.0)
     )
-    assert not np.asarray(kept[-1]).any() and (np.asarray(kept[0]) == 1).all()
+    assert set(np.unique(half[-1])) == {0, 2}  # what is kept makes up for what is not
+    assert not np.asarray(none[-1]).any() and (np.asarray(none[0]) == 1).all()
