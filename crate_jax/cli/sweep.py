@@ -1,0 +1,48 @@
+"""Runs or emits every point of a sweep; run again, it goes on, and skips what is finished.
+
+    crate-jax sweep --config=configs/sweeps/crate_vs_vit.py --workdir=workdirs/crate_vs_vit [--parallel=2]
+    crate-jax sweep --config=crate_vs_vit --workdir=gs://BUCKET/sweep --emit=jobset
+
+The workdir of a point is WORKDIR/NAME; WORKDIR/sweep.json says how each stands. On accelerators each of the points that
+run at once gets chips of its own. Afterwards: crate-jax compare WORKDIR --out=DIR.
+"""
+
+
+def add_arguments(parser):
+    """Flags; a sweep's overrides stand in its file."""
+    parser.add_argument("--config", required=True, help="the sweep file, or the name of an installed one")
+    parser.add_argument("--workdir", required=True, help="folder of the sweep")
+    parser.add_argument("--parallel", type=int, default=1, help="points at once")
+    parser.add_argument("--point", help="run this one only: its name, or its number from 0")
+    parser.add_argument("--emit", choices=("slurm", "jobset", "tpu_vm"), help="write what a scheduler runs instead")
+
+
+def run(arguments):
+    """The command."""
+    import pathlib
+
+    from crate_jax.errors import UserError
+    from crate_jax.sweeps.emit import emit
+    from crate_jax.sweeps.points import load_sweep
+    from crate_jax.sweeps.run import Record, run_sweep
+
+    if arguments.overrides:
+        raise UserError(f"--config.{arguments.overrides[0][0]}: what a sweep varies stands in its file; set it there.")
+    if arguments.parallel < 1:
+        raise UserError(f"--parallel={arguments.parallel}: give 1 or more.")
+    sweep = load_sweep(arguments.config)
+    if arguments.emit:
+        name, text = emit(arguments.emit, sweep, arguments.workdir, arguments.parallel)
+        if "://" not in arguments.workdir:
+            folder = pathlib.Path(arguments.workdir)
+            if not (folder / "sweep.json").exists():
+                Record(sweep, folder).write()
+            (folder / name).write_text(text)
+        print(text, end="")
+        return 0
+    statuses = run_sweep(sweep, arguments.workdir, parallel=arguments.parallel, only=arguments.point)
+    counts = {status: list(statuses.values()).count(status) for status in ("done", "failed", "stopped")}
+    print(", ".join(f"{count} {status}" for status, count in counts.items() if count) + f": {arguments.workdir}")
+    if counts["stopped"]:
+        return 143
+    return 1 if counts["failed"] else 0

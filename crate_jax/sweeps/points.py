@@ -1,0 +1,154 @@
+"""What a sweep file says. It is a config file with two more names:
+
+    def get_config(): ...                           the base
+    def get_hyper(): return product(leaf("model.lambda_", [0.1, 0.5]), leaf("seed", range(3)))
+    EVALUATE = ("probe", "knn")                     commands after `pretrain`, if wanted
+
+`get_hyper` returns a list of dictionaries from dotted leaf to value, made by `leaf`, `product`, `zipped` and `chain`,
+or by hand. A key "name" names a point; else its name is made of its own leaves, so it stays when the sweep grows.
+"""
+
+import dataclasses
+import hashlib
+import itertools
+import pathlib
+import re
+
+from crate_jax.config import find_config, installed_configs, load_config, run_config_file
+from crate_jax.errors import UserError, nearest
+
+EVALUATIONS = ("probe", "knn", "reconstruct", "analyze", "finetune")
+LONGEST_NAME = 100
+
+
+def leaf(name, values):
+    """Points that differ in one leaf."""
+    return [{name: value} for value in values]
+
+
+def product(*lists):
+    """Every combination of one point of each list."""
+    return [_merged(points) for points in itertools.product(*lists)]
+
+
+def zipped(*lists):
+    """The first points of all lists together, the second ones, and so on.
+
+    Raises:
+        UserError: lists of different length.
+    """
+    if len({len(points) for points in lists}) > 1:
+        raise UserError(f"zipped: lists of {', '.join(str(len(points)) for points in lists)} points do not pair up.")
+    return [_merged(points) for points in zip(*lists, strict=True)]
+
+
+def chain(*lists):
+    """The points of one list after those of another."""
+    return [dict(point) for points in lists for point in points]
+
+
+def _merged(points):
+    merged = {}
+    for point in points:
+        both = (set(merged) & set(point)) - {"name"}
+        if both:
+            raise UserError(f"get_hyper: {', '.join(sorted(both))} is set twice in one point.")
+        name = "+".join(part["name"] for part in (merged, point) if "name" in part)
+        merged = merged | point | ({"name": name} if name else {})
+    return merged
+
+
+@dataclasses.dataclass(frozen=True)
+class Point:
+    """One run of a sweep.
+
+    Attributes:
+        name: of its folder.
+        overrides: dictionary from dotted leaf to value.
+    """
+
+    name: str
+    overrides: dict
+
+
+@dataclasses.dataclass(frozen=True)
+class Sweep:
+    """A sweep file.
+
+    Attributes:
+        path: of the file.
+        points: list of `Point`.
+        evaluate: commands after `pretrain`.
+    """
+
+    path: pathlib.Path
+    points: list
+    evaluate: tuple
+
+
+def load_sweep(name):
+    """Reads a sweep file and checks the config of every point.
+
+    Args:
+        name: a file, or the name of an installed sweep.
+
+    Raises:
+        UserError: no such file, no get_hyper, a leaf or value that is wrong, two points of one name.
+    """
+    path = find_sweep(name)
+    found = run_config_file(path)
+    if "get_hyper" not in found:
+        raise UserError(f"--config={path}: the file has no get_hyper(), so it is no sweep; use pretrain.")
+    hyper = list(found["get_hyper"]())
+    if not hyper:
+        raise UserError(f"--config={path}: get_hyper() returns no points.")
+    evaluate = tuple(found.get("EVALUATE", ()))
+    for command in evaluate:
+        if command.split()[0] not in EVALUATIONS:
+            raise UserError(f"--config={path}: EVALUATE has {command!r}{nearest(command, EVALUATIONS)}")
+    points = []
+    for one in hyper:
+        overrides = {key: value for key, value in one.items() if key != "name"}
+        points.append(Point(safe(one["name"]) if "name" in one else name_of(overrides), overrides))
+        load_config(path, overrides.items())
+    names = [point.name for point in points]
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise UserError(f"--config={path}: several points are called {', '.join(twice)}.")
+    return Sweep(path.resolve(), points, evaluate)
+
+
+def find_sweep(name):
+    """The file that a sweep's `--config=NAME` means: a file, or an installed sweep.
+
+    Raises:
+        UserError: neither.
+    """
+    folders = {path.parent / "sweeps" for path in installed_configs().values()}
+    installed = {path.stem: path for folder in folders for path in folder.glob("*.py")}
+    return installed[name] if name in installed and not pathlib.Path(name).is_file() else find_config(name)
+
+
+def safe(text):
+    """A name that any file system, scheduler and shell takes as it is."""
+    return re.sub(r"[^A-Za-z0-9._=+-]+", "_", str(text)).strip("_") or "point"
+
+
+def name_of(overrides):
+    """The name of a point: `lambda=0.5,seed=1` without characters that need quoting, cut short by a hash."""
+    if not overrides:
+        return "base"
+    last = [key.rpartition(".")[2] for key in overrides]
+    words = []
+    for key, value in overrides.items():
+        short = key.rpartition(".")[2]
+        words.append(f"{(short if last.count(short) == 1 else key).strip('_')}={safe(value)}")
+    name = "+".join(words)
+    if len(name) > LONGEST_NAME:
+        name = name[: LONGEST_NAME - 9] + "-" + hashlib.sha256(name.encode()).hexdigest()[:8]
+    return name
+
+
+def as_flags(overrides):
+    """`--config.a.b=v` for each override, as `config.override` reads it back."""
+    return [f"--config.{key}={value}" for key, value in overrides.items()]

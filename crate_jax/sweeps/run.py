@@ -1,0 +1,266 @@
+"""A sweep on this machine: some points at once, each a process of its own; what is finished is skipped.
+
+`D/sweep.json` lists the points and how they stand; `D/NAME/` is the workdir of a point, `D/NAME/sweep_log.txt` what it
+said. A killed sweep is started again by the same command: `pretrain` goes on where it stopped. A point that fails is
+reported at the end and stops no other.
+"""
+
+import concurrent.futures
+import glob
+import json
+import logging
+import os
+import pathlib
+import queue
+import signal
+import subprocess
+import sys
+import threading
+
+from etils import epath
+
+from crate_jax.errors import UserError
+from crate_jax.sweeps.points import as_flags
+
+logger = logging.getLogger(__name__)
+
+DONE = "sweep_done.json"  # in a point's workdir: the commands that are finished
+
+
+class Record:
+    """`sweep.json`: written whole, after every change."""
+
+    def __init__(self, sweep, workdir):
+        self.path = epath.Path(workdir) / "sweep.json"
+        self._lock = threading.Lock()
+        self._points = {
+            point.name: {"name": point.name, "overrides": point.overrides, "status": "pending"}
+            for point in sweep.points
+        }
+        self._config = str(sweep.path)
+
+    def set(self, name, status, **more):
+        """How a point stands: pending, running, done, failed or stopped."""
+        with self._lock:
+            kept = {key: self._points[name][key] for key in ("name", "overrides")}
+            self._points[name] = kept | {"status": status} | more
+            self._write()
+
+    def _write(self):
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        partial = self.path.parent / f".{self.path.name}.partial"
+        partial.write_text(json.dumps({"config": self._config, "points": list(self._points.values())}, indent=2) + "\n")
+        partial.replace(self.path)
+
+    def write(self):
+        """Writes the list as it stands."""
+        with self._lock:
+            self._write()
+
+
+def chips():
+    """(kind, count) of this machine's accelerators, found without opening them; ("cpu", 0) where there are none."""
+    platforms = os.environ.get("JAX_PLATFORMS", "")
+    if platforms in ("", "tpu"):
+        found = glob.glob("/dev/accel[0-9]*") or glob.glob("/dev/vfio/[0-9]*")
+        if found:
+            return "tpu", len(found)
+    if platforms in ("", "cuda", "gpu"):
+        visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+        if visible is not None:
+            return ("cuda", len([one for one in visible.split(",") if one])) if visible.strip() else ("cpu", 0)
+        found = glob.glob("/dev/nvidia[0-9]*")
+        if found:
+            return "cuda", len(found)
+    return "cpu", 0
+
+
+def shares(parallel, kind, count, cores):
+    """What each of the points that run at once gets: (environment, cores).
+
+    Args:
+        parallel: points at once.
+        kind, count: from `chips`.
+        cores: of the machine, a sorted list.
+
+    Returns:
+        A list of `parallel` pairs.
+
+    Raises:
+        UserError: fewer chips than points.
+    """
+    if count and count < parallel:
+        raise UserError(f"--parallel={parallel}: there are {count} chips; each point needs one of its own.")
+    each, made = count // parallel, []
+    for number in range(parallel):
+        mine = cores[number * len(cores) // parallel : (number + 1) * len(cores) // parallel] or cores
+        environment = {}
+        if parallel > 1 and kind == "cuda":
+            visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+            ids = visible.split(",") if visible else [str(chip) for chip in range(count)]
+            environment = {"CUDA_VISIBLE_DEVICES": ",".join(ids[number * each : (number + 1) * each])}
+        elif parallel > 1 and kind == "tpu":
+            environment = {
+                "TPU_VISIBLE_CHIPS": ",".join(str(chip) for chip in range(number * each, (number + 1) * each)),
+                "TPU_CHIPS_PER_PROCESS_BOUNDS": {1: "1,1,1", 2: "1,2,1", 4: "2,2,1"}.get(each, f"1,{each},1"),
+                "TPU_PROCESS_BOUNDS": "1,1,1",
+                "TPU_PROCESS_PORT": str(8476 + number),
+            }
+        made.append((environment, mine))
+    return made
+
+
+def commands_of(sweep, point, workdir):
+    """The command lines of a point, one after the other: [(name, arguments)]."""
+    folder = str(epath.Path(workdir) / point.name)
+    lines = [("pretrain", ["pretrain", f"--config={sweep.path}", f"--workdir={folder}", *as_flags(point.overrides)])]
+    for text in sweep.evaluate:
+        command, *flags = text.split()
+        lines.append((text, [command, f"--workdir={folder}", *flags]))
+    return lines
+
+
+def finished(workdir, point):
+    """Names of the commands of a point that are finished."""
+    try:
+        done = json.loads((epath.Path(workdir) / point.name / DONE).read_text())
+    except (OSError, ValueError):
+        return []
+    return done["commands"] if done["overrides"] == json.loads(json.dumps(point.overrides)) else []
+
+
+class Runner:
+    """Runs points as child processes.
+
+    Args:
+        sweep: from `load_sweep`.
+        workdir: D.
+        record: a `Record`.
+    """
+
+    def __init__(self, sweep, workdir, record):
+        self._sweep, self._workdir, self._record = sweep, epath.Path(workdir), record
+        self._children, self.stopped = set(), threading.Event()
+
+    def stop(self, *_):
+        """Tells every child to save and stop; no further point begins."""
+        self.stopped.set()
+        for child in list(self._children):
+            child.send_signal(signal.SIGTERM)
+
+    def run(self, point, environment, cores):
+        """Runs what is left of a point; its status."""
+        done = finished(self._workdir, point)
+        folder = self._workdir / point.name
+        folder.mkdir(parents=True, exist_ok=True)
+        log = _log_of(folder, point)
+        self._record.set(point.name, "running")
+        for name, arguments in commands_of(self._sweep, point, self._workdir):
+            if self.stopped.is_set():
+                self._record.set(point.name, "stopped")
+                return "stopped"
+            if name in done:
+                continue
+            code = self._child(arguments, log, environment, cores)
+            if code == 0:
+                done = [*done, name]
+                (folder / DONE).write_text(json.dumps({"commands": done, "overrides": point.overrides}) + "\n")
+                continue
+            if self.stopped.is_set():
+                self._record.set(point.name, "stopped")
+                return "stopped"
+            why = _last_line(log)
+            self._record.set(point.name, "failed", command=name, exit_code=code, error=why)
+            logger.error("%s failed in %s: %s", point.name, name, why)
+            return "failed"
+        self._record.set(point.name, "done")
+        logger.info("%s is done", point.name)
+        return "done"
+
+    def _child(self, arguments, log, environment, cores):
+        here = str(pathlib.Path(__file__).resolve().parents[2])
+        paths = os.pathsep.join(filter(None, [here, os.environ.get("PYTHONPATH", "")]))
+        with open(log, "ab") as stream:
+            child = subprocess.Popen(
+                [sys.executable, "-m", "crate_jax", *arguments],
+                stdout=stream,
+                stderr=subprocess.STDOUT,
+                env={**os.environ, "PYTHONPATH": paths, **environment},
+            )
+            if hasattr(os, "sched_setaffinity"):
+                os.sched_setaffinity(child.pid, cores)
+            self._children.add(child)
+            if self.stopped.is_set():  # told while it was being started
+                child.send_signal(signal.SIGTERM)
+            code = child.wait()
+            self._children.discard(child)
+        return code
+
+
+def _log_of(folder, point):
+    """Where a point's words go: into its folder, or beside this process where that is in an object store."""
+    return pathlib.Path(f"{point.name}.sweep_log.txt" if "://" in str(folder) else folder / "sweep_log.txt")
+
+
+def _last_line(path):
+    lines = [line for line in path.read_text(errors="replace").splitlines() if line.strip()]
+    return lines[-1][-300:] if lines else "it said nothing"
+
+
+def run_sweep(sweep, workdir, *, parallel=1, only=None):
+    """Runs the points that are not finished.
+
+    Args:
+        sweep: from `load_sweep`.
+        workdir: D.
+        parallel: points at once.
+        only: name or number of one point; None is all. `sweep.json` is then left to whoever runs the whole.
+
+    Returns:
+        Dictionary from name to status: done, failed or stopped.
+
+    Raises:
+        UserError: fewer chips than `parallel`, or no such point.
+    """
+    points = sweep.points if only is None else [find_point(sweep, only)]
+    parallel = max(1, min(parallel, len(points)))
+    record = Record(sweep, workdir)
+    if only is not None:
+        record.path = epath.Path(workdir) / points[0].name / "sweep_point.json"
+    record.write()
+    cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else [0]
+    free = queue.Queue()
+    for share in shares(parallel, *chips(), cores):
+        free.put(share)
+    runner, before = Runner(sweep, workdir, record), {}
+    if threading.current_thread() is threading.main_thread():
+        before = {number: signal.signal(number, runner.stop) for number in (signal.SIGTERM, signal.SIGINT)}
+
+    def run(point):
+        share = free.get()
+        try:
+            return runner.run(point, *share)
+        finally:
+            free.put(share)
+
+    try:
+        with concurrent.futures.ThreadPoolExecutor(parallel) as pool:
+            statuses = list(pool.map(run, points))
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    return dict(zip([point.name for point in points], statuses, strict=True))
+
+
+def find_point(sweep, only):
+    """A point by its name, or by its number from 0.
+
+    Raises:
+        UserError: there is none.
+    """
+    by_name = {point.name: point for point in sweep.points}
+    if only in by_name:
+        return by_name[only]
+    if str(only).isdigit() and int(only) < len(sweep.points):
+        return sweep.points[int(only)]
+    raise UserError(f"--point={only}: there is no such point; give a name or 0 to {len(sweep.points) - 1}.")

@@ -1,0 +1,92 @@
+"""What a sweep file says: combinations, names that stay, mistakes that are told."""
+
+import pytest
+
+from crate_jax.config import load_config
+from crate_jax.errors import UserError
+from crate_jax.sweeps.emit import emit
+from crate_jax.sweeps.points import as_flags, chain, leaf, load_sweep, name_of, product, zipped
+
+BASE = """
+from crate_jax.config import load_config
+from crate_jax.sweeps.points import chain, leaf, product, zipped
+def get_config():
+    return load_config("quickstart")
+"""
+
+
+def written(tmp_path, text):
+    path = tmp_path / "question.py"
+    path.write_text(BASE + text)
+    return str(path)
+
+
+def test_product_zip_and_chain():
+    assert len(product(leaf("seed", range(3)), leaf("model.lambda_", [0.1, 0.5]))) == 6
+    assert zipped(leaf("seed", [0, 1]), leaf("batch_size", [8, 16])) == [
+        {"seed": 0, "batch_size": 8},
+        {"seed": 1, "batch_size": 16},
+    ]
+    assert chain(leaf("seed", [0]), leaf("seed", [1])) == [{"seed": 0}, {"seed": 1}]
+    with pytest.raises(UserError, match="do not pair up"):
+        zipped(leaf("seed", [0]), leaf("seed", [1, 2]))
+    with pytest.raises(UserError, match="set twice"):
+        product(leaf("seed", [0]), leaf("seed", [1]))
+
+
+def test_names_are_readable_and_stay():
+    assert name_of({"model.lambda_": 0.5, "seed": 1}) == "lambda=0.5+seed=1"
+    assert name_of({"a.x": 1, "b.x": 2}) == "a.x=1+b.x=2"
+    assert name_of({}) == "base"
+    long = name_of({"data.data_dir": "y" * 300})
+    assert len(long) <= 100 and long == name_of({"data.data_dir": "y" * 300})
+    assert "/" not in name_of({"data.data_dir": "/a b/c"}) and " " not in name_of({"data.data_dir": "/a b/c"})
+
+
+def test_a_file_becomes_points_whose_flags_read_back(tmp_path):
+    sweep = load_sweep(
+        written(
+            tmp_path, "def get_hyper(): return product(leaf('data.crop_scale', [(0.5, 1.0)]), leaf('seed', [0, 1]))"
+        )
+    )
+    assert [point.name for point in sweep.points] == ["crop_scale=0.5_1.0+seed=0", "crop_scale=0.5_1.0+seed=1"]
+    flags = [flag.removeprefix("--config.").partition("=") for flag in as_flags(sweep.points[1].overrides)]
+    config = load_config(sweep.path, [(name, value) for name, _, value in flags])
+    assert config.seed == 1 and config.data.crop_scale == (0.5, 1.0)
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        ("", "no get_hyper"),
+        ("def get_hyper(): return []", "no points"),
+        ("def get_hyper(): return leaf('model.lamda', [1])", "no such setting"),
+        ("def get_hyper(): return leaf('seed', [1, 1])", "several points"),
+        ("EVALUATE = ('prob',)\ndef get_hyper(): return leaf('seed', [1])", "did you mean probe"),
+    ],
+)
+def test_mistakes_are_one_sentence(tmp_path, text, sentence):
+    with pytest.raises(UserError, match=sentence):
+        load_sweep(written(tmp_path, text))
+
+
+def test_the_shipped_comparison_has_its_points():
+    sweep = load_sweep("crate_vs_vit")
+    names = [point.name for point in sweep.points]
+    assert len(names) == 16 and "photographs+crate_drop+seed=2" in names and "digits+vit+seed=0" in names
+
+
+@pytest.mark.parametrize("kind", ["slurm", "jobset", "tpu_vm"])
+def test_emitted_text_reaches_every_point(tmp_path, kind):
+    sweep = load_sweep("crate_vs_vit")
+    _, text = emit(kind, sweep, "gs://bucket/sweep", 4)
+    if kind == "jobset":
+        import yaml
+
+        points = yaml.safe_load(text)["spec"]["replicatedJobs"][0]["template"]["spec"]
+        assert points["completions"] == 16 and points["parallelism"] == 4 and points["completionMode"] == "Indexed"
+    else:
+        assert "--array=0-15%4" in text if kind == "slurm" else text.count("gcloud") == 16
+        import subprocess
+
+        assert subprocess.run(["bash", "-n"], input=text, text=True, check=False).returncode == 0

@@ -1,0 +1,87 @@
+"""A sweep's bookkeeping, with its commands replaced by a notebook; one real point runs in tests/evaluation."""
+
+import json
+
+import pytest
+
+from crate_jax.errors import UserError
+from crate_jax.sweeps import run
+from crate_jax.sweeps.points import Point, Sweep
+
+
+@pytest.fixture
+def sweep(tmp_path):
+    points = [Point(f"seed={seed}", {"seed": seed}) for seed in range(3)]
+    return Sweep(tmp_path / "question.py", points, ("probe", "knn --k=5"))
+
+
+@pytest.fixture
+def told(monkeypatch):
+    """What the children were told; `told.fail` are commands that fail."""
+
+    class Told(list):
+        fail = ()
+
+    lines = Told()
+
+    def child(self, arguments, log, environment, cores):
+        lines.append(arguments)
+        log.write_text("crate-jax: no such thing\n")
+        return 1 if any(word in " ".join(arguments) for word in lines.fail) else 0
+
+    monkeypatch.setattr(run.Runner, "_child", child)
+    monkeypatch.setenv("JAX_PLATFORMS", "cpu")
+    return lines
+
+
+def test_points_run_and_are_not_run_again(sweep, tmp_path, told):
+    assert set(run.run_sweep(sweep, tmp_path).values()) == {"done"}
+    assert len(told) == 9 and told[0][:1] == ["pretrain"] and "--config.seed=0" in told[0]
+    assert told[2] == ["knn", f"--workdir={tmp_path}/seed=0", "--k=5"]
+    assert set(run.run_sweep(sweep, tmp_path).values()) == {"done"}
+    assert len(told) == 9
+    listed = json.loads((tmp_path / "sweep.json").read_text())["points"]
+    assert [point["status"] for point in listed] == ["done"] * 3 and listed[1]["overrides"] == {"seed": 1}
+
+
+def test_a_failing_point_stops_no_other_and_goes_on_from_its_command(sweep, tmp_path, told):
+    told.fail = ["probe --workdir=" + str(tmp_path / "seed=1")]
+    statuses = run.run_sweep(sweep, tmp_path, parallel=2)
+    assert statuses == {"seed=0": "done", "seed=1": "failed", "seed=2": "done"}
+    failed = json.loads((tmp_path / "sweep.json").read_text())["points"][1]
+    assert failed["error"] == "crate-jax: no such thing" and failed["command"] == "probe"
+    told.fail, before = (), len(told)
+    assert run.run_sweep(sweep, tmp_path)["seed=1"] == "done"
+    assert [arguments[0] for arguments in told[before:]] == ["probe", "knn"]
+
+
+def test_told_to_stop_no_further_point_begins(sweep, tmp_path, told, monkeypatch):
+    child = run.Runner._child
+
+    monkeypatch.setattr(run.Runner, "_child", lambda self, *a: (self.stop(), child(self, *a))[1])
+    assert set(run.run_sweep(sweep, tmp_path).values()) == {"stopped"}
+
+
+def test_changed_overrides_run_again(sweep, tmp_path, told):
+    run.run_sweep(sweep, tmp_path)
+    changed = Sweep(sweep.path, [Point("seed=0", {"seed": 7})], sweep.evaluate)
+    before = len(told)
+    run.run_sweep(changed, tmp_path)
+    assert len(told) == before + 3
+
+
+def test_each_point_at_once_gets_chips_of_its_own(monkeypatch):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,5,6,7")
+    (one, cores), (two, others) = run.shares(2, "cuda", 4, [0, 1, 2, 3])
+    assert one == {"CUDA_VISIBLE_DEVICES": "4,5"} and two == {"CUDA_VISIBLE_DEVICES": "6,7"}
+    assert cores == [0, 1] and others == [2, 3]
+    chips = [environment["TPU_VISIBLE_CHIPS"] for environment, _ in run.shares(4, "tpu", 4, [0])]
+    assert chips == ["0", "1", "2", "3"]
+    with pytest.raises(UserError, match="there are 4 chips"):
+        run.shares(5, "tpu", 4, [0])
+
+
+def test_a_point_that_is_not_there(sweep):
+    assert run.find_point(sweep, "1").name == run.find_point(sweep, "seed=1").name == "seed=1"
+    with pytest.raises(UserError, match="no such point"):
+        run.find_point(sweep, "9")
