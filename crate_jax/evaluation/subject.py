@@ -11,8 +11,10 @@ import numpy as np
 from etils import epath
 
 from crate_jax.config import load_config, model_overrides, override
+from crate_jax.config_schema import LEAVES
 from crate_jax.errors import UserError
-from crate_jax.interop.checkpoint_file import load_checkpoint
+from crate_jax.interop.checkpoint_file import open_checkpoint
+from crate_jax.interop.torch_checkpoint import given, read_params
 from crate_jax.models.registry import boxed_shapes, create_model, init_params
 from crate_jax.training.objective import channel_statistics
 from crate_jax.training.run_folder import load, read_config
@@ -54,13 +56,13 @@ class Subject:
             self, params=init_params(self.model, jax.random.key(self.config.seed)), source=f"{self.source}, untrained"
         )
 
-    def write(self, name, results):
-        """Writes results as JSON into the folder, whole or not at all; the first process does."""
-        if jax.process_index() == 0:
-            self.out.mkdir(parents=True, exist_ok=True)
-            partial = self.out / f".{name}.partial"
+    def write(self, name, results, also=None):
+        """Writes results as JSON into the folder (and another one), whole or not at all; the first process does."""
+        for folder in {self.out, also or self.out} if jax.process_index() == 0 else ():
+            folder.mkdir(parents=True, exist_ok=True)
+            partial = folder / f".{name}.partial"
             partial.write_text(json.dumps(results, indent=2) + "\n")
-            partial.rename(self.out / name)
+            partial.rename(folder / name)
 
 
 def resolve(arguments, *, with_decoder=False):
@@ -86,9 +88,33 @@ def resolve(arguments, *, with_decoder=False):
     if missing:
         raise UserError(f"--checkpoint={arguments.checkpoint} also needs {' and '.join(missing)}.")
     config = load_config(arguments.config, arguments.overrides)
-    settings = model_overrides(config)
-    model, params = load_checkpoint(arguments.checkpoint, with_decoder=with_decoder, **settings)
-    return Subject(model, params, config, epath.Path(arguments.out), str(arguments.checkpoint))
+    return of_checkpoint(arguments.checkpoint, config, arguments.out, with_decoder=with_decoder)
+
+
+def of_checkpoint(path, config, out, *, with_decoder=False):
+    """A checkpoint file as a subject.
+
+    Args:
+        path: `.pth`, `.safetensors`, or a folder that `convert` wrote.
+        config: says the data set, and by its `model.*` what the file does not hold.
+        out: folder of results.
+        with_decoder: refuse a file that holds an encoder only.
+
+    Raises:
+        UserError: as `interop.checkpoint_file.load_checkpoint`.
+    """
+    opened = open_checkpoint(path, given(_network_leaves(config)))
+    if with_decoder and opened.encoder_only:
+        raise UserError(f"{path} holds an encoder only, and this needs its decoder; fetch the file that has both.")
+    leaves = {f"model.{name}": value for name, value in opened.overrides.items() if f"model.{name}" in LEAVES}
+    config = override(config, [*leaves.items(), ("model.name", opened.name)])
+    return Subject(opened.model, read_params(opened), config, epath.Path(out), str(path))
+
+
+def _network_leaves(config):
+    """Attributes of the network, without those that only a classifier has."""
+    head = ("num_classes", "drop_path", "pooling")
+    return {name: value for name, value in model_overrides(config).items() if name not in head}
 
 
 def of_run(workdir, overrides=(), out=None):

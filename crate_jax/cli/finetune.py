@@ -1,0 +1,96 @@
+"""Trains a classifier on top of a pre-trained network; run again, it goes on exactly where it stopped.
+
+    crate-jax finetune --workdir=workdirs/digits --labels_per_class=10
+    crate-jax finetune --checkpoint=crate_base.pth --config=finetune_cifar10 --out=workdirs/cifar10
+
+The recipe (--config) is a config; what it leaves at the default of `model.*` and `data.*` is the pre-trained network's.
+Results: finetune.json, and with --labels_per_class=K few_labels.json: the pre-trained network, the same from scratch
+and raw pixels on K examples a class, means over --draws draws.
+"""
+
+
+def add_arguments(parser):
+    """Flags; `--config.a.b=VALUE` overrides any leaf of the recipe."""
+    parser.add_argument("--workdir", help="of a pretrain")
+    parser.add_argument("--checkpoint", help="instead of --workdir: a .pth, .safetensors, or what `convert` wrote")
+    parser.add_argument("--config", default="finetune", help="the recipe: a file, or the name of an installed config")
+    parser.add_argument("--out", help="folder of this training (default: WORKDIR/finetune/RECIPE)")
+    parser.add_argument("--labels_per_class", type=int, help="train on so many examples a class, and from scratch too")
+    parser.add_argument("--draws", type=int, default=3, help="with --labels_per_class: how often they are drawn")
+    parser.add_argument("--from_scratch", action="store_true", help="the same network without its pre-training")
+
+
+def run(arguments):
+    """The command."""
+    import pathlib
+
+    from etils import epath
+
+    from crate_jax.config import load_config
+    from crate_jax.errors import UserError
+    from crate_jax.evaluation.subject import of_checkpoint, of_run
+
+    for flag in ("labels_per_class", "draws"):
+        value = getattr(arguments, flag)
+        if value is not None and value < 1:
+            raise UserError(f"--{flag}={value}: give 1 or more.")
+    if bool(arguments.workdir) == bool(arguments.checkpoint):
+        raise UserError("give either --workdir=D or --checkpoint=P --config=RECIPE --out=DIR.")
+    recipe = load_config(arguments.config, arguments.overrides)
+    if arguments.workdir:
+        subject = of_run(arguments.workdir)
+        default = epath.Path(arguments.workdir) / "finetune" / pathlib.Path(arguments.config).stem
+    else:
+        if not arguments.out:
+            raise UserError(f"--checkpoint={arguments.checkpoint} also needs --out.")
+        subject, default = of_checkpoint(arguments.checkpoint, recipe, arguments.out), None
+    out = epath.Path(arguments.out) if arguments.out else default
+    use_compilation_cache(out)
+    if arguments.labels_per_class:
+        return few(subject, recipe, out, arguments)
+    return full(subject, recipe, out, arguments)
+
+
+def full(subject, recipe, out, arguments):
+    """Fine-tuning on all labels; the exit code."""
+    from crate_jax.evaluation.fine_tuning import compose, fine_tune
+
+    begun = not arguments.from_scratch
+    config = compose(
+        recipe,
+        subject.config,
+        subject.model,
+        source=subject.source if begun else None,
+        identity=subject.identity if begun else None,
+    )
+    outcome, results = fine_tune(config, out, subject.params if begun else None)
+    if outcome.preempted:
+        return config.distributed.preemption_exit_code
+    subject.write("finetune.json", results, also=out)
+    print(f"{results['accuracy']:.1%} on {results['test_examples']} examples, after {results['steps']} steps: {out}")
+    return 0
+
+
+def few(subject, recipe, out, arguments):
+    """Few labels; the exit code."""
+    from crate_jax.evaluation.few_labels import few_labels
+
+    count = arguments.labels_per_class
+    results = few_labels(subject, recipe, out / f"labels_{count}", count, arguments.draws)
+    if results is None:
+        return recipe.distributed.preemption_exit_code
+    subject.write("few_labels.json", results, also=out)
+    print(
+        f"{count} labels a class, {results['draws']} draws: pre-trained {results['pretrained']:.1%}, from scratch "
+        f"{results['from_scratch']:.1%}, raw pixels {results['raw_pixels']:.1%}"
+    )
+    return 0
+
+
+def use_compilation_cache(out):
+    """The trainings of one command compile the same step once; a cache already set stays."""
+    import jax
+
+    if jax.config.jax_compilation_cache_dir is None:
+        jax.config.update("jax_compilation_cache_dir", str(out / "compiled"))
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)

@@ -1,0 +1,64 @@
+"""Few labels, where pre-training shows its worth: fine-tuned, from scratch, and raw pixels, on the same few examples.
+
+Means over draws of K examples a class; every training is a run of its own that goes on where it stopped.
+"""
+
+import numpy as np
+
+from crate_jax.evaluation.feature_store import RAW, split_features
+from crate_jax.evaluation.fine_tuning import compose, drawn_examples, fine_tune
+from crate_jax.evaluation.linear_probe import choose, compact_labels, fit_and_score
+
+
+def few_labels(subject, recipe, out, labels_per_class, draws):
+    """Compares a pre-trained encoder with the same network from scratch.
+
+    Args:
+        subject: a `Subject`.
+        recipe: config of the fine-tuning.
+        out: an `epath.Path`; each training gets a folder in it.
+        labels_per_class: K.
+        draws: how many times K examples a class are drawn.
+
+    Returns:
+        What `few_labels.json` holds, or None if told to stop.
+
+    Raises:
+        UserError: as `fine_tune`.
+    """
+    scores = {"pretrained": [], "from_scratch": [], "raw_pixels": []}
+    for draw in range(draws):
+        for kind in ("pretrained", "from_scratch"):
+            begun = kind == "pretrained"
+            config = compose(
+                recipe,
+                subject.config,
+                subject.model,
+                source=subject.source if begun else None,
+                identity=subject.identity if begun else None,
+                labels_per_class=labels_per_class,
+                draw=draw,
+            )
+            outcome, results = fine_tune(config, out / f"draw_{draw}" / kind, subject.params if begun else None)
+            if outcome.preempted:
+                return None
+            scores[kind].append(results["accuracy"])
+        scores["raw_pixels"].append(raw_pixels(subject, config))
+    means = {kind: float(np.mean(values)) for kind, values in scores.items()}
+    return means | {
+        "labels_per_class": labels_per_class,
+        "draws": draws,
+        "by_draw": scores,
+        "test_examples": results["test_examples"],
+        "of": subject.source,
+    }
+
+
+def raw_pixels(subject, config):
+    """Accuracy of logistic regression on the pixels of the drawn examples; C is chosen among them."""
+    settings = config.data
+    train, label_N = split_features(subject, settings.train_split, (RAW,), indices=drawn_examples(config))
+    test, test_label_M = split_features(subject, settings.validation_split, (RAW,))
+    train_N, test_M, count = compact_labels(label_N, test_label_M)
+    chosen = choose(train, train_N, count)
+    return fit_and_score(train[RAW], train_N, test[RAW], test_M, chosen.C, count)

@@ -1,0 +1,229 @@
+"""Fine-tuning: a classifier on a pre-trained encoder, through the train step, loop and checkpoints of pre-training.
+
+A recipe is a config like any other. What it says about the optimizer and the length counts as it stands; of `model.*`
+and `data.*` it only says what should differ from the pre-trained network and its data (another data set brings all of
+its own `data.*`).
+"""
+
+import dataclasses
+import logging
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from crate_jax.config import flatten, model_overrides, override
+from crate_jax.config_schema import LEAVES
+from crate_jax.data import pipeline
+from crate_jax.data.sources import open_source
+from crate_jax.distributed.hosts import Preemption
+from crate_jax.distributed.mesh import make_mesh
+from crate_jax.distributed.sharding import batch_sharding
+from crate_jax.errors import UserError
+from crate_jax.evaluation.classification import Classification, layer_rates, pretrained_start
+from crate_jax.evaluation.feature_store import batch_size_of
+from crate_jax.models.registry import create_model, model_class
+from crate_jax.training import observers
+from crate_jax.training.checkpoint import Checkpoints
+from crate_jax.training.loop import train
+from crate_jax.training.metrics_file import MetricsFile
+from crate_jax.training.objective import channel_statistics, normalise
+from crate_jax.training.program import build_program
+from crate_jax.training.run_folder import RunFolder
+
+logger = logging.getLogger(__name__)
+
+
+def classifier_settings(config, model):
+    """Leaves `model.*` of the classifier that a pre-trained network's encoder fits.
+
+    Args:
+        config: of the pre-trained network; its name says the family.
+        model: the network.
+
+    Returns:
+        A dictionary from dotted leaf to value.
+
+    Raises:
+        UserError: no classifier has this encoder.
+    """
+    name = config.model.name
+    if "_mae_" in name:
+        name = name.replace("_mae_", "_classifier_").removesuffix("_paper")
+    elif "classifier" not in name and not name.startswith("crate_"):
+        raise UserError(f"model.name={name}: there is no classifier with its encoder.")
+    fields = {field.name for field in dataclasses.fields(model_class(name))} - {"parent", "name"}
+    found = {"model.name": name}
+    for leaf in LEAVES:
+        attribute = leaf.removeprefix("model.")
+        if leaf.startswith("model.") and attribute in fields and hasattr(model, attribute):
+            value = getattr(model, attribute)
+            found[leaf] = jnp.dtype(value).name if attribute == "dtype" else value
+    return found
+
+
+def compose(recipe, pretrained, model, *, source=None, identity=None, labels_per_class=None, draw=0):
+    """The config of a fine-tuning.
+
+    Args:
+        recipe: a config.
+        pretrained: config of the pre-trained network.
+        model: the network.
+        source, identity: of its parameters; None: from scratch.
+        labels_per_class, draw: which examples are trained on.
+
+    Returns:
+        A checked config; its `model.num_classes` is that of the data set.
+
+    Raises:
+        UserError: no labels, or settings that do not go together.
+    """
+    flat = flatten(recipe)
+    said = {name: value for name, value in flat.items() if value != LEAVES[name].default}
+    other_data = "data.name" in said and said["data.name"] != pretrained.data.name
+    leaves = {name: value for name, value in flat.items() if not name.startswith(("model.", "data."))}
+    base = flat if other_data else flatten(pretrained)
+    leaves |= {name: value for name, value in base.items() if name.startswith("data.")}
+    leaves |= classifier_settings(pretrained, model)
+    leaves |= {
+        name: value for name, value in said.items() if name.startswith(("model.", "data.")) and name != "model.name"
+    }
+    leaves |= {
+        "seed": said.get("seed", pretrained.seed),
+        "finetune.source": source,
+        "finetune.identity": identity,
+        "finetune.labels_per_class": labels_per_class,
+        "finetune.draw": draw,
+    }
+    config = override(recipe, leaves.items())
+    opened = open_source(config.data.name, config.data.train_split, config.data.data_dir)
+    if not opened.num_classes:
+        raise UserError(f"data.name={config.data.name} has no labels, and fine-tuning needs them.")
+    if opened.num_classes < 2:
+        raise UserError(f"data.name={config.data.name} has one class only; a classifier needs two or more.")
+    return override(config, [("model.num_classes", config.model.num_classes or opened.num_classes)])
+
+
+def drawn_examples(config):
+    """Indices of `finetune.labels_per_class` training examples of each class, or None for all.
+
+    They follow from `finetune.draw` alone, so that what is compared sees the same ones.
+
+    Raises:
+        UserError: a class has fewer.
+    """
+    wanted = config.finetune.labels_per_class
+    if wanted is None:
+        return None
+    source = open_source(config.data.name, config.data.train_split, config.data.data_dir)
+    chunks = np.array_split(np.arange(source.num_examples), max(1, source.num_examples // 4096))
+    label_N = np.array([example.label for chunk in chunks for example in source.read(chunk)])
+    random, kept = np.random.RandomState(config.finetune.draw), []
+    for label in range(source.num_classes):
+        members = np.flatnonzero(label_N == label)
+        if len(members) < wanted:
+            raise UserError(
+                f"--labels_per_class={wanted}: class {label} of {config.data.name} has only {len(members)} training "
+                f"examples; choose at most so many."
+            )
+        kept.append(random.permutation(members)[:wanted])
+    return np.sort(np.concatenate(kept))
+
+
+def accuracy(model, params, config, split):
+    """Share of a split's examples that a classifier gets right.
+
+    Args:
+        model, params: the classifier, anywhere on the config's mesh.
+        config: its `data` and `mesh`.
+        split: of the data set.
+
+    Returns:
+        (fraction of one, examples).
+    """
+    mean, std = channel_statistics(config, model.channels)
+    mesh = make_mesh(config.mesh)
+
+    @jax.jit
+    def right_of(params, batch):
+        with jax.default_matmul_precision("highest" if jnp.dtype(model.dtype) == jnp.float32 else "default"):
+            logits_BxC = model.apply({"params": params}, normalise(batch["image"], mean, std)).logits_BxC
+        right_B = (jnp.argmax(logits_BxC, -1) == batch["label"]) & batch["valid"]
+        return jnp.sum(right_B), jnp.sum(batch["valid"])
+
+    size = batch_size_of(model.image_size, mesh.size)
+    batches = pipeline.evaluation_batches(config, split, model.image_size, model.channels, size, batch_sharding(mesh))
+    counts = [jax.device_get(right_of(params, batch)) for batch in batches]
+    batches.close()
+    right, seen = (int(sum(count)) for count in zip(*counts, strict=True))
+    return right / max(seen, 1), seen
+
+
+def fine_tune(config, out, encoder=None):
+    """Trains a classifier, or goes on where it stopped.
+
+    Args:
+        config: from `compose`.
+        out: the folder of this training.
+        encoder: parameters of the pre-trained network; None: from scratch.
+
+    Returns:
+        (training.loop.Outcome, what `finetune.json` holds); the second is None if the run was told to stop.
+
+    Raises:
+        UserError: settings, data or a folder that will not do.
+    """
+    indices = drawn_examples(config)
+    count = pipeline.num_train_examples(config) if indices is None else len(indices)
+    model = create_model(config.model.name, **model_overrides(config))
+    mean, std = channel_statistics(config, model.channels)
+    mixes = bool(config.data.mixup or config.data.cutmix)
+    objective = Classification(model, config.seed, mean, std, config.data.label_smoothing, mixes)
+    decay = config.optimizer.layer_decay
+    rates = layer_rates(model.depth, decay) if decay is not None else None
+    program = build_program(config, count, model=model, objective=objective, scale_by_layer=rates)
+    folder = RunFolder(out)
+    folder.open(config)
+    settings = config.checkpoint
+    checkpoints = Checkpoints(folder.checkpoints, keep=settings.keep, keep_every_steps=settings.keep_every_steps)
+    state = checkpoints.restore_newest(program.abstract)
+    if state is None:
+        state = _begin(program, encoder)
+    first = int(state.step)
+    batches = pipeline.train_batches(
+        config, model.image_size, model.channels, batch_sharding(program.mesh), start_step=first, indices=indices
+    )
+    watching = [observers.MetricsLog(MetricsFile(folder.metrics, first))] if jax.process_index() == 0 else []
+    watching += [observers.Progress(program.total_steps, first)] if jax.process_index() == 0 else []
+    try:
+        with Preemption() as preemption:
+            outcome = train(program, state, batches, checkpoints, watching, preemption)
+    finally:
+        batches.close()
+        for observer in watching:
+            observer.close()
+        checkpoints.close()
+    if outcome.preempted:
+        return outcome, None
+    params = outcome.state.params if outcome.state.ema is None else outcome.state.ema
+    share, seen = accuracy(model, params, config, config.data.validation_split)
+    return outcome, {
+        "accuracy": share,
+        "train_examples": count,
+        "test_examples": seen,
+        "steps": outcome.step,
+        "from": config.finetune.source or "scratch",
+    }
+
+
+def _begin(program, encoder):
+    """The state at step 0, with the pre-trained encoder in its place."""
+    state = program.new_state()
+    if encoder is None:
+        return state
+    params, fresh = pretrained_start(state.params, encoder)
+    logger.info("pre-trained encoder in place; new are %s", ", ".join(fresh))
+    where = jax.tree.map(lambda leaf: leaf.sharding, program.abstract.params)
+    params = jax.tree.map(lambda leaf, sharding: jax.device_put(np.asarray(leaf), sharding), params, where)
+    mean = jax.tree.map(jnp.copy, params) if state.ema is not None else None
+    return state.replace(params=params, ema=mean)
