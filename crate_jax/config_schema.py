@@ -131,6 +131,7 @@ LEAVES = {
     "mesh.dcn_data": Leaf(
         1, int, "slices joined by the data-centre network, over which the batch is split", resume=True, low=1
     ),
+    "mesh.rules": Leaf((), tuple, "(logical axis, mesh axis) pairs in place of distributed.sharding's", resume=True),
     "distributed.preemption_exit_code": Leaf(
         143, int, "of a run that SIGTERM stopped; schedulers take it for not finished", resume=True, low=0, high=255
     ),

@@ -4,6 +4,7 @@ import flax.linen as nn
 import jax
 from jax.sharding import NamedSharding, PartitionSpec
 
+from crate_jax.distributed.mesh import AXES
 from crate_jax.errors import UserError
 
 RULES = (
@@ -19,32 +20,53 @@ RULES = (
 BATCH = PartitionSpec(("data", "fsdp"))
 
 
-def rules_for(mesh):
-    """The rules, as `flax.linen.logical_axis_rules` takes them."""
-    del mesh  # every mesh has all three axes; one of size one splits nothing
-    return RULES
+def rules_for(settings):
+    """The rules of a config, as `flax.linen.logical_axis_rules` takes them.
+
+    Args:
+        settings: the config's `mesh`; its `rules` replace those of this file that have the same logical name.
+
+    Raises:
+        UserError: a rule about something that does not exist.
+    """
+    rules = dict(RULES)
+    for rule in settings.rules:
+        name, where = rule if isinstance(rule, list | tuple) and len(rule) == 2 else (rule, ())
+        axes = (where,) if isinstance(where, str) or where is None else tuple(where)
+        if name not in rules or not axes or any(axis not in (*AXES, None) for axis in axes):
+            raise UserError(
+                f"mesh.rules: {rule!r} is not (logical axis, mesh axis); logical axes are {', '.join(rules)}, mesh "
+                f"axes {', '.join(AXES)}, several of these, or None."
+            )
+        rules[name] = axes[0] if len(axes) == 1 else axes
+    return tuple(rules.items())
 
 
-def parameter_shardings(boxed, mesh):
+def parameter_shardings(boxed, mesh, rules=RULES):
     """A sharding for each parameter.
 
     Args:
         boxed: `models.registry.boxed_shapes`, or any tree with logical names.
         mesh: from `make_mesh`.
+        rules: from `rules_for`.
 
     Returns:
         A tree of `NamedSharding` with the parameters' structure.
 
     Raises:
         UserError: an axis of a parameter is not divisible by the mesh axis it is split along, or a parameter carries no
-            logical names at all.
+            logical names, or one that no rule covers.
     """
+    known = dict(rules)
 
     def sharding(path, leaf):
         name = "/".join(key.key for key in path if hasattr(key, "key"))
         if not isinstance(leaf, nn.LogicallyPartitioned):
             raise UserError(f"the parameter {name} carries no logical axes, so no rule of the mesh covers it.")
-        spec = nn.logical_to_mesh_axes(leaf.names, RULES)
+        for axis in leaf.names:
+            if axis is not None and axis not in known:
+                raise UserError(f"the parameter {name} has a logical axis {axis!r}, which no rule of the mesh covers.")
+        spec = nn.logical_to_mesh_axes(leaf.names, rules)
         for size, axes in zip(leaf.value.shape, spec, strict=True):
             ways = 1
             for axis in (axes,) if isinstance(axes, str) else axes or ():

@@ -9,7 +9,7 @@ from typing import Any
 
 from crate_jax.config import model_overrides
 from crate_jax.distributed.mesh import make_mesh
-from crate_jax.distributed.sharding import check_batch
+from crate_jax.distributed.sharding import check_batch, rules_for
 from crate_jax.models.registry import create_model
 from crate_jax.training.objective import MaskedCompletion, channel_statistics
 from crate_jax.training.optimizer import make_optimizer
@@ -73,11 +73,11 @@ def build_program(config, num_examples, *, mesh=None, model=None, objective=None
     """
     model = model or create_model(config.model.name, **model_overrides(config))
     mesh = mesh or make_mesh(config.mesh)
-    settings = config.optimizer
+    settings, rules = config.optimizer, rules_for(config.mesh)
     check_batch(config.batch_size, settings.accumulate, mesh)
     objective = objective or masked_completion(config, model)
     optimizer = make_optimizer(config, num_examples, scale_by_layer)
-    abstract = state_shardings(model, optimizer, mesh, ema=settings.ema is not None)
+    abstract = state_shardings(model, optimizer, mesh, ema=settings.ema is not None, rules=rules)
     step = make_train_step(
         objective,
         optimizer,
@@ -92,6 +92,6 @@ def build_program(config, num_examples, *, mesh=None, model=None, objective=None
         optimizer=optimizer,
         objective=objective,
         abstract=abstract,
-        step=jit_train_step(step, abstract, mesh),
+        step=jit_train_step(step, abstract, mesh, rules),
         total_steps=total_steps(config, num_examples),
     )

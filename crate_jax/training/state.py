@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import NamedSharding, PartitionSpec
 
-from crate_jax.distributed.sharding import parameter_shardings
+from crate_jax.distributed.sharding import RULES, parameter_shardings
 from crate_jax.models.registry import boxed_shapes
 
 
@@ -56,7 +56,7 @@ def new_state(model, optimizer, seed, *, ema=False):
     )
 
 
-def state_shardings(model, optimizer, mesh, *, ema=False):
+def state_shardings(model, optimizer, mesh, *, ema=False, rules=RULES):
     """The abstract state: shapes, types and a sharding of every array.
 
     Whatever in the optimizer's state has the structure of the parameters lies as they do; the rest is copied.
@@ -64,11 +64,12 @@ def state_shardings(model, optimizer, mesh, *, ema=False):
     Args:
         model, optimizer, ema: as `new_state` takes them.
         mesh: from `make_mesh`.
+        rules: from `distributed.sharding.rules_for`.
 
     Returns:
         A `TrainState` of `jax.ShapeDtypeStruct` with shardings.
     """
-    by_parameter = parameter_shardings(boxed_shapes(model), mesh)
+    by_parameter = parameter_shardings(boxed_shapes(model), mesh, rules)
     shapes = jax.eval_shape(lambda: new_state(model, optimizer, 0, ema=ema))
     structure = jax.tree.structure(by_parameter)
     copied = NamedSharding(mesh, PartitionSpec())

@@ -5,7 +5,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from crate_jax.distributed.sharding import batch_sharding, replicated, rules_for
+from crate_jax.distributed.sharding import RULES, batch_sharding, replicated
 
 
 def make_train_step(objective, optimizer, schedule, *, accumulate=1, ema=None):
@@ -73,20 +73,21 @@ def make_train_step(objective, optimizer, schedule, *, accumulate=1, ema=None):
     return train_step
 
 
-def jit_train_step(train_step, abstract, mesh):
+def jit_train_step(train_step, abstract, mesh, rules=RULES):
     """The step, compiled for a mesh: state where `abstract` says, batch split, metrics copied, state donated.
 
     Args:
         train_step: from `make_train_step`.
         abstract: from `state_shardings`.
         mesh: from `make_mesh`.
+        rules: from `distributed.sharding.rules_for`.
 
     Returns:
         A `jax.jit` function (state, batch) to (state, metrics).
     """
 
     def under_rules(state, batch):
-        with nn.logical_axis_rules(rules_for(mesh)), jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
+        with nn.logical_axis_rules(rules), jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
             return train_step(state, batch)
 
     shardings = jax.tree.map(lambda leaf: leaf.sharding, abstract)
