@@ -80,6 +80,10 @@ LEAVES = {
     "data.data_dir": Leaf(None, str, "where the data set lies; None: TFDS's own place", resume=True),
     "data.train_split": Leaf("train", str, "TFDS slicing syntax is understood"),
     "data.validation_split": Leaf("validation", str, "held out; reconstructed and evaluated, never trained on"),
+    "data.show_split": Leaf(
+        None, str, "pictures that figures complete tile by tile, beside held-out images", resume=True
+    ),
+    "data.show_classes": Leaf((), tuple, "which of them: the first of each of these classes", resume=True),
     "data.augmentation": Leaf(
         "mae",
         str,
@@ -118,6 +122,11 @@ LEAVES = {
     "optimizer.accumulate": Leaf(1, int, "micro-batches a step; the result is that of the whole batch", low=1),
     "optimizer.ema": Leaf(None, float, "decay of a running mean of the parameters; None: no mean", low=0, high=1),
     "optimizer.layer_decay": Leaf(None, float, "fine-tuning: rate of a layer over that of the next", low=0, high=1),
+    # -- fine-tuning: what it begins with, and on how much
+    "finetune.source": Leaf(None, str, "workdir or file of the pre-trained encoder; None: from scratch"),
+    "finetune.identity": Leaf(None, str, "of its parameters, so that a run goes on with the same ones only"),
+    "finetune.labels_per_class": Leaf(None, int, "examples of each class that are trained on; None: all", low=1),
+    "finetune.draw": Leaf(0, int, "which examples those are", low=0),
     # -- checkpoints
     "checkpoint.every_steps": Leaf(1000, int, "", resume=True, low=1),
     "checkpoint.keep": Leaf(2, int, "newest checkpoints kept", resume=True, low=1),
@@ -138,5 +147,7 @@ LEAVES = {
     "distributed.stall_seconds": Leaf(
         1800.0, float, "without a step before the run ends with every thread's stack; 0: never", resume=True, low=0
     ),
-    "distributed.lost_host_seconds": Leaf(100, int, "until a host that says nothing counts as lost", resume=True, low=1),
+    "distributed.lost_host_seconds": Leaf(
+        100, int, "until a host that says nothing counts as lost", resume=True, low=1
+    ),
 }
