@@ -1,4 +1,4 @@
-"""The networks: official parameter counts, one layout of parameters however they are computed, nothing seen of a mask."""
+"""The networks: official parameter counts, one layout of parameters, nothing seen of a removed patch."""
 
 import jax
 import jax.numpy as jnp
@@ -93,7 +93,9 @@ def test_bfloat16_computes_in_bfloat16_and_learns_in_float32(network):
     low = model.clone(dtype=jnp.bfloat16)
     output = jax.eval_shape(low.apply, {"params": params}, IMAGES)
     assert output.prediction_BxNxF.dtype == output.latent_BxTxD.dtype == jnp.bfloat16
-    assert {leaf.dtype for leaf in jax.tree.leaves(jax.eval_shape(lambda: init_params(low, jax.random.key(0))))} == {jnp.dtype("float32")}
+    assert {leaf.dtype for leaf in jax.tree.leaves(jax.eval_shape(lambda: init_params(low, jax.random.key(0))))} == {
+        jnp.dtype("float32")
+    }
 
 
 @pytest.mark.parametrize(
