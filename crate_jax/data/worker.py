@@ -25,7 +25,7 @@ class WorkerProcesses:
     """Makes rows as a RowReader does, one call for each process at a time; may be called by as many threads.
 
     Attributes:
-        source, recipe: of the reader.
+        source, recipe, replace: of the reader.
     """
 
     def __init__(self, reader, count):
@@ -35,7 +35,7 @@ class WorkerProcesses:
             reader: RowReader; it is sent to each of them.
             count: processes.
         """
-        self.source, self.recipe = reader.source, reader.recipe
+        self.source, self.recipe, self.replace = reader.source, reader.recipe, reader.replace
         environment = os.environ | {"PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
         command = [sys.executable, "-m", "crate_jax.data.worker"]
         message = pickle.dumps(reader)

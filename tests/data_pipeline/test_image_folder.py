@@ -196,6 +196,15 @@ def test_too_many_corrupt_files_are_an_error(damaged_folder):
             next(iterator)
 
 
+def test_a_small_folder_is_judged_by_what_it_holds(damaged_folder):
+    """Four of 40 are damaged: a tenth, which is allowed, however often they are met in later epochs."""
+    iterator = pipeline.train_batches(damaged_folder, 16, 3, None)
+    for _ in range(30):
+        next(iterator)
+    iterator.close()
+    assert iterator.corrupt_examples == 4
+
+
 def test_none_that_can_be_read_is_an_error_at_once(damaged_folder):
     train = pathlib.Path(damaged_folder.data.data_dir) / "train"
     for number in range(40):

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 from crate_jax.data import pipeline
+from crate_jax.data.embedded_photographs.builder import CROPS
 from crate_jax.data.host_batches import host_batches
 from crate_jax.data.order import indices_of_step
 from crate_jax.data.prefetch import Prefetched
@@ -148,5 +149,5 @@ def test_close_ends_the_thread_and_the_items():
 
 def test_describe(config):
     described = pipeline.describe(config)
-    assert described["train"]["examples"] == 680 == pipeline.num_train_examples(config)
+    assert described["train"]["examples"] == 17 * CROPS["train"] == pipeline.num_train_examples(config)
     assert described["validation"]["split"] == "test" and described["validation"]["classes"] == 17

@@ -73,14 +73,14 @@ def test_workers_end_with_a_killed_parent(config):
     worker = int(parent.stdout.readline())
     parent.kill()
     parent.wait()
-    for _ in range(100):
+    for _ in range(300):
         if not os.path.exists(f"/proc/{worker}"):
             return
         with open(f"/proc/{worker}/stat") as file:
             if file.read().rpartition(")")[2].split()[0] == "Z":
                 return
         time.sleep(0.1)
-    pytest.fail("the worker outlived its parent by ten seconds")
+    pytest.fail("the worker outlived its parent by half a minute")
 
 
 def test_by_the_machine(config, monkeypatch):
