@@ -140,4 +140,5 @@ class Builder(tfds.core.GeneratorBasedBuilder):
         for turn in range(CROPS[split]):  # one of each in turn, so that the first few show all of them
             for number, (label, pixels_HxWx3) in enumerate(pictures.items()):
                 # encoded here: TFDS would import TensorFlow for it, which takes longer than everything else
-                yield turn * len(pictures) + number, {"image": io.BytesIO(png(crop(pixels_HxWx3, boxes[label][turn]))), "label": label}
+                encoded = png(crop(pixels_HxWx3, boxes[label][turn]))
+                yield turn * len(pictures) + number, {"image": io.BytesIO(encoded), "label": label}
