@@ -18,7 +18,15 @@ def command(folder, digits, workdir, **more):
     (folder / "tiny.py").write_text(CONFIG)
     settings = TINY | {"data.data_dir": str(digits)} | more
     words = [f"--config.{name}={value}" for name, value in settings.items()]
-    return [sys.executable, "-m", "crate_jax", "pretrain", f"--config={folder / 'tiny.py'}", f"--workdir={workdir}", *words]
+    return [
+        sys.executable,
+        "-m",
+        "crate_jax",
+        "pretrain",
+        f"--config={folder / 'tiny.py'}",
+        f"--workdir={workdir}",
+        *words,
+    ]
 
 
 def lines(workdir):
