@@ -62,7 +62,7 @@ class Subject:
             folder.mkdir(parents=True, exist_ok=True)
             partial = folder / f".{name}.partial"
             partial.write_text(json.dumps(results, indent=2) + "\n")
-            partial.rename(folder / name)
+            partial.replace(folder / name)
 
 
 def resolve(arguments, *, with_decoder=False):

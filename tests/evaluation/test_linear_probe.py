@@ -26,7 +26,7 @@ def scikit_learn(train, labels, C):
 def test_finds_scikit_learns_minimum(digits, C):
     train, labels, test, test_labels = digits
     scaler, reference = scikit_learn(train, labels, C)
-    x, mean, scale = standardise(train, np.ones(len(train)))
+    x, _, _ = standardise(train, np.ones(len(train)))
     np.testing.assert_allclose(x, scaler.transform(train), rtol=1e-4, atol=1e-4)
     problem = LogisticRegression(x, labels, np.ones(len(train)), 10)
     solution = problem.fit(C, tolerance=1e-6)
@@ -38,7 +38,7 @@ def test_finds_scikit_learns_minimum(digits, C):
 def test_two_classes_are_regularised_as_scikit_learn_does(digits):
     train, labels, _, _ = digits
     few = labels < 2
-    scaler, reference = scikit_learn(train[few], labels[few], 0.1)
+    _, reference = scikit_learn(train[few], labels[few], 0.1)
     x, _, _ = standardise(train[few], np.ones(few.sum()))
     kernel = LogisticRegression(x, labels[few], np.ones(few.sum()), 2).fit(0.1, tolerance=1e-6)["kernel"]
     np.testing.assert_allclose(kernel[:, 1] - kernel[:, 0], reference.coef_[0], atol=2e-3)

@@ -1,0 +1,73 @@
+"""The evaluators within pre-training: (step, params) to scalars, and the observer that asks them every so many steps.
+
+Cheap enough to run often: one pass over at most a few thousand training and test examples, nearest neighbours and a
+linear probe at one C on one feature. The numbers are for watching a run; `probe` and `knn` choose and converge.
+"""
+
+import jax
+import numpy as np
+from etils import epath
+
+from crate_jax.evaluation import knn
+from crate_jax.evaluation.feature_store import check_labels, sample, split_features
+from crate_jax.evaluation.linear_probe import FIRST, compact_labels, fit_and_score
+from crate_jax.evaluation.subject import Subject
+from crate_jax.training.observers import Silent
+
+MOST = 4096  # examples of either split
+
+
+def make_evaluator(config, model, *, features=None, most=MOST):
+    """An evaluator of frozen features.
+
+    Args:
+        config: of the run.
+        model: its network.
+        features: POOLING@LAYER; None is the cells in the middle of the encoder.
+        most: examples of either split at most.
+
+    Returns:
+        A function (step, params) to {"evaluation/knn": ..., "evaluation/probe": ...}, fractions of one.
+
+    Raises:
+        UserError: (when called) no such split, no labels.
+    """
+    features = features or f"cells@{max(1, model.depth // 2)}"
+    settings = config.data
+
+    def evaluate(step, params):
+        del step  # an evaluator may depend on it; this one does not
+        subject = Subject(model, params, config, epath.Path("."), "this run")
+        found = {}
+        for part, split in (("train", settings.train_split), ("test", settings.validation_split)):
+            rows, label_N = split_features(subject, split, (features,), indices=sample(settings, split, most))
+            check_labels(label_N, subject, split)
+            found[part] = np.asarray(rows[features], np.float32), label_N
+        (train, label_N), (test, test_label_M) = found["train"], found["test"]
+        train_N, test_M, classes = compact_labels(label_N, test_label_M)
+        k = min(knn.NEIGHBOURS, len(train_N))
+        return {
+            "evaluation/knn": float(np.mean(knn.predict(train, train_N, test, k=k) == test_M)),
+            "evaluation/probe": fit_and_score(train, train_N, test, test_M, FIRST, classes),
+        }
+
+    return evaluate
+
+
+class Evaluation(Silent):
+    """Asks evaluators every so many steps, and at the last one.
+
+    Args:
+        evaluators: functions (step, params) to scalars.
+        every: steps between.
+        total_steps: of the run.
+    """
+
+    def __init__(self, evaluators, *, every, total_steps):
+        self._evaluators, self._every, self._total = evaluators, every, total_steps
+
+    def after_step(self, step, state, batch):
+        if step % self._every and step != self._total:
+            return None
+        params = jax.block_until_ready(state.params if state.ema is None else state.ema)
+        return {name: value for one in self._evaluators for name, value in one(step, params).items()}
