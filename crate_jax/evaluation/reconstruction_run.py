@@ -118,7 +118,7 @@ def _draw(subject, whole, shown, numbers, by_mask):
     caption = f"{subject.model.mask_ratio:.0%} removed; PSNR {numbers['psnr']:.1f} dB, SSIM {numbers['ssim']:.2f}"
     if whole:
         caption += (
-            f"\nUpper rows: whole pictures in tiles of {subject.model.image_size} pixels, parts of which were trained on."
+            f"\nUpper rows: whole pictures in tiles of {subject.model.image_size} pixels, partly trained on."
             "\n"
             f"Lower rows: held-out images, which the numbers are of."
         )
