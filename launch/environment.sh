@@ -1,3 +1,4 @@
+# shellcheck shell=bash disable=SC2034  # whoever sources it uses CRATE_JAX_PYTHON
 # Makes the virtual environment that the scripts beside this file run in; sourced, not run.
 #
 #   make_environment EXTRAS   e.g. "cpu" or "cpu,torch,dev"; twice is safe, and quick when nothing has changed
@@ -21,7 +22,7 @@ make_environment() {
     if [ "$(cat "$stamp" 2>/dev/null)" != "$wanted" ]; then
         echo "installing crate-jax[$extras] and what it needs (a minute or two the first time)" >&2
         "$venv/bin/python" -m pip install --quiet --disable-pip-version-check \
-            --constraint "$root/constraints.txt" --editable "$root[$extras]" || {
+            --constraint "$root/constraints.txt" --editable "${root}[$extras]" || {
             echo "launch: the installation failed; see pip's message above" >&2
             return 1
         }
