@@ -127,6 +127,7 @@ LEAVES = {
     "finetune.identity": Leaf(None, str, "of its parameters, so that a run goes on with the same ones only"),
     "finetune.labels_per_class": Leaf(None, int, "examples of each class that are trained on; None: all", low=1),
     "finetune.draw": Leaf(0, int, "which examples those are", low=0),
+    "finetune.head_only": Leaf(False, bool, "the encoder stays, its features are batch-normalised: MAE's linear probe"),
     # -- checkpoints
     "checkpoint.every_steps": Leaf(1000, int, "", resume=True, low=1),
     "checkpoint.keep": Leaf(2, int, "newest checkpoints kept", resume=True, low=1),

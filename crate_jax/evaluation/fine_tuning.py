@@ -22,6 +22,7 @@ from crate_jax.distributed.sharding import batch_sharding
 from crate_jax.errors import UserError
 from crate_jax.evaluation.classification import Classification, layer_rates, pretrained_start
 from crate_jax.evaluation.feature_store import batch_size_of
+from crate_jax.evaluation.head_only import HeadOnly, check_head_only, fold_normalisation
 from crate_jax.models.registry import create_model, model_class
 from crate_jax.training import observers
 from crate_jax.training.checkpoint import Checkpoints
@@ -32,6 +33,10 @@ from crate_jax.training.program import build_program
 from crate_jax.training.run_folder import RunFolder
 
 logger = logging.getLogger(__name__)
+
+HEAD_GROWTH = (
+    500.0  # MAE's probe begins with a head of deviation 0.01, fine-tuning with 2e-5: LARS steps go by its norm
+)
 
 
 def classifier_settings(config, model):
@@ -178,7 +183,12 @@ def fine_tune(config, out, encoder=None):
     model = create_model(config.model.name, **model_overrides(config))
     mean, std = channel_statistics(config, model.channels)
     mixes = bool(config.data.mixup or config.data.cutmix)
-    objective = Classification(model, config.seed, mean, std, config.data.label_smoothing, mixes)
+    head_only = config.finetune.head_only
+    if head_only:
+        check_head_only(model, encoder)
+        objective = HeadOnly(model, mean, std)
+    else:
+        objective = Classification(model, config.seed, mean, std, config.data.label_smoothing, mixes)
     decay = config.optimizer.layer_decay
     rates = layer_rates(model.depth, decay) if decay is not None else None
     program = build_program(config, count, model=model, objective=objective, scale_by_layer=rates)
@@ -206,6 +216,8 @@ def fine_tune(config, out, encoder=None):
     if outcome.preempted:
         return outcome, None
     params = outcome.state.params if outcome.state.ema is None else outcome.state.ema
+    if head_only:
+        params = fold_normalisation(model, params, config, indices)
     share, seen = accuracy(model, params, config, config.data.validation_split)
     return outcome, {
         "accuracy": share,
@@ -222,6 +234,8 @@ def _begin(program, encoder):
     if encoder is None:
         return state
     params, fresh = pretrained_start(state.params, encoder)
+    if program.config.finetune.head_only:
+        params = params | {"head_kernel": params["head_kernel"] * HEAD_GROWTH}
     logger.info("pre-trained encoder in place; new are %s", ", ".join(fresh))
     where = jax.tree.map(lambda leaf: leaf.sharding, program.abstract.params)
     params = jax.tree.map(lambda leaf, sharding: jax.device_put(np.asarray(leaf), sharding), params, where)

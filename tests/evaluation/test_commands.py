@@ -6,6 +6,7 @@ import shutil
 import numpy as np
 import pytest
 
+import crate_jax
 from crate_jax.cli.main import main
 
 CONFIG = """
@@ -88,6 +89,22 @@ def test_few_labels_compare_on_the_same_examples(workdir):
         for kind in ("pretrained", "from_scratch")
     ]
     assert len({line["loss"] for line in starts}) == 4  # other examples, other parameters
+
+
+def test_maes_probe_leaves_the_encoder_alone(workdir):
+    out = workdir / "probe_mae"
+    flags = ["--config=probe_mae", f"--out={out}", *SHORT, "--config.optimizer.name=sgd"]
+    flags += ["--config.optimizer.learning_rate=0.05", "--config.total_steps=20", "--config.batch_size=64"]
+    assert main(["finetune", f"--workdir={workdir}", *flags]) == 0
+    (_, before), (_, after) = crate_jax.load(str(workdir)), crate_jax.load(str(out))
+    for name in ("dictionary",):
+        for layer in ("encoder_00", "encoder_01"):
+            same = [tree[layer]["sparsification"][name] for tree in (before, after)]
+            np.testing.assert_array_equal(*same)
+    losses = [json.loads(line)["loss"] for line in (out / "metrics.jsonl").read_text().splitlines()]
+    assert losses[-1] < losses[0] - 0.1
+    assert read(out / "finetune.json")["accuracy"] > 0.15
+    assert main(["finetune", f"--workdir={workdir}", *flags, "--from_scratch", f"--out={workdir}/x"]) == 1
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,101 @@
+"""MAE's linear probe as a training (He et al. 2022): the encoder stays, a head learns on batch-normalised features.
+
+    logits = BN(x) W + b,   x the class token after the final norm,   BN without scale and shift
+
+In training BN takes the batch's mean and variance. For evaluation both are those of the whole training set (Meta's code
+has a running mean of them), folded into the head: W / sigma and b - (mu / sigma) W make a plain classifier.
+"""
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from crate_jax.data.pipeline import evaluation_batches
+from crate_jax.distributed.mesh import make_mesh
+from crate_jax.distributed.sharding import batch_sharding
+from crate_jax.errors import UserError
+from crate_jax.evaluation.feature_store import batch_size_of
+from crate_jax.training.objective import channel_statistics, normalise
+
+EPSILON = 1e-6  # of the variance, as in Meta's code
+
+
+def check_head_only(model, encoder):
+    """Refuses what has no such probe.
+
+    Raises:
+        UserError: another pooling, or no pre-trained encoder.
+    """
+    if model.pooling != "cls":
+        raise UserError(f"model.pooling={model.pooling}: a head alone (finetune.head_only) reads the class token, cls.")
+    if encoder is None:
+        raise UserError("finetune.head_only: a head alone, from scratch, on an encoder that stays untrained; drop one.")
+
+
+@dataclasses.dataclass(frozen=True)
+class HeadOnly:
+    """The objective of the probe.
+
+    Attributes:
+        model: a classifier whose head reads the class token.
+        mean, std: of `normalise`.
+    """
+
+    model: Any
+    mean: tuple
+    std: tuple
+
+    def __call__(self, params, batch, step):
+        """The loss of a batch; see `training.objective`."""
+        del step
+        images_BxHxWxC = normalise(batch["image"], self.mean, self.std)
+        frozen = jax.lax.stop_gradient(params)
+        token_BxD = self.model.apply({"params": frozen}, images_BxHxWxC).latent_BxTxD[:, 0].astype(jnp.float32)
+        mean_D, variance_D = jnp.mean(token_BxD, 0), jnp.var(token_BxD, 0)
+        normed_BxD = (token_BxD - mean_D) * jax.lax.rsqrt(variance_D + EPSILON)
+        logits_BxC = jnp.matmul(normed_BxD, params["head_kernel"], precision="highest") + params["head_bias"]
+        loss = jnp.mean(optax.softmax_cross_entropy_with_integer_labels(logits_BxC, batch["label"]))
+        right_B = jnp.argmax(logits_BxC, -1) == batch["label"]
+        return loss, {"train_accuracy": jnp.mean(right_B.astype(jnp.float32))}
+
+
+def fold_normalisation(model, params, config, indices=None):
+    """Parameters of a plain classifier: the training set's mean and variance folded into the head.
+
+    Args:
+        model, params: the classifier.
+        config: its `data` and `mesh`.
+        indices: of the training examples; None is all.
+
+    Returns:
+        Parameters.
+    """
+    mean, std = channel_statistics(config, model.channels)
+    mesh = make_mesh(config.mesh)
+
+    @jax.jit
+    def sums(params, batch):
+        latent_BxTxD = model.apply({"params": params}, normalise(batch["image"], mean, std)).latent_BxTxD
+        token_BxD = jnp.where(batch["valid"][:, None], latent_BxTxD[:, 0].astype(jnp.float32), 0)
+        return jnp.sum(token_BxD, 0), jnp.sum(token_BxD**2, 0), jnp.sum(batch["valid"])
+
+    size, split = batch_size_of(model.image_size, mesh.size), config.data.train_split
+    batches = evaluation_batches(
+        config, split, model.image_size, model.channels, size, batch_sharding(mesh), indices=indices
+    )
+    totals = [np.asarray(total, np.float64) for total in jax.device_get(sums(params, next(batches)))]
+    for batch in batches:
+        totals = [total + more for total, more in zip(totals, jax.device_get(sums(params, batch)), strict=True)]
+    batches.close()
+    mean_D = totals[0] / totals[2]
+    deviation_D = np.sqrt(np.maximum(totals[1] / totals[2] - mean_D**2, 0) + EPSILON)
+    kernel_DxC = np.asarray(params["head_kernel"], np.float64) / deviation_D[:, None]
+    bias_C = np.asarray(params["head_bias"], np.float64) - mean_D @ kernel_DxC
+    placed = {"head_kernel": kernel_DxC, "head_bias": bias_C}
+    return params | {
+        name: jax.device_put(value.astype(np.float32), params[name].sharding) for name, value in placed.items()
+    }
