@@ -12,6 +12,15 @@ import time
 _BACKSTOP = 60.0  # seconds after which faulthandler ends a process whose Python threads cannot run either
 
 
+def _with_descriptor(stream):
+    """The stream, if faulthandler can write to it; a notebook's cannot be written to from C."""
+    try:
+        stream.fileno()
+    except (AttributeError, OSError, ValueError):
+        return sys.__stderr__
+    return stream
+
+
 class Watchdog:
     """An observer of the loop (`training.loop.Observer`): every step calms it.
 
@@ -19,11 +28,11 @@ class Watchdog:
 
     Args:
         seconds: without a step until the run ends with exit code 1; 0: never.
-        stream: where stacks go; needs a file descriptor.
+        stream: where stacks go; None: standard error.
     """
 
     def __init__(self, seconds, stream=None):
-        self._seconds, self._stream = seconds, stream or sys.stderr
+        self._seconds, self._stream = seconds, _with_descriptor(stream or sys.stderr)
         self._step, self._last = None, time.monotonic()
         self._closed = threading.Event()
         if seconds:

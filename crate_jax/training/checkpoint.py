@@ -11,9 +11,16 @@ import jax.numpy as jnp
 import orbax.checkpoint as ocp
 from etils import epath
 
+from crate_jax.distributed.hosts import agreed, wait_for_all
 from crate_jax.errors import UserError
+from crate_jax.training.whole_checkpoint import unreadable
 
 logger = logging.getLogger(__name__)
+
+
+def _told_elsewhere(record):
+    """Orbax's threads log an error with its trace before it is raised, and told in a sentence, here."""
+    return record.levelno < logging.ERROR
 
 
 class Checkpoints:
@@ -31,10 +38,13 @@ class Checkpoints:
             max_to_keep=keep, keep_period=keep_every_steps, create=False, enable_async_checkpointing=True
         )
         self._opened = None
+        self._saving = None
 
     @property
     def _manager(self):
         if self._opened is None:
+            for name in ("absl", "asyncio"):
+                logging.getLogger(name).addFilter(_told_elsewhere)
             self._opened = ocp.CheckpointManager(self.folder.resolve(), options=self._options)
         return self._opened
 
@@ -54,14 +64,18 @@ class Checkpoints:
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             saves = {name: ocp.args.StandardSave(item) for name, item in items.items()}
+            self.wait()  # an error of the save before is told as that save's
+            self._saving = step
             self._manager.save(step, args=ocp.args.Composite(**saves), force=True)
         except (OSError, ValueError) as error:
-            raise self._unwritten(step, error) from error
+            raise self._unwritten(error) from error
 
-    def _unwritten(self, step, error):
+    def _unwritten(self, error):
+        full = "no space left" in str(error).lower()
+        why = "the disk is full" if full else str(error).strip().split("\n")[0][:300]
         return UserError(
-            f"the checkpoint of step {step} could not be written to {self.folder} ({error}); older ones are untouched. "
-            f"Free space there, and run the same command again."
+            f"the checkpoint of step {self._saving} could not be written to {self.folder}: {why}. Older ones are "
+            f"untouched; free space there, and run the same command again."
         )
 
     def wait(self):
@@ -70,7 +84,7 @@ class Checkpoints:
             try:
                 self._opened.wait_until_finished()
             except (OSError, ValueError) as error:
-                raise self._unwritten("the last save", error) from error
+                raise self._unwritten(error) from error
 
     def close(self):
         """Waits, and lets go of the folder."""
@@ -91,28 +105,62 @@ class Checkpoints:
         Raises:
             UserError: there are checkpoints, and none can be read.
         """
-        steps = self.steps()
         items = {"params": abstract.params, "progress": {"step": abstract.step, "opt_state": abstract.opt_state}}
         if abstract.ema is not None:
             items["ema"] = abstract.ema
-        for step in reversed(steps):
-            restores = {name: ocp.args.StandardRestore(item) for name, item in items.items()}
-            try:
-                found = self._manager.restore(step, args=ocp.args.Composite(**restores))
-            except Exception as error:  # Orbax and TensorStore raise many kinds for a damaged file
-                first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-                logger.warning("the checkpoint of step %d cannot be read (%s); trying the one before", step, first)
-                continue
-            return abstract.replace(
-                params=found["params"],
-                step=found["progress"]["step"],
-                opt_state=found["progress"]["opt_state"],
-                ema=found["ema"] if abstract.ema is not None else None,
-                bad_step=jax.device_put(jnp.full((), -1, jnp.int32), abstract.bad_step.sharding),
-            )
-        if steps:
+        self._clear_unfinished()
+        broken, below = [], None
+        while True:
+            step = agreed(max((s for s in self.steps() if below is None or s < below), default=-1))
+            if step < 0:
+                break
+            found = self._restore_whole(step, items)
+            if found is not None:
+                self._set_aside(broken)
+                return abstract.replace(
+                    params=found["params"],
+                    step=found["progress"]["step"],
+                    opt_state=found["progress"]["opt_state"],
+                    ema=found["ema"] if abstract.ema is not None else None,
+                    bad_step=jax.device_put(jnp.full((), -1, jnp.int32), abstract.bad_step.sharding),
+                )
+            broken.append(step)
+            below = step
+        if broken:
             raise UserError(f"none of the checkpoints in {self.folder} can be read; take another --workdir.")
         return None
+
+    def _restore_whole(self, step, items):
+        """The items of one checkpoint; None, with a warning, for a broken one."""
+        wrong = unreadable(self.folder / str(step), items)
+        if wrong is None:
+            restores = {name: ocp.args.StandardRestore(item) for name, item in items.items()}
+            try:
+                return self._manager.restore(step, args=ocp.args.Composite(**restores))
+            except Exception as error:  # Orbax and TensorStore raise many kinds for a damaged file
+                if jax.process_count() > 1:
+                    raise
+                wrong = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        logger.warning("the checkpoint of step %d cannot be read (%s); trying the one before", step, wrong[:300])
+        return None
+
+    def _clear_unfinished(self):
+        """Removes what a killed process was writing: it never became a checkpoint, and takes room."""
+        if jax.process_index() == 0 and self.folder.exists():
+            for half in self.folder.glob("*.orbax-checkpoint-tmp*"):
+                logger.warning("the checkpoint of step %s was never finished; removed", half.name.partition(".")[0])
+                half.rmtree()
+        wait_for_all("unfinished checkpoints are removed")
+
+    def _set_aside(self, broken):
+        """Renames broken checkpoints, so that the steps they stand for can be saved again; nothing is deleted."""
+        if not broken:
+            return
+        if jax.process_index() == 0:
+            for step in broken:
+                (self.folder / str(step)).rename(self.folder / f"broken_{step}")
+        wait_for_all("broken checkpoints are set aside")
+        self._manager.reload()
 
     def restore_item(self, item, abstract, step=None):
         """One item of a checkpoint, such as `params`.

@@ -1,0 +1,75 @@
+"""Run as a program with eight simulated devices: the same twenty steps on several meshes, and what came out.
+
+Prints one JSON object: layout to losses, parameters (their sum, and their sum of squares), and what the program says.
+"""
+
+import json
+import os
+import sys
+
+LAYOUTS = {
+    "one": (1, {}),
+    "data 2": (2, {}),
+    "data 8": (8, {}),
+    "fsdp 4": (4, {"mesh.fsdp": 4, "mesh.data": 1}),
+    "tensor 2": (2, {"mesh.tensor": 2, "mesh.data": 1}),
+    "data 2 fsdp 2 tensor 2": (8, {"mesh.fsdp": 2, "mesh.tensor": 2}),
+    "other rules": (4, {"mesh.fsdp": 4, "mesh.data": 1, "mesh.rules": (("embed", None), ("atoms", "fsdp"))}),
+}
+STEPS = 20
+
+
+def main():
+    os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=8"
+    import jax
+    import numpy as np
+
+    from crate_jax.config import default_config, override
+    from crate_jax.distributed.mesh import make_mesh
+    from crate_jax.distributed.sharding import batch_sharding
+    from crate_jax.training.program import build_program
+    from tests.training.conftest import TINY
+
+    rng = np.random.default_rng(0)
+    told = {}
+    for name, (count, settings) in LAYOUTS.items():
+        more = {"total_steps": STEPS, "model.width": 32, "model.num_heads": 4, "optimizer.ema": 0.9}
+        config = override(default_config(), [*(TINY | more | settings).items()])
+        mesh = make_mesh(config.mesh, jax.devices()[:count])
+        program = build_program(config, 1000, mesh=mesh)
+        state, losses, step = program.new_state(), [], None
+        for number in range(STEPS):
+            if name == "one":
+                told.setdefault("batches", []).append(
+                    rng.integers(0, 256, (config.batch_size, 28, 28, 1), dtype=np.uint8)
+                )
+            index = np.arange(config.batch_size, dtype=np.int32)
+            batch = {"image": told["batches"][number], "label": index, "index": index + number, "epoch": index * 0}
+            batch = {key: jax.device_put(value, batch_sharding(mesh)) for key, value in batch.items()}
+            if step is None:
+                lowered = program.step.lower(state, batch)
+                step = lowered.compile()
+            state, metrics = jax.block_until_ready(step(state, batch))
+            losses.append(float(metrics["loss"]))
+        means = [np.asarray(x, np.float64) for x in jax.tree.leaves((state.params, state.ema))]
+        told[name] = {
+            "losses": losses,
+            "params": np.concatenate([mean.ravel() for mean in means]).tolist(),
+            "constraints": lowered.as_text().count("sharding_constraint"),
+            "heads": sum(
+                '"tensor"' in line and "sharding_constraint" in line for line in lowered.as_text().split("\n")
+            ),
+            "collectives": step.as_text().count("all-gather") + step.as_text().count("all-reduce"),
+            "biggest_share": max(
+                shard.data.nbytes / leaf.nbytes
+                for leaf in jax.tree.leaves(state.params)
+                if leaf.ndim == 2
+                for shard in leaf.addressable_shards[:1]
+            ),
+        }
+    del told["batches"]
+    json.dump(told, sys.stdout)
+
+
+if __name__ == "__main__":
+    main()

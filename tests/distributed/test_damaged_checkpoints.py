@@ -1,0 +1,99 @@
+"""Checkpoints that were cut off, never finished, or did not find room: the last whole one stands."""
+
+import os
+import pathlib
+import shutil
+import subprocess
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from crate_jax.errors import UserError
+from crate_jax.training.checkpoint import Checkpoints
+from crate_jax.training.state import TrainState
+from crate_jax.training.whole_checkpoint import _unreadable_share
+
+
+def state(step, size=1000):
+    params = {"kernel": jax.random.normal(jax.random.key(step), (size,)), "bias": jnp.ones(3)}
+    moments = jax.tree.map(jnp.square, params)
+    return TrainState(step=jnp.int32(step), params=params, opt_state=moments, ema=None, bad_step=jnp.int32(-1))
+
+
+def abstract(size=1000):
+    return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), state(0, size))
+
+
+def saved(folder, steps, **options):
+    checkpoints = Checkpoints(folder, **options)
+    for step in steps:
+        checkpoints.save(step, state(step))
+    checkpoints.close()
+    return Checkpoints(folder, **options)
+
+
+def cut_in_half(checkpoint):
+    biggest = max((path for path in checkpoint.rglob("*") if path.is_file()), key=lambda path: path.stat().st_size)
+    os.truncate(biggest, biggest.stat().st_size // 2)
+
+
+def test_a_cut_one_is_passed_over_and_set_aside(tmp_path, caplog):
+    saved(tmp_path / "c", (1, 2, 3)).close()
+    cut_in_half(tmp_path / "c" / "3")
+    shutil.copytree(tmp_path / "c" / "2", tmp_path / "c" / "4.orbax-checkpoint-tmp-1")
+    checkpoints = Checkpoints(tmp_path / "c", keep=3)
+    restored = checkpoints.restore_newest(abstract())
+    assert int(restored.step) == 2
+    np.testing.assert_array_equal(restored.params["kernel"], state(2).params["kernel"])
+    assert "checkpoint of step 3 cannot be read" in caplog.text
+    assert "checkpoint of step 4 was never finished" in caplog.text
+    assert sorted(path.name for path in (tmp_path / "c").iterdir()) == ["1", "2", "broken_3"]
+    checkpoints.save(3, state(3))  # the step can be saved again
+    checkpoints.close()
+    assert int(Checkpoints(tmp_path / "c").restore_newest(abstract()).step) == 3
+
+
+def test_where_none_is_whole_nothing_is_touched(tmp_path):
+    saved(tmp_path / "c", (1, 2)).close()
+    cut_in_half(tmp_path / "c" / "1")
+    cut_in_half(tmp_path / "c" / "2")
+    with pytest.raises(UserError, match="none of the checkpoints"):
+        Checkpoints(tmp_path / "c").restore_newest(abstract())
+    assert sorted(path.name for path in (tmp_path / "c").iterdir()) == ["1", "2"]
+
+
+def test_shares_of_several_hosts_find_the_damage_between_them(tmp_path):
+    from etils import epath
+
+    saved(tmp_path / "c", (1,)).close()
+    step, items = epath.Path(tmp_path / "c" / "1"), ("params", "progress")
+    assert [_unreadable_share(step, items, part, 2) for part in (0, 1)] == [None, None]
+    cut_in_half(tmp_path / "c" / "1")
+    assert any(_unreadable_share(step, items, part, 2) for part in (0, 1))
+    shutil.rmtree(tmp_path / "c" / "1" / "params")
+    assert "params has no _METADATA" in _unreadable_share(step, items, 0, 2)
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """A file system of one megabyte; needs the right to mount."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(folder)], capture_output=True)
+    if mounted.returncode:
+        pytest.skip("not allowed to mount a small file system")
+    yield folder
+    subprocess.run(["umount", str(folder)], check=True)
+
+
+def test_a_full_disk_is_told_and_keeps_the_last_checkpoint(small_disk, capfd):
+    checkpoints = saved(small_disk / "c", (1,), keep=2)
+    checkpoints.save(2, state(2, size=300_000))
+    with pytest.raises(UserError, match=r"checkpoint of step 2 could not be written to .*: the disk is full. Older"):
+        checkpoints.wait()
+    assert "Traceback" not in capfd.readouterr().err, "an error that is told in a sentence needs no trace"
+    again = Checkpoints(small_disk / "c", keep=2)
+    assert int(again.restore_newest(abstract()).step) == 1
+    assert [path.name for path in pathlib.Path(small_disk / "c").iterdir()] == ["1"], "room is made for another try"

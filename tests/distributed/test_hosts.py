@@ -1,0 +1,86 @@
+"""Which processes belong together, and a run that is stuck."""
+
+import subprocess
+import sys
+
+import pytest
+
+from crate_jax.distributed.cluster import find_cluster
+from crate_jax.distributed.hosts import _is_about_another_host
+from crate_jax.errors import UserError
+
+BY_HAND = {"CRATE_JAX_COORDINATOR": "10.0.0.1:1234", "CRATE_JAX_PROCESSES": "4", "CRATE_JAX_PROCESS": "3"}
+SLURM = {"SLURM_JOB_ID": "7", "SLURM_STEP_NODELIST": "n[1-2]", "SLURM_PROCID": "0", "SLURM_LOCALID": "0"}
+
+
+def alone():
+    return 1
+
+
+@pytest.mark.parametrize(
+    ("environ", "workers", "found"),
+    [
+        ({}, 1, None),
+        ({}, 4, {}),
+        ({"JAX_PLATFORMS": "cpu"}, 4, None),
+        (SLURM | {"SLURM_STEP_NUM_TASKS": "16"}, 1, {}),
+        (SLURM | {"SLURM_STEP_NUM_TASKS": "1"}, 1, None),
+        ({"SLURM_JOB_ID": "7", "SLURM_NTASKS": "16"}, 1, None),  # a batch script outside srun
+        ({"TPU_WORKER_HOSTNAMES": "a,b"}, 1, {}),
+        ({"TPU_WORKER_HOSTNAMES": "localhost"}, 1, None),
+        ({"TPU_WORKER_HOSTNAMES": "localhost", "MEGASCALE_NUM_SLICES": "2"}, 1, {}),
+        (BY_HAND | {"CRATE_JAX_PROCESSES": "1", "CRATE_JAX_PROCESS": "0"}, 1, None),
+    ],
+)
+def test_a_cluster_is_found_where_there_is_one(environ, workers, found):
+    assert find_cluster(environ, tpu_workers=lambda: workers) == found
+
+
+def test_by_hand_wins_and_is_checked():
+    found = find_cluster(SLURM | {"SLURM_STEP_NUM_TASKS": "16"} | BY_HAND, alone)
+    assert (found["coordinator_address"], found["num_processes"], found["process_id"]) == ("10.0.0.1:1234", 4, 3)
+    with pytest.raises(UserError, match="CRATE_JAX_PROCESSES"):
+        find_cluster({"CRATE_JAX_COORDINATOR": "a:1", "CRATE_JAX_PROCESS": "0"}, alone)
+    with pytest.raises(UserError, match="CRATE_JAX_PROCESS=4"):
+        find_cluster(BY_HAND | {"CRATE_JAX_PROCESS": "4"}, alone)
+    with pytest.raises(UserError, match="'two'"):
+        find_cluster(BY_HAND | {"CRATE_JAX_PROCESSES": "two"}, alone)
+
+
+def test_what_xla_says_of_a_lost_host_is_understood():
+    gloo = "UNKNOWN: Gloo all-reduce failed: [gloo/transport/tcp/pair.cc:538] Read error: Connection reset by peer"
+    assert _is_about_another_host(RuntimeError(gloo))
+    assert not _is_about_another_host(RuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 8 bytes."))
+    assert not _is_about_another_host(KeyError("heartbeat"))
+
+
+STUCK = """
+import threading, time
+from crate_jax.distributed.watchdog import Watchdog
+
+def waits_for_a_host_that_never_answers():
+    time.sleep(60)
+
+watchdog = Watchdog({seconds})
+for step in range(1, 6):
+    watchdog.after_step(step, None, None)
+    time.sleep(0.1)
+if {close}:
+    watchdog.close()
+    time.sleep(1.5)
+else:
+    threading.Thread(target=waits_for_a_host_that_never_answers, daemon=True).start()
+    time.sleep(60)
+"""
+
+
+@pytest.mark.parametrize(("seconds", "close", "code"), [(0.8, False, 1), (0.8, True, 0), (0, True, 0)])
+def test_a_run_that_is_stuck_tells_where_and_ends(seconds, close, code):
+    words = [sys.executable, "-c", STUCK.format(seconds=seconds, close=close)]
+    done = subprocess.run(words, stderr=subprocess.PIPE, text=True, timeout=30)
+    assert done.returncode == code, done.stderr
+    if code:
+        assert "no progress for 0.8 s (distributed.stall_seconds) after step 5" in done.stderr
+        assert "waits_for_a_host_that_never_answers" in done.stderr and "<module>" in done.stderr
+    else:
+        assert done.stderr == ""
