@@ -7,7 +7,14 @@ PIXELS_A_BATCH = 2**19  # over a batch's images: 10 of 224 pixels, 512 of 32
 MOST = 32
 
 
-def over_images(measure, images_BxHxWxC, *more, axis=-1):
+def batch_size(images_BxHxWxC):
+    """Images a batch: as many as fit, in batches as even as can be."""
+    count = len(images_BxHxWxC)
+    most = max(1, min(MOST, PIXELS_A_BATCH // int(np.prod(images_BxHxWxC.shape[1:3]))))
+    return -(-count // -(-count // most))
+
+
+def over_images(measure, images_BxHxWxC, *more, axis=-1, size=None):
     """Applies `measure` to batches of equal size and joins what it returns.
 
     Args:
@@ -16,12 +23,13 @@ def over_images(measure, images_BxHxWxC, *more, axis=-1):
         images_BxHxWxC: all images.
         *more: arrays that are cut up in the same way.
         axis: of the images in the results.
+        size: images a batch, where another set of images shall share its compilation; None: `batch_size`.
 
     Returns:
         A tree of NumPy arrays.
     """
     count = len(images_BxHxWxC)
-    size = max(1, min(MOST, count, PIXELS_A_BATCH // int(np.prod(images_BxHxWxC.shape[1:3]))))
+    size = size or batch_size(images_BxHxWxC)
     parts = []
     for first in range(0, count, size):
         rows = np.arange(first, first + size)

@@ -150,9 +150,13 @@ def _of_one_layer(model, name, layer, subspaces_DxKP, epsilon):
     return measured
 
 
-@functools.partial(jax.jit, static_argnames=("model", "part", "epsilon"))
-def _measure(model, params, images_BxHxWxC, part, epsilon):
+@functools.partial(jax.jit, static_argnames=("model", "parts", "epsilon"))
+def _measure(model, params, images_BxHxWxC, parts, epsilon):
     layers = trace(model, params, images_BxHxWxC)[1]
+    return [_measure_part(model, params, layers, part, epsilon) for part in parts]
+
+
+def _measure_part(model, params, layers, part, epsilon):
     names = sorted(name for name in layers if name.startswith(part))
     if not names:
         return {}
@@ -186,7 +190,7 @@ def measure_layers(model, params, images_BxHxWxC, *, epsilon=EPSILON):
     Raises:
         UserError: a network without attention.
     """
-    return _measure(model, params, images_BxHxWxC, "encoder", epsilon)
+    return _measure(model, params, images_BxHxWxC, ("encoder",), epsilon)[0]
 
 
 def measure_decoder_layers(model, params, images_BxHxWxC, *, epsilon=EPSILON):
@@ -194,4 +198,9 @@ def measure_decoder_layers(model, params, images_BxHxWxC, *, epsilon=EPSILON):
 
     Args, returns and errors as `measure_layers`; an empty dictionary for a network with no decoder.
     """
-    return _measure(model, params, images_BxHxWxC, "decoder", epsilon)
+    return _measure(model, params, images_BxHxWxC, ("decoder",), epsilon)[0]
+
+
+def measure_both(model, params, images_BxHxWxC, *, epsilon=EPSILON):
+    """[`measure_layers`, `measure_decoder_layers`] from one pass."""
+    return _measure(model, params, images_BxHxWxC, ("encoder", "decoder"), epsilon)

@@ -40,23 +40,27 @@ def _terms(heads, epsilon, z_BxTxD, norm, subspaces_DxKP):
     }
 
 
-@functools.partial(jax.jit, static_argnames=("model", "part", "epsilon"))
-def half_layers(model, params, images_BxHxWxC, part="encoder", epsilon=EPSILON):
+@functools.partial(jax.jit, static_argnames=("model", "epsilon"))
+def half_layers(model, params, images_BxHxWxC, epsilon=EPSILON):
     """The terms of the objective around each half-layer, on whole images (no mask).
 
     Args:
         model: a CRATE.
         params: its parameters.
         images_BxHxWxC: normalised.
-        part: "encoder" or "decoder".
         epsilon: the distortion.
 
     Returns:
-        A dictionary of arrays LxSxB (layer, stage, image): `rate` (R), `coding_rate` (R^c), both nats, and `l1`, the
-        mean absolute entry of tokens with unit root mean square. The stages are those of `STAGES`. Empty where the
-        network has no such layers.
+        For "encoder" and "decoder", where the network has such layers, a dictionary of arrays LxSxB (layer, stage,
+        image): `rate` (R), `coding_rate` (R^c), both nats, and `l1`, the mean absolute entry of tokens with unit root
+        mean square. The stages are those of `STAGES`.
     """
     layers = trace(model, params, images_BxHxWxC)[1]
+    parts = {part: _half_layers_of(model, params, layers, part, epsilon) for part in STAGES}
+    return {part: terms for part, terms in parts.items() if terms}
+
+
+def _half_layers_of(model, params, layers, part, epsilon):
     names = sorted(name for name in layers if name.startswith(part))
     if not names or "codes" not in layers[names[0]]:
         return {}

@@ -14,13 +14,12 @@ import numpy as np
 
 from crate_jax.analysis import dictionary, diffusion, inverse, objective, theory
 from crate_jax.analysis.attention_maps import layer_codes
-from crate_jax.analysis.batches import over_images
+from crate_jax.analysis.batches import batch_size, over_images
 from crate_jax.analysis.layerwise import (
     attention_weights,
     heads_of,
     logit_scale,
-    measure_decoder_layers,
-    measure_layers,
+    measure_both,
     subspaces_of,
 )
 from crate_jax.analysis.principal_components import colours
@@ -59,16 +58,13 @@ class Study:
         return "coding_rate" in self.layers["network"]
 
 
-def measured_layers(model, params, images_NxHxWxC):
+def measured_layers(model, params, images_NxHxWxC, size=None):
     """`measure_layers` and `measure_decoder_layers` over many images, one under the other.
 
     Returns:
         A dictionary from key to LxN, NaN where the part has no such measurement.
     """
-    parts = [
-        over_images(functools.partial(measure, model, params), images_NxHxWxC)
-        for measure in (measure_layers, measure_decoder_layers)
-    ]
+    parts = over_images(functools.partial(measure_both, model, params), images_NxHxWxC, size=size)
     parts = [part for part in parts if part]
     rows = [len(next(iter(part.values()))) for part in parts]
     missing = np.full((max(rows), len(images_NxHxWxC)), np.nan, np.float32)
@@ -98,11 +94,14 @@ def study(model, params, images_NxHxWxC, *, training_images=None, untrained=None
         UserError: a network without attention.
     """
     images = np.asarray(images_NxHxWxC, np.float32)
-    layers = {"network": measured_layers(model, params, images)}
+    size = batch_size(images)
+    layers = {"network": measured_layers(model, params, images, size)}
     if training_images is not None and len(training_images):
-        layers["training images"] = measured_layers(model, params, np.asarray(training_images, np.float32)[: 2 * FEW])
+        layers["training images"] = measured_layers(
+            model, params, np.asarray(training_images, np.float32)[: 2 * FEW], size
+        )
     if untrained is not None:
-        layers["untrained"] = measured_layers(model, untrained, images[: 2 * FEW])
+        layers["untrained"] = measured_layers(model, untrained, images[: 2 * FEW], size)
     names = [*model.encoder_names, *getattr(model, "decoder_names", [])]
     found = Study(model, params, images, layers, names, {})
     sections = [lambda: _look(found)]
@@ -143,12 +142,9 @@ def _look(found):
 
 def _subspaces(found):
     """The objective around each half-layer."""
-    model, params, parts = found.model, found.params, {}
-    for part in objective.STAGES:
-        terms = over_images(lambda x, part=part: objective.half_layers(model, params, x, part), found.images)
-        if terms:
-            parts[f"half_layers_{part}"] = terms
-    return parts
+    model, params = found.model, found.params
+    terms = over_images(lambda x: objective.half_layers(model, params, x), found.images)
+    return {f"half_layers_{part}": held for part, held in terms.items()}
 
 
 def _bases(found, untrained):

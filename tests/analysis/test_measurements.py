@@ -13,8 +13,19 @@ SMALL = {"image_size": 32, "patch_size": 8, "width": 32, "num_heads": 4, "depth"
 
 
 @pytest.fixture(scope="module", params=["token", "drop"])
-def network(request):
-    model = crate_jax.create_model("crate_mae_tiny", **SMALL, mask_mode=request.param)
+def either(request):
+    """A network of each mask mode."""
+    return made(request.param)
+
+
+@pytest.fixture(scope="module")
+def network():
+    """The official mask mode."""
+    return made("token")
+
+
+def made(mask_mode):
+    model = crate_jax.create_model("crate_mae_tiny", **SMALL, mask_mode=mask_mode)
     images = jax.random.normal(jax.random.key(1), (3, 32, 32, 3))
     return model, crate_jax.init_params(model, jax.random.key(0)), images
 
@@ -35,8 +46,9 @@ def test_over_images_pads_and_cuts():
 def test_half_layers(network):
     model, params, images = network
     layers = crate_jax.trace(model, params, images)[1]
+    found = objective.half_layers(model, params, images)
     for part, stages in objective.STAGES.items():
-        terms = objective.half_layers(model, params, images, part)
+        terms = found[part]
         assert {value.shape for value in terms.values()} == {(2, 3, 3)}
         step = "compression" if part == "encoder" else "expansion"
         for index, stage in np.ndindex(2, 3):
@@ -54,7 +66,7 @@ def test_half_layers(network):
             for key, value in want.items():
                 np.testing.assert_allclose(terms[key][index, stage, 1], value, rtol=1e-3, err_msg=f"{name} {key}")
     np.testing.assert_allclose(
-        objective.half_layers(model, params, images)["coding_rate"][:, 0],
+        found["encoder"]["coding_rate"][:, 0],
         crate_jax.measure_layers(model, params, images)["coding_rate"], rtol=1e-4,
     )  # fmt: skip
 
@@ -84,17 +96,17 @@ def test_states_of_a_perfect_inverse():
     np.testing.assert_array_equal(inverse.undoing_layer(5, 3), [4, 2, 0])
 
 
-def test_compare_states(network):
-    model, params, images = network
+def test_compare_states(either):
+    model, params, images = either
     found = inverse.compare_states(model, params, images)
     assert found["cosine_IxJ"].shape == (3, 3)
     if model.mask_mode == "token":  # the decoder's first state is the encoder's last; "drop" adds positions between
         np.testing.assert_allclose(found["cosine_IxJ"][-1, 0], 1, rtol=1e-5)
 
 
-def test_head_pixels_are_the_prediction(network):
+def test_head_pixels_are_the_prediction(either):
     """The last state through the final head is what the network answers; its error is the loss."""
-    model, params, images = network
+    model, params, images = either
     mask = crate_jax.random_mask(jax.random.key(2), 3, 16, 0.75)
     found = diffusion.along_depth(model, params, images, mask)
     want = model.apply({"params": params}, images, mask).prediction_BxNxF
@@ -108,8 +120,8 @@ def test_head_pixels_are_the_prediction(network):
     np.testing.assert_allclose(nothing["encoder_visible_IxB"], 0, atol=1e-6)  # nothing removed, nothing to denoise
 
 
-def test_iterative_completion(network):
-    model, params, images = network
+def test_iterative_completion(either):
+    model, params, images = either
     mask = crate_jax.random_mask(jax.random.key(2), 3, 16, 0.75)
     found = diffusion.iterative_completion(model, params, images, mask, passes=3)
     np.testing.assert_array_equal(found["filled_BxN"] == 0, np.asarray(mask) == 0)

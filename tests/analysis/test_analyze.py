@@ -1,0 +1,110 @@
+"""`crate-jax analyze` from the command line: one page that holds everything, numbers that agree, errors of one line."""
+
+import json
+import re
+
+import jax
+import numpy as np
+import pytest
+from PIL import Image
+
+import crate_jax
+from crate_jax.analysis.report import sections
+from crate_jax.analysis.study import study
+from crate_jax.cli.main import main
+
+CONFIG = """
+from crate_jax.config import default_config
+
+def get_config():
+    config = default_config()
+    config.model.image_size = 32
+    config.model.patch_size = 8
+    config.model.num_heads = 3
+    config.data.name = "image_folder"
+    config.data.data_dir = "{folder}"
+    return config
+"""
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """Two dozen small pictures in two classes, with a train and a validation split, and a config."""
+    root = tmp_path_factory.mktemp("pictures")
+    rng = np.random.default_rng(0)
+    for split in ("train", "validation"):
+        for kind in ("fine", "coarse"):
+            (root / split / kind).mkdir(parents=True)
+            for number in range(3):
+                pixels = rng.integers(0, 255, (40, 40, 3) if kind == "fine" else (5, 5, 3), dtype=np.uint8)
+                Image.fromarray(pixels).resize((40, 40)).save(root / split / kind / f"{number}.png")
+    (root / "config.py").write_text(CONFIG.format(folder=root))
+    return root
+
+
+def test_a_checkpoint_from_the_command_line(folder, data_folder, tmp_path, capsys):
+    pytest.importorskip("torch")
+    checkpoint = data_folder / "official_crate_mae_d48.pth"
+    command = ["analyze", f"--checkpoint={checkpoint}", f"--config={folder / 'config.py'}", f"--out={tmp_path}"]
+    assert main([*command, "--limit=4"]) == 0
+    html = (tmp_path / "report.html").read_text()
+    assert "<script" not in html and not re.search(r'(src|href)="(?!data:|#|https://arxiv\.org)', html)
+    figures = sorted(path.stem for path in (tmp_path / "figures" / "analysis").glob("*.png"))
+    assert len(figures) >= 15 and html.count("data:image/png;base64,") == len(figures)
+    assert all(width in html for width in ('name="viewport"', "prefers-color-scheme: dark"))
+
+    results = json.loads((tmp_path / "analysis.json").read_text())
+    assert [layer["name"] for layer in results["layers"]] == ["encoder_00", "encoder_01", "decoder_00", "decoder_01"]
+    assert results["layers"][2]["nonzero"] is None and results["layers"][2]["coding_rate"] > 0
+    assert results["images"] == 4 and results["findings"]["layers"]["measured"]
+
+    from crate_jax.analysis.analyze import split_images
+    from crate_jax.config import load_config
+    from crate_jax.evaluation.subject import Subject
+    from crate_jax.training.objective import normalise
+
+    model, params = crate_jax.load_torch_checkpoint(checkpoint, num_heads=3, image_size=32, patch_size=8)
+    subject = Subject(model, params, load_config(str(folder / "config.py")), tmp_path, "")
+    images = normalise(split_images(subject, "validation", 4), *subject.statistics)
+    measured = crate_jax.measure_layers(model, params, images)
+    for key in ("coding_rate", "coding_rate_official", "nonzero"):
+        told = [layer[key] for layer in results["layers"][:2]]
+        np.testing.assert_allclose(told, measured[key].mean(1), rtol=1e-4)
+
+
+def test_user_mistakes_are_one_sentence(folder, data_folder, tmp_path, capsys):
+    pytest.importorskip("torch")
+    known = [f"--config={folder / 'config.py'}", f"--out={tmp_path}"]
+    checkpoint = f"--checkpoint={data_folder / 'official_crate_mae_d48.pth'}"
+    broken = tmp_path / "broken.jpg"
+    broken.write_bytes(b"no picture")
+    for arguments, words in (
+        (["--checkpoint=nowhere.pth", *known], "nowhere.pth"),
+        ([checkpoint, *known, f"--images={broken}"], "broken.jpg"),
+        ([checkpoint, *known, "--images=missing.png"], "missing.png"),
+        ([checkpoint, *known, "--limit=1"], "two images"),
+        ([checkpoint, *known, "--config.data.validation_split=test"], "test"),
+        ([f"--workdir={tmp_path}"], "no run"),
+        ([f"--checkpoint={broken}", *known], "broken.jpg"),
+    ):
+        assert main(["analyze", *arguments]) == 1
+        error = capsys.readouterr().err.strip().splitlines()
+        assert len(error) == 1 and words in error[0], error
+
+
+@pytest.mark.parametrize("name", ["vit_mae_small", "crate_tiny"])
+def test_networks_that_lack_something(name):
+    """A ViT has no subspaces, a classifier no decoder: what there is is shown."""
+    size = {"image_size": 16, "patch_size": 8, "width": 16, "num_heads": 2, "depth": 1}
+    if name == "vit_mae_small":
+        size |= {"decoder_depth": 1, "decoder_width": 16, "decoder_num_heads": 2}
+    model = crate_jax.create_model(name, **size)
+    images = np.random.default_rng(0).normal(size=(3, 16, 16, 3)).astype(np.float32)
+    found = study(model, crate_jax.init_params(model, jax.random.key(0)), images, norm_pix=True)
+    told = sections(found, ((0.5,) * 3, (0.25,) * 3))
+    names = {one["name"] for one in told}
+    assert {"layers", "attention", "colours", "spectra"} <= names
+    assert ("subspaces" in names) == (name == "crate_tiny")
+    assert ("denoising" in names) == (name == "vit_mae_small")
+    assert "iterative" not in names  # standardised patches cannot be pasted
+    assert all(one["measured"] and all(png[:4] == b"\x89PNG" for png in one["figures"].values()) for one in told)
