@@ -2,8 +2,8 @@
 
     crate-jax pretrain --config=quickstart --workdir=workdirs/quickstart
 
-Crops of 32 pixels from seventeen photographs that ship with scikit-image and scikit-learn, patches of 4, width 128, four
-encoder and two decoder layers, removed patches dropped before the encoder.
+Crops of 32 pixels from seventeen photographs that ship with scikit-image and scikit-learn, patches of 4, width 128,
+four encoder and two decoder layers, removed patches dropped before the encoder.
 """
 
 from crate_jax.config import default_config

@@ -37,9 +37,9 @@ def layer_measurement(model, mean, std):
     def measure(params, images_BxHxWxC):
         rows = measure_layers(model, params, normalise(images_BxHxWxC, mean, std))
         return {
-            f"{name}/{layer}": rows[name][index].mean()
-            for name in ("nonzero", "coding_rate")
-            for index, layer in enumerate(model.encoder_names)
+            f"{name}/{layer}": row.mean()
+            for name, layers in rows.items()
+            for layer, row in zip(model.encoder_names, layers, strict=True)
         }
 
     return measure
@@ -77,7 +77,7 @@ def make_observers(program, folder, first_step):
                 every=config.measure_every_steps,
                 images=config.measure_images,
                 total_steps=program.total_steps,
-                alarms=dead_layers,
+                alarms=layer_alarms(program.model),
             )
         )
     if config.profile_at_step:
@@ -90,11 +90,26 @@ def make_observers(program, folder, first_step):
     return made
 
 
-def dead_layers(scalars):
-    """Sentences about layers in which nothing, or everything, passes the threshold."""
-    for name, value in scalars.items():
-        if name.startswith("nonzero/") and value < 0.005:
-            yield f"{name.partition('/')[2]} is dead: {value:.2%} of its entries pass ISTA's threshold"
+def layer_alarms(model):
+    """From a line of the log to sentences about layers that go wrong, compared with the first measured line."""
+    from crate_jax.analysis.alarms import alarms
+
+    first = {}
+
+    def look(scalars):
+        rows = {}
+        for name in sorted(scalars):
+            kind, _, layer = name.partition("/")
+            if layer in model.encoder_names:
+                rows.setdefault(kind, []).append(scalars[name])
+        if not rows:
+            return []
+        now = rows | {"loss": scalars["loss"]}
+        if not first:
+            first.update(now)
+        return alarms(now, earlier=first)
+
+    return look
 
 
 def pretrain(config, workdir):

@@ -109,7 +109,7 @@ class Damaged:
 class Opened(typing.NamedTuple):
     """A picture of which the header was read, or which was kept decoded; `reason` is why it cannot be read, or None."""
 
-    index: int
+    index: int  # type: ignore[assignment]  # tuple has a method of this name, which nobody calls here
     identity: str
     label: int
     picture: Image.Image | None

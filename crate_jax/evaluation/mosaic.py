@@ -22,7 +22,8 @@ def cut(picture_HxWxC, size):
 
 def join(tiles_BxHxWxC):
     """The inverse of `cut`."""
-    count, size, channels = round(len(tiles_BxHxWxC) ** 0.5), *tiles_BxHxWxC.shape[2:]
+    count = round(len(tiles_BxHxWxC) ** 0.5)
+    size, channels = tiles_BxHxWxC.shape[2:]
     tiles = np.asarray(tiles_BxHxWxC).reshape(count, count, size, size, channels)
     return tiles.transpose(0, 2, 1, 3, 4).reshape(count * size, count * size, channels)
 

@@ -125,8 +125,8 @@ class Layers(Silent):
 
     def after_step(self, step, state, batch):
         if step % self._every == 0 or step in (1, self._total):
-            # On one device: it is little work, and XLA's simulated CPU devices were seen to wait for each other for ever
-            # in a program with loops and branches like the measurement's.
+            # On one device: it is little work, and XLA's simulated CPU devices were seen to wait for each other for
+            # ever in a program with loops and branches like the measurement's.
             everywhere = jax.block_until_ready(self._gather(state.params, batch["image"]))
             return self._measure(*jax.tree.map(lambda array: array.addressable_shards[0].data, everywhere))
         return None

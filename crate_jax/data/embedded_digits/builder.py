@@ -46,7 +46,7 @@ class Builder(tfds.core.GeneratorBasedBuilder):
     name = "embedded_digits"
     VERSION = tfds.core.Version("1.0.0")
     # nothing to download; looking for checksums, TFDS wants importlib_resources, which it does not declare
-    url_infos: typing.ClassVar = {}
+    url_infos: typing.ClassVar[dict] = {}
 
     def _info(self):
         return tfds.core.DatasetInfo(
