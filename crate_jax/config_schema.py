@@ -39,6 +39,9 @@ LEAVES = {
     "log_every_steps": Leaf(50, int, "steps between lines of metrics.jsonl", resume=True, low=1),
     "measure_every_steps": Leaf(200, int, "steps between measurements of the layers; 0: never", resume=True, low=0),
     "measure_images": Leaf(16, int, "images of the batch that the layers are measured on", resume=True, low=1),
+    "evaluate_every_steps": Leaf(
+        0, int, "steps between kNN and probe of frozen features, on the validation split; 0: never", resume=True, low=0
+    ),
     "profile_at_step": Leaf(None, int, "writes a profiler trace of five steps from here", resume=True, low=1),
     "norm_pix_loss": Leaf(False, bool, "targets are each patch's standardised pixels"),
     # -- the network: any of these is an override of create_model; None is what the name says

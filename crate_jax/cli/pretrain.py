@@ -60,6 +60,7 @@ def make_observers(program, folder, first_step):
 
     from crate_jax.config import flatten
     from crate_jax.distributed.watchdog import Watchdog
+    from crate_jax.evaluation.evaluator import Evaluation, make_evaluator
     from crate_jax.models.masked_autoencoder import CrateMae
     from crate_jax.training import observers
     from crate_jax.training.metrics_file import MetricsFile
@@ -78,6 +79,15 @@ def make_observers(program, folder, first_step):
                 images=config.measure_images,
                 total_steps=program.total_steps,
                 alarms=layer_alarms(program.model),
+            )
+        )
+    if config.evaluate_every_steps:
+        made.append(
+            Evaluation(
+                [make_evaluator(config, program.model)],
+                mesh=program.mesh,
+                every=config.evaluate_every_steps,
+                total_steps=program.total_steps,
             )
         )
     if config.profile_at_step:

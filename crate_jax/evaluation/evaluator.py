@@ -4,7 +4,6 @@ Cheap enough to run often: one pass over at most a few thousand training and tes
 linear probe at one C on one feature. The numbers are for watching a run; `probe` and `knn` choose and converge.
 """
 
-import jax
 import numpy as np
 from etils import epath
 
@@ -12,7 +11,7 @@ from crate_jax.evaluation import knn
 from crate_jax.evaluation.feature_store import check_labels, sample, split_features
 from crate_jax.evaluation.linear_probe import FIRST, compact_labels, fit_and_score
 from crate_jax.evaluation.subject import Subject
-from crate_jax.training.observers import Silent
+from crate_jax.training.observers import Silent, on_one_device
 
 MOST = 4096  # examples of either split
 
@@ -59,15 +58,17 @@ class Evaluation(Silent):
 
     Args:
         evaluators: functions (step, params) to scalars.
+        mesh: that the run is on.
         every: steps between.
         total_steps: of the run.
     """
 
-    def __init__(self, evaluators, *, every, total_steps):
+    def __init__(self, evaluators, *, mesh, every, total_steps):
+        self._here = on_one_device(mesh)
         self._evaluators, self._every, self._total = evaluators, every, total_steps
 
     def after_step(self, step, state, batch):
         if step % self._every and step != self._total:
             return None
-        params = jax.block_until_ready(state.params if state.ema is None else state.ema)
+        params = self._here(state.params if state.ema is None else state.ema)
         return {name: value for one in self._evaluators for name, value in one(step, params).items()}

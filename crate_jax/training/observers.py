@@ -102,6 +102,20 @@ def _clock(seconds):
     return f"{hours}:{minutes:02d}:{seconds:02d}" if hours else f"{minutes}:{seconds:02d}"
 
 
+def on_one_device(mesh):
+    """A function that brings arrays, however they are split over the mesh, whole onto one device of this host.
+
+    What watches a run computes there: it is little work, and XLA's simulated CPU devices were seen to wait for each
+    other for ever in a program with loops and branches like the measurement's.
+    """
+    gather = jax.jit(lambda arrays: arrays, out_shardings=replicated(mesh))
+
+    def bring(arrays):
+        return jax.tree.map(lambda array: array.addressable_shards[0].data, jax.block_until_ready(gather(arrays)))
+
+    return bring
+
+
 class Layers(Silent):
     """Measures the layers on part of the batch, every so many steps: `nonzero/encoder_00`, `coding_rate/encoder_00`.
 
@@ -115,20 +129,16 @@ class Layers(Silent):
     """
 
     def __init__(self, measure, *, mesh, every, images, total_steps, alarms=None):
-        everywhere = replicated(mesh)
-        self._gather = jax.jit(
-            lambda params, images_BxHxWxC: (params, images_BxHxWxC[:images]), out_shardings=everywhere
-        )
+        self._first = jax.jit(lambda images_BxHxWxC: images_BxHxWxC[:images], out_shardings=replicated(mesh))
+        self._here = on_one_device(mesh)
         self._measure = jax.jit(measure)
         self._every, self._total, self._alarms = every, total_steps, alarms
         self._said = set()
 
     def after_step(self, step, state, batch):
         if step % self._every == 0 or step in (1, self._total):
-            # On one device: it is little work, and XLA's simulated CPU devices were seen to wait for each other for
-            # ever in a program with loops and branches like the measurement's.
-            everywhere = jax.block_until_ready(self._gather(state.params, batch["image"]))
-            return self._measure(*jax.tree.map(lambda array: array.addressable_shards[0].data, everywhere))
+            few_BxHxWxC = jax.block_until_ready(self._first(batch["image"]))
+            return self._measure(*self._here((state.params, few_BxHxWxC)))
         return None
 
     def logged(self, step, scalars):
