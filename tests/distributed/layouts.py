@@ -37,7 +37,7 @@ def main():
         config = override(default_config(), [*(TINY | more | settings).items()])
         mesh = make_mesh(config.mesh, jax.devices()[:count])
         program = build_program(config, 1000, mesh=mesh)
-        state, losses, step = program.new_state(), [], None
+        state, losses, step = jax.block_until_ready(program.new_state()), [], None
         for number in range(STEPS):
             if name == "one":
                 told.setdefault("batches", []).append(
@@ -46,6 +46,7 @@ def main():
             index = np.arange(config.batch_size, dtype=np.int32)
             batch = {"image": told["batches"][number], "label": index, "index": index + number, "epoch": index * 0}
             batch = {key: jax.device_put(value, batch_sharding(mesh)) for key, value in batch.items()}
+            jax.block_until_ready(batch)  # simulated devices: one program at a time, or they wait for each other for ever
             if step is None:
                 lowered = program.step.lower(state, batch)
                 step = lowered.compile()

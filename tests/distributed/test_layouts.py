@@ -13,7 +13,7 @@ from tests.distributed.layouts import LAYOUTS
 @pytest.fixture(scope="module")
 def told():
     words = [sys.executable, "-m", "tests.distributed.layouts"]
-    return json.loads(subprocess.run(words, check=True, stdout=subprocess.PIPE, timeout=300).stdout)
+    return json.loads(subprocess.run(words, check=True, stdout=subprocess.PIPE, timeout=600).stdout)
 
 
 @pytest.mark.parametrize("layout", [name for name in LAYOUTS if name != "one"])

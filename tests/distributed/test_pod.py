@@ -54,7 +54,8 @@ def losses(workdir):
 
 
 def newest(workdir):
-    return max((workdir / "checkpoints").glob("[0-9]*[0-9]"), key=lambda path: int(path.name))
+    steps = [path for path in (workdir / "checkpoints").iterdir() if path.name.isdigit()]
+    return max(steps, key=lambda path: int(path.name))
 
 
 @pytest.fixture(scope="module")

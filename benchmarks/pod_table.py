@@ -1,0 +1,79 @@
+"""What pre-training needs on pods, compiled with no pod: CRATE-MAE S, B, L and 1B on three topologies, as Markdown.
+
+    python benchmarks/pod_table.py                                   # minutes a row
+    python benchmarks/pod_table.py --configs=imagenet_base --topologies=v5e:4x4 --batch=1024
+
+Each row is one `crate-jax compile`. "At least" is the slowest of arithmetic, memory traffic and interconnect at
+published peaks; a real step is longer. Rows are kept in --cache, so that a run that was stopped goes on.
+"""
+
+import argparse
+import json
+import pathlib
+import subprocess
+import sys
+
+CONFIGS = "imagenet_small,imagenet_base,imagenet_large,imagenet_1b"
+TOPOLOGIES = "v5e:16x16,v5p:4x4x4,v6e:8x8"
+GIB = 2.0**30
+
+
+def compiled(config, topology, batch, overrides):
+    """The numbers of `crate-jax compile --json`, or its last line of complaint."""
+    words = [sys.executable, "-m", "crate_jax", "compile", f"--config={config}", f"--topology={topology}", "--json"]
+    words += [*overrides] + ([f"--config.batch_size={batch}"] if batch else [])
+    done = subprocess.run(words, capture_output=True, text=True)
+    try:
+        return json.loads(done.stdout)
+    except ValueError:
+        return {"error": done.stderr.strip().splitlines()[-1]}
+
+
+def row(config, topology, found):
+    """One line of the table."""
+    if "error" in found:
+        return f"| {config} | {topology} | {found['error']} | | | | | |"
+    memory = found["bytes_per_chip"]
+    room = f"{memory['peak'] / GIB:.1f} of {memory['capacity'] / GIB:.1f}"
+    mesh = " x ".join(str(size) for size in found["mesh"].values())
+    if not found["fits"]:
+        return f"| {config} | {topology} | {mesh} | {room}, does not fit | | | | |"
+    seconds = found["seconds_per_step"]
+    sent = sum(one["bytes"] for one in found["collectives"].values())
+    return (
+        f"| {config} | {topology} | {mesh} | {room} | {found['flops_per_step'] / 1e12:.2f} | "
+        f"{found['hbm_bytes_per_step'] / GIB:.1f} | {sent / GIB:.2f} | "
+        f"{1e3 * seconds['at_least']:.0f} ({seconds['bound']}) | {found['hours']:.1f} |"
+    )
+
+
+def main():
+    """The command line; what it does not know is handed on as overrides of the config."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--configs", default=CONFIGS)
+    parser.add_argument("--topologies", default=TOPOLOGIES)
+    parser.add_argument("--batch", type=int, help="None: the config's")
+    parser.add_argument("--cache", default="workdirs/pod_table.jsonl")
+    arguments, overrides = parser.parse_known_args()
+    cache = pathlib.Path(arguments.cache)
+    cache.parent.mkdir(parents=True, exist_ok=True)
+    known = {}
+    for line in cache.read_text().splitlines() if cache.exists() else ():
+        one = json.loads(line)
+        known[tuple(one["key"])] = one["found"]
+    print(
+        "| config | topology | mesh | HBM peak, GiB | TFLOP | HBM traffic, GiB | collectives, GiB | step, ms | hours |"
+    )
+    print("|---|---|---|---|---|---|---|---|---|")
+    for config in arguments.configs.split(","):
+        for topology in arguments.topologies.split(","):
+            key = (config, topology, str(arguments.batch), " ".join(overrides))
+            if key not in known:
+                known[key] = compiled(config, topology, arguments.batch, overrides)
+                with open(cache, "a") as file:
+                    file.write(json.dumps({"key": key, "found": known[key]}) + "\n")
+            print(row(config, topology, known[key]), flush=True)
+
+
+if __name__ == "__main__":
+    main()

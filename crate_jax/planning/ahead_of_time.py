@@ -1,0 +1,187 @@
+"""The very train step of `pretrain`, compiled for a pod by libtpu alone, with no chip at hand.
+
+Shapes and shardings go in, a program comes out: what it keeps in memory, moves, and sends. One that does not fit is
+refused by the compiler itself, which then says by how much.
+"""
+
+import dataclasses
+import importlib.util
+import os
+import re
+import time
+
+from crate_jax.errors import UserError
+
+_ENVIRONMENT = {  # libtpu asks for a TPU's surroundings; any will do, nothing runs
+    "TPU_SKIP_MDS_QUERY": "1",
+    "TPU_ACCELERATOR_TYPE": "v5litepod-16",
+    "TPU_WORKER_HOSTNAMES": "localhost",
+    "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
+    "TPU_LOG_DIR": "disabled",
+}
+_GIB = 2.0**30
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """What the compiler says of a step.
+
+    Attributes:
+        topology: a `Topology`.
+        program: a `training.program.Program` on its mesh.
+        fits: in the memory of a chip.
+        arguments, temporaries, peak: bytes of one chip; of a program that does not fit only `peak` is known.
+        capacity: bytes that the compiler allows.
+        hbm_bytes: that one chip moves to and from memory in a step, or None.
+        collectives: list of `Collective`.
+        seconds: that compiling took.
+    """
+
+    topology: object
+    program: object
+    fits: bool
+    arguments: float | None
+    temporaries: float | None
+    peak: float | None
+    capacity: float
+    hbm_bytes: float | None
+    collectives: tuple
+    seconds: float
+
+
+def prepare_environment():
+    """Tells jax and libtpu that there is no chip; to be called before jax is first used.
+
+    Raises:
+        UserError: libtpu is not installed.
+    """
+    if importlib.util.find_spec("libtpu") is None:
+        raise UserError(
+            "compiling for a TPU needs libtpu, which is not installed: pip install 'crate-jax[tpu]' brings the one "
+            "that belongs to this jax."
+        )
+    os.environ["JAX_PLATFORMS"] = "cpu"
+    for name, value in _ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
+
+
+def topology_devices(topology):
+    """The devices of a pod that is not there.
+
+    Args:
+        topology: from `chips.find_topology`.
+
+    Raises:
+        UserError: libtpu knows no such slice, or does not belong to this jax.
+    """
+    from jax.experimental import topologies
+
+    try:
+        found = topologies.get_topology_desc(platform="tpu", topology_name=topology.name, **topology.options)
+    except Exception as error:  # libtpu's and jax's kinds differ from version to version
+        words = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise UserError(f"--topology={topology.name}: libtpu refuses it: {words[:300]}") from error
+    return found.devices
+
+
+def abstract_batch(program):
+    """What `data.pipeline.train_batches` hands to the step, as shapes."""
+    import jax
+    import jax.numpy as jnp
+
+    from crate_jax.distributed.sharding import batch_sharding
+
+    model, size, split = program.model, program.config.batch_size, batch_sharding(program.mesh)
+    image = (size, model.image_size, model.image_size, model.channels)
+    numbers = {name: jax.ShapeDtypeStruct((size,), jnp.int32, sharding=split) for name in ("label", "index", "epoch")}
+    return {"image": jax.ShapeDtypeStruct(image, jnp.uint8, sharding=split), **numbers}
+
+
+def plan(config, topology, num_examples):
+    """Compiles a config's train step for a topology.
+
+    Args:
+        config: a checked config.
+        topology: from `chips.find_topology`.
+        num_examples: of the training split.
+
+    Returns:
+        A `Plan`.
+
+    Raises:
+        UserError: settings that do not go together, or with the topology.
+    """
+    from crate_jax.distributed.mesh import make_mesh
+    from crate_jax.planning.compiled_text import collectives, memory_bytes
+    from crate_jax.training.program import build_program
+
+    devices = topology_devices(topology)
+    mesh = make_mesh(config.mesh, devices)
+    program = build_program(config, num_examples, mesh=mesh)
+    begin = time.perf_counter()
+    try:
+        compiled = program.step.lower(program.abstract, abstract_batch(program)).compile()
+    except Exception as error:  # what refuses a program has a kind of its own in every version
+        used, capacity = refusal(str(error))
+        if used is None:
+            raise
+        seconds = time.perf_counter() - begin
+        return Plan(topology, program, False, None, None, used, capacity, None, (), seconds)
+    seconds, memory = time.perf_counter() - begin, compiled.memory_analysis()
+    text, cost = compiled.as_text(), compiled.cost_analysis()
+    with_trips, once = memory_bytes(text)
+    held = memory.argument_size_in_bytes + memory.output_size_in_bytes - memory.alias_size_in_bytes
+    peak = getattr(memory, "peak_memory_in_bytes", 0) or held + memory.temp_size_in_bytes
+    return Plan(
+        topology,
+        program,
+        True,
+        memory.argument_size_in_bytes,
+        memory.temp_size_in_bytes,
+        peak,
+        topology.chip.hbm_bytes,
+        cost["bytes accessed"] * (with_trips / once if once else 1.0),
+        tuple(collectives(text)),
+        seconds,
+    )
+
+
+def refusal(message):
+    """(bytes used, bytes there are) as the compiler's refusal names them; (None, None) for any other message."""
+    found = re.search(r"[Uu]sed ([0-9.]+)([KMGT]?) of ([0-9.]+)([KMGT]?) hbm", message) or re.search(
+        r"total memory required .*?\(([0-9.]+)([KMGT]?)\) exceeds available HBM \(([0-9.]+)([KMGT]?)\)", message
+    )
+    if not found:
+        return None, None
+    units = {"": 1.0, "K": 2.0**10, "M": 2.0**20, "G": _GIB, "T": 2.0**40}
+    return float(found[1]) * units[found[2]], float(found[3]) * units[found[4]]
+
+
+def unsplit_parameters(program):
+    """(name, bytes) of parameters that every chip holds whole though the mesh has an fsdp axis, largest first."""
+    import jax
+
+    if program.mesh.shape["fsdp"] == 1:
+        return []
+    found = []
+    for path, leaf in jax.tree_util.tree_flatten_with_path(program.abstract.params)[0]:
+        if "fsdp" not in str(leaf.sharding.spec):
+            found.append(("/".join(key.key for key in path), leaf.size * leaf.dtype.itemsize))
+    return sorted(found, key=lambda pair: -pair[1])
+
+
+def what_to_change(plan):
+    """A clause for a program that does not fit."""
+    config, mesh = plan.program.config, plan.program.mesh
+    advice = []
+    if plan.program.model.remat == "none":
+        advice.append("--config.model.remat=names")
+    elif plan.program.model.remat != "full":
+        advice.append("--config.model.remat=full")
+    if mesh.shape["fsdp"] == 1 and mesh.size > 1:
+        advice.append("--config.mesh.fsdp=-1 --config.mesh.data=1")
+    each = config.batch_size / mesh.size
+    if each > 1:
+        advice.append(f"--config.optimizer.accumulate={2 * config.optimizer.accumulate}")
+    advice.append("more chips" if each > 1 else "more chips or a smaller network")
+    return ", ".join(advice[:-1]) + (" or " if len(advice) > 1 else "") + advice[-1]

@@ -1,0 +1,276 @@
+"""A compiled program's text (HLO), read for what it moves: collectives, and bytes to and from memory.
+
+XLA's own cost analysis counts the body of a loop once, so what a scan over layers does is counted here from the text,
+with every loop's trip count. TPU programs repeat one asynchronous collective in several fusions; its channel tells.
+"""
+
+import collections
+import dataclasses
+import math
+import re
+
+_BYTES = {
+    "pred": 1,
+    "s4": 0.5,
+    "u4": 0.5,
+    "s8": 1,
+    "u8": 1,
+    "s16": 2,
+    "u16": 2,
+    "bf16": 2,
+    "f16": 2,
+    "s32": 4,
+    "u32": 4,
+}
+_BYTES |= {"f32": 4, "s64": 8, "u64": 8, "f64": 8, "c64": 8, "c128": 16}
+COLLECTIVES = ("all-reduce", "all-gather", "reduce-scatter", "all-to-all", "collective-permute")
+BETWEEN_SLICES = "between-slices"  # what libtpu makes of the part that goes over the data-centre network
+
+_HEAD = re.compile(r"^(ENTRY )?%?([\w.\-]+) \(.*\) -> .* \{$")
+_LINE = re.compile(r"^\s+(?:ROOT )?%?([\w.\-]+) = (.*?) ([a-z][a-z0-9\-]*)\((.*)$")
+_ARRAY = re.compile(r"\b([a-z]+[0-9]*)\[([0-9,]*)\](?:\{([0-9,]*)(?::T\(([0-9,]+)\))?)?")
+_CALLED = re.compile(r"\b(?:calls|to_apply|body|condition|true_computation|false_computation)=%?([\w.\-]+)")
+_LISTED = re.compile(r"\b(?:branch_computations|called_computations)=\{([^}]*)\}")
+_TRIPS = re.compile(r'"known_trip_count":\{"n":"([0-9]+)"\}')
+_CONDITION = re.compile(r"condition=%?([\w.\-]+)")
+_GROUPS_LISTED = re.compile(r"replica_groups=\{(\{[0-9,]*\}(?:,\{[0-9,]*\})*)\}")
+_GROUPS_IOTA = re.compile(r"replica_groups=\[([0-9,]+)\]<=\[([0-9,]+)\](?:T\(([0-9,]+)\))?")
+
+
+@dataclasses.dataclass(frozen=True)
+class Instruction:
+    """One line: its name, type, operation, and everything after the bracket."""
+
+    name: str
+    type: str
+    operation: str
+    rest: str
+
+    @property
+    def bytes(self):
+        """Of the result, or of all its parts, as they lie in memory."""
+        return type_bytes(self.type, padded=True)
+
+    def operands(self):
+        """Names of what it reads, in order."""
+        return re.findall(r"%([\w.\-]+)", re.split(r"\)(?:, |$)", self.rest, maxsplit=1)[0])
+
+    def called(self):
+        """Names of the computations it runs."""
+        listed = [name.strip().lstrip("%") for part in _LISTED.findall(self.rest) for name in part.split(",")]
+        return _CALLED.findall(self.rest) + [name for name in listed if name]
+
+    def trips(self, found):
+        """How often a loop's body runs; 1 for anything else, and for a loop whose end is not known.
+
+        A scan counts from 0 to a constant, and its condition compares with that; some backends write it down as well.
+        """
+        if self.operation != "while":
+            return 1
+        known = _TRIPS.search(self.rest)
+        if known:
+            return int(known[1])
+        condition = found.get(_CONDITION.search(self.rest)[1], [])
+        ends = [re.match(r"([0-9]+)\)", i.rest) for i in condition if i.operation == "constant" and "[]" in i.type]
+        return max((int(end[1]) for end in ends if end), default=1)
+
+
+@dataclasses.dataclass(frozen=True)
+class Collective:
+    """One collective of one chip.
+
+    Attributes:
+        kind: one of COLLECTIVES, or BETWEEN_SLICES.
+        count: how often it runs in a step.
+        bytes: of its result, each time.
+        groups: lists of the devices of one slice that take part together; empty: all.
+    """
+
+    kind: str
+    count: int
+    bytes: float
+    groups: tuple
+
+
+def type_bytes(text, *, padded=False):
+    """Bytes of an array's or a tuple's type.
+
+    Args:
+        text: such as f32[64,96]{1,0:T(8,128)}.
+        padded: as they lie in memory, the smallest axes rounded up to whole tiles.
+    """
+    total = 0.0
+    for kind, sizes, order, tile in _ARRAY.findall(text):
+        sizes = _numbers(sizes)
+        if padded and tile and sizes:
+            for axis, step in zip(_numbers(order), reversed(_numbers(tile)), strict=False):  # smallest axis first
+                sizes[axis] = -(-sizes[axis] // step) * step
+        total += _BYTES.get(kind, 0) * math.prod(sizes)
+    return total
+
+
+def _numbers(text):
+    return [int(number) for number in text.split(",") if number]
+
+
+def computations(text):
+    """Name to list of `Instruction`, and the name of the entry."""
+    found, entry, current = {}, None, None
+    for line in text.splitlines():
+        head = _HEAD.match(line)
+        if head:
+            current = found.setdefault(head[2], [])
+            entry = head[2] if head[1] else entry
+        elif current is not None:
+            match = _LINE.match(line)
+            if match:
+                current.append(Instruction(*match.groups()))
+    return found, entry
+
+
+def run_counts(found, entry):
+    """How often each computation runs in a step: loops multiply."""
+    counts = collections.Counter({entry: 1})
+    order, seen = [], set()
+
+    def visit(name):
+        if name in seen or name not in found:
+            return
+        seen.add(name)
+        for instruction in found[name]:
+            for called in instruction.called():
+                visit(called)
+        order.append(name)
+
+    visit(entry)
+    for name in reversed(order):  # callers before those they call
+        for instruction in found[name]:
+            for called in instruction.called():
+                counts[called] += counts[name] * instruction.trips(found)
+    return counts
+
+
+def replica_groups(text):
+    """Lists of device places, from either of the two ways in which XLA writes them; empty: all devices."""
+    listed = _GROUPS_LISTED.search(text)
+    if listed:
+        return tuple(
+            tuple(int(n) for n in group.split(",") if n) for group in re.findall(r"\{([0-9,]*)\}", listed[1]) if group
+        )
+    iota = _GROUPS_IOTA.search(text)
+    if not iota:
+        return ()
+    import numpy as np
+
+    shape, sizes, order = ([int(n) for n in part.split(",")] if part else None for part in iota.groups())
+    places = np.arange(math.prod(sizes)).reshape(sizes)
+    places = places if order is None else places.transpose(order)
+    return tuple(map(tuple, places.reshape(shape).tolist()))
+
+
+def collectives(text):
+    """Every collective of a program, a list of `Collective`; one channel counts once however often it is written."""
+    found, entry = computations(text)
+    counts, by_channel, rest = run_counts(found, entry), {}, []
+    for name, instructions in found.items():
+        for instruction in instructions:
+            kind = instruction.operation.removesuffix("-start")
+            if counts[name] and kind == "send" and "megascale" in instruction.rest:
+                sent = type_bytes(_ARRAY.search(instruction.type)[0])
+                rest.append(Collective(BETWEEN_SLICES, counts[name], sent, ()))
+            if kind not in COLLECTIVES or not counts[name]:
+                continue
+            size = type_bytes(instruction.type)
+            if instruction.operation.endswith("-start"):  # its type holds what goes in beside what comes out
+                size = max(type_bytes(part) for part in re.findall(r"[a-z]+[0-9]*\[[0-9,]*\]", instruction.type))
+            one = Collective(kind, counts[name], size, replica_groups(instruction.rest))
+            channel = re.search(r"channel_id=([0-9]+)", instruction.rest)
+            if channel is None:
+                rest.append(one)
+            elif channel[1] not in by_channel or by_channel[channel[1]].count < one.count:
+                by_channel[channel[1]] = one
+    return [*by_channel.values(), *rest]
+
+
+_FREE = ("parameter", "constant", "tuple", "get-tuple-element", "bitcast", "while", "conditional", "call", "iota")
+_FREE += ("after-all", "partition-id", "replica-id", "opt-barrier")
+
+
+def memory_bytes(text):
+    """(bytes with every loop's trips, bytes with each body once) that a program moves, as its text tells.
+
+    An operation reads its operands and writes its result; a fusion that only slices an operand reads the slice. The
+    ratio of the two corrects XLA's count, which has more detail and no loops.
+    """
+    found, entry = computations(text)
+    counts = run_counts(found, entry)
+    fused = {name for body in found.values() for i in body if i.operation == "fusion" for name in i.called()}
+    with_trips = once = 0.0
+    for name, instructions in found.items():
+        if not counts[name] or name in fused:
+            continue
+        sizes = {instruction.name: instruction.bytes for instruction in instructions}
+        moved = sum(_moved(instruction, sizes, found) for instruction in instructions)
+        if _is_reducer(instructions):
+            continue
+        once += moved
+        with_trips += counts[name] * moved
+    return with_trips, once
+
+
+def _is_reducer(instructions):
+    """The scalar function inside a reduction; its cost is the reduction's."""
+    return all(instruction.bytes <= 8 for instruction in instructions)
+
+
+def _moved(instruction, sizes, found):
+    operation = instruction.operation
+    if operation in _FREE or operation.endswith("-done"):
+        return 0.0
+    operands = [sizes.get(name, 0.0) for name in instruction.operands()]
+    if operation in ("dynamic-slice", "slice", "gather"):
+        return 2 * instruction.bytes
+    if operation in ("dynamic-update-slice", "scatter"):
+        return 2 * (operands[1] if len(operands) > 1 else 0.0)
+    if operation != "fusion":
+        return instruction.bytes + sum(operands)
+    body = found.get(next(iter(instruction.called()), None), [])
+    reads, written = _fusion_traffic(body)
+    return sum(min(size, reads.get(place, size)) for place, size in enumerate(operands)) + written
+
+
+def _fusion_traffic(body):
+    """What a fusion reads of the parameters that it only slices or writes into, by place, and the bytes it writes.
+
+    A stack that one layer's slice is written into is the same buffer in and out: only the slice moves.
+    """
+    by_name = {instruction.name: instruction for instruction in body}
+    users_of = collections.defaultdict(list)
+    for instruction in body:
+        for name in instruction.operands():
+            users_of[name].append(instruction)
+    root = body[-1]
+    parts = [by_name[name] for name in root.operands() if name in by_name] if root.operation == "tuple" else [root]
+    written, updated = 0.0, set()
+    for part in parts:
+        while part.operation in ("bitcast", "copy") and part.operands() and part.operands()[0] in by_name:
+            part = by_name[part.operands()[0]]
+        if part.operation == "dynamic-update-slice":
+            stack, update = part.operands()[:2]
+            while by_name[stack].operation in ("bitcast", "copy"):
+                stack = by_name[stack].operands()[0]
+            updated.add(stack)
+            written += 2 * by_name[update].bytes
+        else:
+            written += part.bytes
+    reads = {}
+    for parameter in body:
+        if parameter.operation != "parameter":
+            continue
+        users = users_of[parameter.name]
+        place = int(re.match(r"[0-9]+", parameter.rest)[0])
+        if parameter.name in updated:
+            reads[place] = 0.0
+        elif users and all(user.operation in ("dynamic-slice", "slice", "gather") for user in users):
+            reads[place] = sum(user.bytes for user in users)
+    return reads, written

@@ -1,0 +1,79 @@
+"""`crate-jax compile`, the command, for a TPU that is not there; needs libtpu (the extra tpu)."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+from crate_jax import create_model
+from crate_jax.models.flops import flops_per_image
+from crate_jax.models.registry import num_parameters
+
+pytest.importorskip("libtpu")
+
+NETWORK = {"image_size": 32, "patch_size": 8, "width": 128, "num_heads": 2, "depth": 1, "decoder_depth": 1}
+SETTINGS = {f"model.{name}": value for name, value in NETWORK.items()}
+SETTINGS |= {"model.name": "crate_mae_tiny", "model.dtype": "bfloat16", "data.name": "embedded_digits"}
+SETTINGS |= {"data.train_split": "train", "total_steps": 1000, "batch_size": 64}
+CONFIG = "from crate_jax.config import default_config\ndef get_config():\n    return default_config()\n"
+
+
+def compile_(folder, *words, **more):
+    (folder / "config.py").write_text(CONFIG)
+    settings = [f"--config.{name}={value}" for name, value in (SETTINGS | more).items()]
+    command = [sys.executable, "-m", "crate_jax", "compile", f"--config={folder / 'config.py'}", *words, *settings]
+    return subprocess.run(command, capture_output=True, text=True, timeout=600)
+
+
+def test_a_step_compiles_for_sixteen_chips(tmp_path):
+    done = compile_(tmp_path, "--topology=v5e:4x4", "--json", **{"mesh.fsdp": 4})
+    assert done.returncode == 0, done.stderr
+    plan = json.loads(done.stdout)
+    model = create_model("crate_mae_tiny", **NETWORK)
+    assert (plan["fits"], plan["chips"], plan["mesh"]) == (True, 16, {"data": 4, "fsdp": 4, "tensor": 1})
+    assert plan["flops_per_step"] == 4 * flops_per_image(model)
+    state = 3 * 4 * num_parameters(model)  # parameters and two moments; matrices are split four ways
+    assert state / 4 < plan["bytes_per_chip"]["arguments"] < state / 4 * 1.5
+    assert plan["bytes_per_chip"]["capacity"] == 15.75 * 2**30 > plan["bytes_per_chip"]["peak"] > 0
+    assert plan["bytes_per_chip"]["temporaries"] > 0
+    # every split matrix is gathered, and its gradient summed over the batch's split
+    matrices = 2 * 3 * 128**2 + 2 * 192 * 128
+    assert plan["collectives"]["all-gather"]["bytes"] >= 2 * matrices  # in bfloat16, once at least
+    assert sum(found["bytes"] for found in plan["collectives"].values()) > 4 * matrices / 4
+    seconds = plan["seconds_per_step"]
+    assert seconds["compute"] == pytest.approx(plan["flops_per_step"] / 197e12)
+    assert seconds["memory"] == pytest.approx(plan["hbm_bytes_per_step"] / 819e9)
+    assert seconds[seconds["bound"]] == max(seconds[name] for name in ("compute", "memory", "interconnect"))
+    assert "encoder_norm/scale" in plan["unsplit_parameters"]
+    assert not [name for name in plan["unsplit_parameters"] if "dictionary" in name or "subspaces" in name]
+
+
+def test_what_does_not_fit_is_one_sentence(tmp_path):
+    """So many images that the compiler refuses at once."""
+    done = compile_(tmp_path, "--topology=v5e-1", "--json", **{"batch_size": 2**20, "model.dtype": "float32"})
+    assert done.returncode == 1
+    plan = json.loads(done.stdout)
+    assert plan["fits"] is False
+    assert plan["bytes_per_chip"]["peak"] > plan["bytes_per_chip"]["capacity"] > 15 * 2**30
+    (sentence,) = done.stderr.strip().splitlines()[-1:]
+    assert sentence.startswith(
+        "crate-jax: crate_mae_tiny with batch_size=1048576 does not fit on v5e:1x1: a chip would"
+    )
+    assert "--config.model.remat=names" in sentence
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["--topology=v5e:3x3"], "libtpu refuses it"),
+        (["--topology=v7:2x2"], "there is no chip v7"),
+        (["--topology=v5e:4x4", "--config.mesh.fsdp=5"], "do not multiply to the 16 devices"),
+    ],
+)
+def test_mistakes_are_told_in_a_sentence(tmp_path, words, says):
+    done = compile_(tmp_path, *words)
+    assert done.returncode == 1
+    assert says in done.stderr.strip().splitlines()[-1]
+    assert "Traceback" not in done.stderr
