@@ -32,7 +32,7 @@ def test_finds_scikit_learns_minimum(digits, C):
     solution = problem.fit(C, tolerance=1e-6)
     np.testing.assert_allclose(solution["kernel"], reference.coef_.T, atol=2e-3 * np.abs(reference.coef_).max())
     found = linear_probe.fit_and_score(train, labels, test, test_labels, C, 10)
-    assert abs(found - reference.score(scaler.transform(test), test_labels)) <= 0.0011
+    assert abs(found - reference.score(scaler.transform(test), test_labels)) <= 0.001
 
 
 def test_two_classes_are_regularised_as_scikit_learn_does(digits):
