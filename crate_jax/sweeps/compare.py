@@ -117,15 +117,13 @@ def make_rows(runs):
 
 
 def _without_seed(labels):
+    """What labels that differ in their seed have in common: `lambda=0.5` of `lambda=0.5+seed=0`, ..."""
     if len(labels) == 1:
         return labels[0]
     parts = [part for part in labels[0].split("+") if not part.startswith("seed=")]
-    common = "+".join(parts)
-    return (
-        common
-        if parts and len(parts) < len(labels[0].split("+"))
-        else labels[0].rstrip("0123456789").rstrip("_-") or labels[0]
-    )
+    if len(parts) < len(labels[0].split("+")):
+        return "+".join(parts) or "all seeds"
+    return labels[0].rstrip("0123456789").rstrip("_-") or labels[0]
 
 
 def find_baseline(rows, name):

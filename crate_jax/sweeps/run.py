@@ -6,6 +6,8 @@ reported at the end and stops no other.
 """
 
 import concurrent.futures
+import contextlib
+import fcntl
 import glob
 import json
 import logging
@@ -227,7 +229,31 @@ def run_sweep(sweep, workdir, *, parallel=1, only=None):
     record = Record(sweep, workdir)
     if only is not None:
         record.path = epath.Path(workdir) / points[0].name / "sweep_point.json"
-    record.write()
+    with alone(record.path.parent):
+        record.write()
+        return _run_all(sweep, workdir, points, parallel, record)
+
+
+@contextlib.contextmanager
+def alone(folder):
+    """One sweep a folder at a time, on one machine: dropped when the process ends, however it ends.
+
+    Raises:
+        UserError: another process runs this sweep.
+    """
+    if "://" in str(folder):
+        yield
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    with open(folder / ".sweep.lock", "w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise UserError(f"--workdir={folder}: another process is running this sweep; let it end first.") from error
+        yield
+
+
+def _run_all(sweep, workdir, points, parallel, record):
     cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else [0]
     free = queue.Queue()
     for share in shares(parallel, *chips(), cores):

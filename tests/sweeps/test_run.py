@@ -85,3 +85,9 @@ def test_a_point_that_is_not_there(sweep):
     assert run.find_point(sweep, "1").name == run.find_point(sweep, "seed=1").name == "seed=1"
     with pytest.raises(UserError, match="no such point"):
         run.find_point(sweep, "9")
+
+
+def test_two_processes_do_not_run_one_sweep(sweep, tmp_path, told):
+    with run.alone(tmp_path), pytest.raises(UserError, match="another process"):
+        run.run_sweep(sweep, tmp_path)
+    assert set(run.run_sweep(sweep, tmp_path).values()) == {"done"}
