@@ -9,11 +9,12 @@ from etils import epath
 
 from crate_jax.evaluation import knn
 from crate_jax.evaluation.feature_store import check_labels, sample, split_features
-from crate_jax.evaluation.linear_probe import FIRST, compact_labels, fit_and_score
+from crate_jax.evaluation.linear_probe import compact_labels, fit_and_score
 from crate_jax.evaluation.subject import Subject
 from crate_jax.training.observers import Silent, on_one_device
 
 MOST = 4096  # examples of either split
+WATCHED_C = 1e-2
 
 
 def make_evaluator(config, model, *, features=None, most=MOST):
@@ -47,7 +48,7 @@ def make_evaluator(config, model, *, features=None, most=MOST):
         k = min(knn.NEIGHBOURS, len(train_N))
         return {
             "evaluation/knn": float(np.mean(knn.predict(train, train_N, test, k=k) == test_M)),
-            "evaluation/probe": fit_and_score(train, train_N, test, test_M, FIRST, classes),
+            "evaluation/probe": fit_and_score(train, train_N, test, test_M, WATCHED_C, classes),
         }
 
     return evaluate
