@@ -47,6 +47,6 @@ def _unreadable_share(folder, items, part, parts):
             for read in [stored.read(key) for key in keys[part::parts]]:
                 if read.result().state != "value":
                     return f"{item} lacks a value"
-        except (ValueError, OSError, NotImplementedError) as error:
+        except (ValueError, OSError) as error:
             return str(error).splitlines()[0][:200]
     return None

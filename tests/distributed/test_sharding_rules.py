@@ -29,7 +29,7 @@ CONFIGS = [name for name in installed_configs() if name.startswith(("imagenet_",
 @functools.cache
 def table(name):
     """A line a parameter: name, shape, and where each axis goes; layers of a stack in one line, if they agree."""
-    config = load_config(name)
+    config = load_config(name, [("model.depth", "2"), ("model.decoder_depth", "2")])  # the others are like these
     model = create_model(config.model.name, **model_overrides(config))
     boxed = boxed_shapes(model)
     shapes = jax.tree_util.tree_flatten_with_path(nn.meta.unbox(boxed))[0]
