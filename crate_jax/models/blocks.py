@@ -14,10 +14,10 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from crate_jax.models.layout import constrain, split_along
+from crate_jax.models.layout import constrain, spec_of, split_along
 from crate_jax.operators.ista import ista
 from crate_jax.operators.normalisation import layer_norm
-from crate_jax.operators.subspace_attention import split_heads, subspace_self_attention
+from crate_jax.operators.subspace_attention import attend, split_heads
 
 xavier = nn.initializers.xavier_uniform()
 kaiming = nn.initializers.variance_scaling(2.0, "fan_in", "uniform")
@@ -45,7 +45,7 @@ def kept(branch_BxNxD, keep_Bx1x1):
 
 def compression_fields(model, num_heads, sign=1):
     """The fields of a network's compression steps (`CompressionStep`)."""
-    names = ("output_projection", "skip", "attention_scale", "kappa", "epsilon")
+    names = ("output_projection", "skip", "attention_scale", "kappa", "epsilon", "attention_kernel")
     return {"num_heads": num_heads, "sign": sign, **{name: getattr(model, name) for name in names}}
 
 
@@ -57,12 +57,14 @@ class SubspaceAttention(nn.Module):
         output_projection: "learned" (a matrix with bias; a single head of full width has none) or "tied" (U itself).
         logit_scale: None for P ** -0.5.
         dtype: of the computation.
+        kernel: how softmax(scale w w^T) w is computed (`operators.subspace_attention.attend`).
     """
 
     num_heads: int
     output_projection: str = "learned"
     logit_scale: float | None = None
     dtype: Any = jnp.float32
+    kernel: str = "auto"
 
     @nn.compact
     def __call__(self, normed_BxNxD):
@@ -72,8 +74,9 @@ class SubspaceAttention(nn.Module):
         codes_BxNxKP = constrain(normed_BxNxD @ subspaces_DxKP, "images", None, "heads")
         self.sow("intermediates", "codes", codes_BxNxKP)
         scale = self.logit_scale or (width // self.num_heads) ** -0.5
-        moved_BxNxKxP = subspace_self_attention(split_heads(codes_BxNxKP, self.num_heads), scale)
-        moved_BxNxKP = moved_BxNxKxP.reshape(codes_BxNxKP.shape)
+        # under a mesh with a tensor axis a device has whole heads or all of them
+        spec = spec_of((codes_BxNxKP.shape[0], 1, self.num_heads), "images", None, "heads")
+        moved_BxNxKP = attend(codes_BxNxKP, num_heads=self.num_heads, scale=scale, kernel=self.kernel, spec=spec)
         if self.output_projection == "tied":
             return moved_BxNxKP @ subspaces_DxKP.T
         if self.num_heads == 1:
@@ -93,6 +96,7 @@ class CompressionStep(nn.Module):
         attention_scale: "official" (logits times P^-1/2, step 1) or "paper" (logits as they are, step
             kappa P / (N eps^2), and (1 - that) z).
         kappa, epsilon: of the paper's step.
+        attention_kernel: of the attention.
     """
 
     num_heads: int
@@ -102,6 +106,7 @@ class CompressionStep(nn.Module):
     attention_scale: str = "official"
     kappa: float = 1.0
     epsilon: float = 0.5
+    attention_kernel: str = "auto"
     dtype: Any = jnp.float32
 
     @nn.compact
@@ -110,8 +115,9 @@ class CompressionStep(nn.Module):
         normed_BxNxD = LayerNorm(name="attention_norm")(z_BxNxD)
         self.sow("intermediates", "normed", normed_BxNxD)
         paper = self.attention_scale == "paper"
+        logit_scale = 1.0 if paper else None
         attention = SubspaceAttention(
-            self.num_heads, self.output_projection, 1.0 if paper else None, self.dtype, name="attention"
+            self.num_heads, self.output_projection, logit_scale, self.dtype, self.attention_kernel, name="attention"
         )
         moved_BxNxD = constrain(attention(normed_BxNxD), "images", None, None)
         start_BxNxD = z_BxNxD if self.skip == "input" else normed_BxNxD

@@ -8,6 +8,8 @@ Rules (logical name to mesh axis) are active within `flax.linen.logical_axis_rul
 is constrained.
 """
 
+import math
+
 import flax.linen as nn
 import jax
 
@@ -23,3 +25,23 @@ def constrain(x, *names):
     if mesh.empty or not nn.get_logical_axis_rules():
         return x
     return jax.lax.with_sharding_constraint(x, nn.logical_to_mesh_axes(names))
+
+
+def spec_of(shape, *names):
+    """The `PartitionSpec` of an array in the mesh in force, for code that is written device by device.
+
+    Args:
+        shape: of the array.
+        names: logical name of each axis, or None. An axis that its mesh axes do not divide is not split.
+
+    Returns:
+        A spec; None without a mesh or rules.
+    """
+    mesh = jax.sharding.get_abstract_mesh()
+    if mesh.empty or not nn.get_logical_axis_rules():
+        return None
+    kept = []
+    for size, axes in zip(shape, nn.logical_to_mesh_axes(names), strict=True):
+        ways = math.prod(mesh.shape[axis] for axis in ((axes,) if isinstance(axes, str) else axes or ()))
+        kept.append(None if size % ways else axes)
+    return jax.sharding.PartitionSpec(*kept)

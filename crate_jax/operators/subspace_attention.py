@@ -15,6 +15,9 @@ import functools
 
 import jax
 import jax.numpy as jnp
+from jax.ad_checkpoint import checkpoint_name
+
+from crate_jax.errors import UserError
 
 
 def split_heads(codes_BxNxD, num_heads):
@@ -71,6 +74,39 @@ def _backward(scale, kept, cotangent_BxNxKxP):
 
 
 subspace_self_attention.defvjp(_forward, _backward)
+
+
+def attend(codes_BxNxKP, *, num_heads, scale, kernel="auto", spec=None):
+    """SSA in every subspace at once, by the kernel that is asked for; the result is the same.
+
+    Args:
+        codes_BxNxKP: w, the tokens' coordinates U_k^T z, heads side by side; f32 or bf16.
+        num_heads: K.
+        scale: of the logits.
+        kernel: "xla" (`subspace_self_attention`), "pallas" (`kernels.subspace_attention_tpu`: scores stay on the chip;
+            other devices interpret it, slowly) or "auto", which is "xla": the other has yet to be timed on a TPU.
+        spec: how the codes are split over the mesh in force, a `PartitionSpec` whose axes divide B and K; only
+            "pallas" needs it.
+
+    Returns:
+        Shape and type of the codes.
+
+    Raises:
+        UserError: "pallas", and a head's scores do not fit on a TPU's chip.
+    """
+    if kernel != "pallas":
+        return subspace_self_attention(split_heads(codes_BxNxKP, num_heads), scale).reshape(codes_BxNxKP.shape)
+    from crate_jax.operators.kernels.subspace_attention_tpu import VMEM_BYTES, subspace_self_attention_tpu, vmem_bytes
+
+    tokens, width = codes_BxNxKP.shape[-2:]
+    needed = vmem_bytes(tokens, width, num_heads, codes_BxNxKP.dtype.itemsize)
+    if needed > VMEM_BYTES:
+        raise UserError(
+            f"model.attention_kernel='pallas' keeps a head's scores on the chip; {tokens} tokens would need about "
+            f"{needed / 2**20:.0f} MiB there of {VMEM_BYTES // 2**20}; choose 'xla', or larger patches."
+        )
+    moved_BxNxKP = subspace_self_attention_tpu(codes_BxNxKP, width // num_heads, scale, spec)
+    return checkpoint_name(moved_BxNxKP, "attention")  # a recomputing backward pass keeps it: `models.layer_stack`
 
 
 def mssa(z_BxNxD, subspaces_DxKP, *, num_heads, scale):

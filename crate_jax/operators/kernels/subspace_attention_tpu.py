@@ -1,0 +1,191 @@
+"""MSSA's inside as one Pallas kernel for TPU: scores never leave the chip.
+
+    o = softmax(scale w w^T) w,        dw = A^T g + scale (dS + dS^T) w,    dS = A * (g w^T - rowsum(A * g w^T))
+
+as in `operators.subspace_attention`, head by head; the backward pass computes A anew instead of reading it. One program
+of the grid has one image and the smallest group of heads that fills whole lanes (two of 64, four of 32), all N tokens
+of it: the array is read as the product before left it, B x N x KP, and nothing is transposed. A head is a window of
+lanes, zero outside it: the matrix unit contracts 128 lanes at once anyway, and no lane ever moves. Scores, softmax and
+sums are f32; operands of products have the codes' type. Products are of the precision that jax is set to.
+"""
+
+import functools
+
+import jax
+import jax.experimental.pallas as pl
+import jax.experimental.pallas.tpu as pltpu
+import jax.numpy as jnp
+
+LANES = 128
+VMEM_BYTES = 28 * 2**20  # what there is on every generation from v4 on, and some room beside it
+_DEFAULT_VMEM_BYTES = 16 * 2**20  # what a kernel is given without asking
+_SQUARES = 5  # N x N arrays in f32 that the backward pass holds at once
+
+
+def group_size(width, num_heads):
+    """Heads that one program takes: as few as fill whole lanes, or all of them.
+
+    Args:
+        width: K P.
+        num_heads: K.
+    """
+    size = width // num_heads
+    fits = (group for group in range(1, num_heads) if num_heads % group == 0 and group * size % LANES == 0)
+    return next(fits, num_heads)
+
+
+def vmem_bytes(num_tokens, width, num_heads, itemsize):
+    """What one program of the backward pass keeps on the chip, about."""
+    size = width // num_heads
+    rows, lanes = -(-num_tokens // 8) * 8, -(-num_tokens // LANES) * LANES
+    block = rows * -(-size * group_size(width, num_heads) // LANES) * LANES
+    return _SQUARES * 4 * rows * lanes + block * (6 * itemsize + 4)  # three arrays, two copies of each, and a sum
+
+
+def _windows(width, num_heads):
+    """For each head of a block: the lanes [first, end) to read, whole tiles of them, and [low, high), its own."""
+    size = width // num_heads
+    for head in range(num_heads):
+        low, high = head * size, (head + 1) * size
+        yield low // LANES * LANES, min(-(-high // LANES) * LANES, width), low, high
+
+
+def _window(block_ref, first, end, low, high):
+    """N x (end - first): a head's lanes of a block, and zeros where its neighbours are."""
+    values = block_ref[0, :, first:end]
+    if (first, end) == (low, high):
+        return values
+    lane = jax.lax.broadcasted_iota(jnp.int32, values.shape, 1) + first
+    return jnp.where((lane >= low) & (lane < high), values, jnp.zeros_like(values))
+
+
+def _product(a, b, contracted):
+    """a and b contracted over one axis of each, f32."""
+    dimensions = (((contracted[0],), (contracted[1],)), ((), ()))
+    return jax.lax.dot_general(a, b, dimensions, preferred_element_type=jnp.float32)
+
+
+def _softmax(w_NxL, scale):
+    scores_NxN = _product(w_NxL, w_NxL, (1, 1)) * scale
+    risen_NxN = jnp.exp(scores_NxN - jnp.max(scores_NxN, 1, keepdims=True))
+    return risen_NxN / jnp.sum(risen_NxN, 1, keepdims=True)
+
+
+def _store(out_ref, parts):
+    """Sums windows that overlap, and writes each tile of lanes once.
+
+    Args:
+        out_ref: 1 x N x width.
+        parts: list of (first lane, N x L).
+    """
+    width, tiles = out_ref.shape[-1], {}
+    for first, values in parts:
+        for start in range(0, values.shape[1], LANES):
+            tile = values[:, start : start + LANES]
+            tiles[first + start] = tiles[first + start] + tile if first + start in tiles else tile
+    for first, tile in tiles.items():
+        out_ref[0, :, first : min(first + LANES, width)] = tile.astype(out_ref.dtype)
+
+
+def _forward_kernel(codes_ref, out_ref, *, num_heads, scale):
+    parts = []
+    for window in _windows(codes_ref.shape[-1], num_heads):
+        w_NxL = _window(codes_ref, *window)
+        attention_NxN = _softmax(w_NxL, scale).astype(w_NxL.dtype)
+        parts.append((window[0], _product(attention_NxN, w_NxL, (1, 0))))
+    _store(out_ref, parts)
+
+
+def _backward_kernel(codes_ref, cotangent_ref, out_ref, *, num_heads, scale):
+    parts = []
+    for window in _windows(codes_ref.shape[-1], num_heads):
+        w_NxL, g_NxL = _window(codes_ref, *window), _window(cotangent_ref, *window)
+        attention_NxN = _softmax(w_NxL, scale)
+        product_NxN = _product(g_NxL, w_NxL, (1, 1))
+        inner_Nx1 = jnp.sum(attention_NxN * product_NxN, 1, keepdims=True)
+        slope_NxN = attention_NxN * (product_NxN - inner_Nx1) * scale
+        symmetric_NxN = (slope_NxN + slope_NxN.T).astype(w_NxL.dtype)
+        by_value_NxL = _product(attention_NxN.astype(w_NxL.dtype), g_NxL, (0, 0))
+        parts.append((window[0], by_value_NxL + _product(symmetric_NxN, w_NxL, (1, 0))))
+    _store(out_ref, parts)
+
+
+def _call(kernel, arrays, num_heads, scale, products, interpret):
+    """Runs a kernel over (image, group of heads); `products` of N x N x P each head costs."""
+    images, tokens, width = arrays[0].shape
+    group = group_size(width, num_heads)
+    lanes = width // num_heads * group
+    block = pl.BlockSpec((1, tokens, lanes), lambda image, heads: (image, 0, heads))
+    cost = pl.CostEstimate(
+        flops=2 * products * images * tokens**2 * width,
+        transcendentals=images * num_heads * tokens**2,
+        bytes_accessed=(len(arrays) + 1) * arrays[0].size * arrays[0].dtype.itemsize,
+    )
+    vmem = vmem_bytes(tokens, width, num_heads, arrays[0].dtype.itemsize)
+    return pl.pallas_call(
+        functools.partial(kernel, num_heads=group, scale=scale),
+        out_shape=jax.ShapeDtypeStruct(arrays[0].shape, arrays[0].dtype),
+        grid=(images, num_heads // group),
+        in_specs=[block] * len(arrays),
+        out_specs=block,
+        compiler_params=pltpu.CompilerParams(
+            dimension_semantics=("parallel", "parallel"), vmem_limit_bytes=max(vmem, _DEFAULT_VMEM_BYTES)
+        ),
+        cost_estimate=cost,
+        interpret=interpret,
+    )(*arrays)
+
+
+def _on_platform(kernel, *arrays, **settings):
+    """The kernel where there is a TPU; elsewhere its interpretation, which is for tests and slow."""
+    compiled = functools.partial(_call, kernel, interpret=False, **settings)
+    interpreted = functools.partial(_call, kernel, interpret=True, **settings)
+    return jax.lax.platform_dependent(
+        *arrays, tpu=lambda *them: compiled(them), default=lambda *them: interpreted(them)
+    )
+
+
+def _split(function, spec):
+    """The function on each device's images and heads; `spec` None: there is no mesh."""
+    if spec is None:
+        return function
+    # every device does its own part and nothing is summed over the mesh, so there is nothing to check
+    return lambda *arrays: jax.shard_map(function, in_specs=(spec,) * len(arrays), out_specs=spec, check_vma=False)(
+        *arrays
+    )
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(1, 2, 3))
+def subspace_self_attention_tpu(codes_BxNxKP, head_size, scale, spec=None):
+    """softmax(scale w_k w_k^T) w_k in every subspace at once.
+
+    Args:
+        codes_BxNxKP: w, the tokens' coordinates U_k^T z, heads side by side; f32 or bf16. Any N for which
+            `vmem_bytes` is at most VMEM_BYTES, any K and P.
+        head_size: P.
+        scale: of the logits.
+        spec: a `PartitionSpec` of the codes over the mesh in force, whose axes divide B and K; N is never split.
+
+    Returns:
+        Shape and type of the codes.
+    """
+    return _forward(codes_BxNxKP, head_size, scale, spec)[0]
+
+
+def _forward(codes_BxNxKP, head_size, scale, spec):
+    def local(codes_BxNxKP):
+        heads = codes_BxNxKP.shape[-1] // head_size
+        return _on_platform(_forward_kernel, codes_BxNxKP, num_heads=heads, scale=scale, products=2)
+
+    return _split(local, spec)(codes_BxNxKP), codes_BxNxKP
+
+
+def _backward(head_size, scale, spec, codes_BxNxKP, cotangent_BxNxKP):
+    def local(codes_BxNxKP, cotangent_BxNxKP):
+        heads = codes_BxNxKP.shape[-1] // head_size
+        return _on_platform(_backward_kernel, codes_BxNxKP, cotangent_BxNxKP, num_heads=heads, scale=scale, products=4)
+
+    return (_split(local, spec)(codes_BxNxKP, cotangent_BxNxKP.astype(codes_BxNxKP.dtype)),)
+
+
+subspace_self_attention_tpu.defvjp(_forward, _backward)
