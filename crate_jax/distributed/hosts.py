@@ -81,7 +81,14 @@ def abandon(error):
     os._exit(code)
 
 
-_SIGNS: tuple[str, ...] = ("connection closed", "connection reset", "connection refused", "broken pipe", "gloo", "heartbeat")
+_SIGNS: tuple[str, ...] = (
+    "connection closed",
+    "connection reset",
+    "connection refused",
+    "broken pipe",
+    "gloo",
+    "heartbeat",
+)
 _SIGNS += ("coordination service", "coordinationservice", "another task", "unavailable", "socket closed", "barrier")
 
 

@@ -192,7 +192,17 @@ def collectives(text):
     return [*by_channel.values(), *rest]
 
 
-_FREE = ("parameter", "constant", "tuple", "get-tuple-element", "bitcast", "while", "conditional", "call", "iota")
+_FREE: tuple[str, ...] = (
+    "parameter",
+    "constant",
+    "tuple",
+    "get-tuple-element",
+    "bitcast",
+    "while",
+    "conditional",
+    "call",
+    "iota",
+)
 _FREE += ("after-all", "partition-id", "replica-id", "opt-barrier")
 
 

@@ -49,7 +49,9 @@ def test_two_processes(tmp_path, differ):
     running = [
         subprocess.Popen(
             [sys.executable, "-c", HOST, address, str(host), str(tmp_path / str(host))],
-            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
         )
         for host in range(2)
     ]

@@ -64,7 +64,10 @@ def test_placed_by_a_sharding(config):
     iterator.close()
     assert batch["image"].sharding.is_equivalent_to(sharding, 4)
     assert {key: str(value.dtype) for key, value in batch.items()} == {
-        "image": "uint8", "label": "int32", "index": "int32", "epoch": "int32",
+        "image": "uint8",
+        "label": "int32",
+        "index": "int32",
+        "epoch": "int32",
     }
     assert_same([{key: np.asarray(value) for key, value in batch.items()}], batches_of(config, 1))
 

@@ -39,12 +39,15 @@ class Builder(tfds.core.GeneratorBasedBuilder):
 
     def _generate_examples(self, numbers):
         for number in numbers:
-            yield number, {
-                "mask": np.zeros((3, 3, 1), np.uint8),
-                "image": np.full((4, 5 + number % 3, 3), number, np.uint8),
-                "name": str(number),
-                "label": number % 3,
-            }
+            yield (
+                number,
+                {
+                    "mask": np.zeros((3, 3, 1), np.uint8),
+                    "image": np.full((4, 5 + number % 3, 3), number, np.uint8),
+                    "name": str(number),
+                    "label": number % 3,
+                },
+            )
 
 
 @pytest.fixture(scope="session", params=["array_record", "tfrecord"])
