@@ -204,8 +204,8 @@ def on_denoising(study):
     words = [
         f"Removed patches begin {path[0]:.2f} from the whole image's tokens and end {path[-1]:.2f} away after "
         f"the {where}: " + ("closer, as predicted." if closer else "not closer, against the prediction."),
-        f"Visible ones go from {visible[0]:.2f} to {visible[-1]:.2f} in the encoder: what is missing disturbs "
-        "them, too.",
+        f"What is missing disturbs the visible ones {'hardly' if visible[-1] < 0.05 else 'too'}: they are "
+        f"{visible[-1]:.2g} away after the encoder.",
         f"Through the final head, removed patches have an error of {error[0]:.3g} at the decoder's beginning and of "
         f"{error[-1]:.3g} at its end.",
     ]

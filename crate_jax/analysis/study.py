@@ -3,7 +3,6 @@
 Numbers that need many images use all of them; pictures and the dear measurements use the first few.
 """
 
-import concurrent.futures
 import dataclasses
 import functools
 from typing import Any
@@ -109,9 +108,8 @@ def study(model, params, images_NxHxWxC, *, training_images=None, untrained=None
         sections += [lambda: _subspaces(found), lambda: _bases(found, untrained)]
     if getattr(model, "decoder_names", None):
         sections.append(lambda: _decoder(found, norm_pix, seed))
-    with concurrent.futures.ThreadPoolExecutor(2) as threads:  # one computes while another compiles
-        for parts in threads.map(lambda section: section(), sections):
-            found.parts.update(parts)
+    for section in sections:  # one after the other: on two cores XLA:CPU was seen to deadlock with two at once
+        found.parts.update(section())
     return found
 
 
@@ -221,9 +219,10 @@ def _decoder(found, norm_pix, seed):
     pictures = diffusion.along_depth(model, params, few[:shown], mask[:shown], norm_pix)
     parts["depth"] = measured | {key: np.asarray(x) for key, x in pictures.items() if "pixels" in key}
     if not norm_pix:
-        half = min(len(few), 8)
+        several = found.images[: max(SHOWN, batch_size(found.images))]
+        masks = example_masks(jax.random.key(seed), jnp.arange(len(several)), grid[0] * grid[1], model.mask_ratio)
         parts["iterative"] = {
-            order: diffusion.iterative_completion(model, params, few[:half], mask[:half], order=order)
+            order: diffusion.iterative_completion(model, params, jnp.asarray(several), masks, order=order)
             for order in ("certain", "random")
         }
     return parts
