@@ -116,8 +116,8 @@ def _maths(text):
     """R^c and U_k as HTML."""
     import markupsafe
 
-    text = re.sub(r"\b([A-Z])\^([a-z])\b", r"\1<sup>\2</sup>", str(markupsafe.escape(text)))
-    return markupsafe.Markup(re.sub(r"\b([A-Z])_([a-z])\b", r"\1<sub>\2</sub>", text))
+    text = re.sub(r"\b([A-Z])_([a-z])(?![a-z])", r"\1<sub>\2</sub>", str(markupsafe.escape(text)))
+    return markupsafe.Markup(re.sub(r"\^([A-Za-z0-9])(?![a-z0-9])", r"<sup>\1</sup>", text))
 
 
 def encoder_rows(study):
