@@ -32,9 +32,12 @@ class Plan:
         fits: in the memory of a chip.
         arguments, temporaries, peak: bytes of one chip; of a program that does not fit only `peak` is known.
         capacity: bytes that the compiler allows.
-        hbm_bytes: that one chip moves to and from memory in a step, or None.
+        hbm_bytes: that one chip's operations read and write in a step, as the compiler counts, or None: also what lies
+            on the chip, and copies of it several times.
+        crossing_bytes: of these, what really goes to or comes from HBM (`planning.traffic`), or None.
         collectives: list of `Collective`.
         seconds: that compiling took.
+        text: of the compiled program.
     """
 
     topology: object
@@ -45,8 +48,10 @@ class Plan:
     peak: float | None
     capacity: float
     hbm_bytes: float | None
+    crossing_bytes: float | None
     collectives: tuple
     seconds: float
+    text: str = dataclasses.field(default="", repr=False)
 
 
 def prepare_environment():
@@ -112,7 +117,8 @@ def plan(config, topology, num_examples):
         UserError: settings that do not go together, or with the topology.
     """
     from crate_jax.distributed.mesh import make_mesh
-    from crate_jax.planning.compiled_text import collectives, memory_bytes
+    from crate_jax.planning.compiled_text import collectives
+    from crate_jax.planning.traffic import memory_bytes
     from crate_jax.training.program import build_program
 
     devices = topology_devices(topology)
@@ -126,10 +132,10 @@ def plan(config, topology, num_examples):
         if used is None:
             raise
         seconds = time.perf_counter() - begin
-        return Plan(topology, program, False, None, None, used, capacity, None, (), seconds)
+        return Plan(topology, program, False, None, None, used, capacity, None, None, (), seconds)
     seconds, memory = time.perf_counter() - begin, compiled.memory_analysis()
     text, cost = compiled.as_text(), compiled.cost_analysis()
-    with_trips, once = memory_bytes(text)
+    with_trips, once, crossing = memory_bytes(text)
     held = memory.argument_size_in_bytes + memory.output_size_in_bytes - memory.alias_size_in_bytes
     peak = getattr(memory, "peak_memory_in_bytes", 0) or held + memory.temp_size_in_bytes
     return Plan(
@@ -141,8 +147,10 @@ def plan(config, topology, num_examples):
         peak,
         topology.chip.hbm_bytes,
         cost["bytes accessed"] * (with_trips / once if once else 1.0),
+        crossing,
         tuple(collectives(text)),
         seconds,
+        text,
     )
 
 

@@ -1,7 +1,7 @@
-"""A compiled program's text (HLO), read for what it moves: collectives, and bytes to and from memory.
+"""A compiled program's text (HLO): its computations, how often each runs, and its collectives.
 
-XLA's own cost analysis counts the body of a loop once, so what a scan over layers does is counted here from the text,
-with every loop's trip count. TPU programs repeat one asynchronous collective in several fusions; its channel tells.
+XLA's own cost analysis counts the body of a loop once, so what a scan over layers does is counted from the text, with
+every loop's trip count. TPU programs repeat one asynchronous collective in several fusions; its channel tells.
 """
 
 import collections
@@ -28,7 +28,7 @@ BETWEEN_SLICES = "between-slices"  # what libtpu makes of the part that goes ove
 
 _HEAD = re.compile(r"^(ENTRY )?%?([\w.\-]+) \(.*\) -> .* \{$")
 _LINE = re.compile(r"^\s+(?:ROOT )?%?([\w.\-]+) = (.*?) ([a-z][a-z0-9\-]*)\((.*)$")
-_ARRAY = re.compile(r"\b([a-z]+[0-9]*)\[([0-9,]*)\](?:\{([0-9,]*)(?::T\(([0-9,]+)\))?)?")
+ARRAY = re.compile(r"\b([a-z]+[0-9]*)\[([0-9,]*)\](?:\{([0-9,]*)(?::T\(([0-9,]+)\))?)?")
 _CALLED = re.compile(r"\b(?:calls|to_apply|body|condition|true_computation|false_computation)=%?([\w.\-]+)")
 _LISTED = re.compile(r"\b(?:branch_computations|called_computations)=\{([^}]*)\}")
 _TRIPS = re.compile(r'"known_trip_count":\{"n":"([0-9]+)"\}')
@@ -100,7 +100,7 @@ def type_bytes(text, *, padded=False):
         padded: as they lie in memory, the smallest axes rounded up to whole tiles.
     """
     total = 0.0
-    for kind, sizes, order, tile in _ARRAY.findall(text):
+    for kind, sizes, order, tile in ARRAY.findall(text):
         sizes = _numbers(sizes)
         if padded and tile and sizes:
             for axis, step in zip(_numbers(order), reversed(_numbers(tile)), strict=False):  # smallest axis first
@@ -176,7 +176,7 @@ def collectives(text):
         for instruction in instructions:
             kind = instruction.operation.removesuffix("-start")
             if counts[name] and kind == "send" and "megascale" in instruction.rest:
-                sent = type_bytes(_ARRAY.search(instruction.type)[0])
+                sent = type_bytes(ARRAY.search(instruction.type)[0])
                 rest.append(Collective(BETWEEN_SLICES, counts[name], sent, ()))
             if kind not in COLLECTIVES or not counts[name]:
                 continue
@@ -190,97 +190,3 @@ def collectives(text):
             elif channel[1] not in by_channel or by_channel[channel[1]].count < one.count:
                 by_channel[channel[1]] = one
     return [*by_channel.values(), *rest]
-
-
-_FREE: tuple[str, ...] = (
-    "parameter",
-    "constant",
-    "tuple",
-    "get-tuple-element",
-    "bitcast",
-    "while",
-    "conditional",
-    "call",
-    "iota",
-)
-_FREE += ("after-all", "partition-id", "replica-id", "opt-barrier")
-
-
-def memory_bytes(text):
-    """(bytes with every loop's trips, bytes with each body once) that a program moves, as its text tells.
-
-    An operation reads its operands and writes its result; a fusion that only slices an operand reads the slice. The
-    ratio of the two corrects XLA's count, which has more detail and no loops.
-    """
-    found, entry = computations(text)
-    counts = run_counts(found, entry)
-    fused = {name for body in found.values() for i in body if i.operation == "fusion" for name in i.called()}
-    with_trips = once = 0.0
-    for name, instructions in found.items():
-        if not counts[name] or name in fused:
-            continue
-        sizes = {instruction.name: instruction.bytes for instruction in instructions}
-        moved = sum(_moved(instruction, sizes, found) for instruction in instructions)
-        if _is_reducer(instructions):
-            continue
-        once += moved
-        with_trips += counts[name] * moved
-    return with_trips, once
-
-
-def _is_reducer(instructions):
-    """The scalar function inside a reduction; its cost is the reduction's."""
-    return all(instruction.bytes <= 8 for instruction in instructions)
-
-
-def _moved(instruction, sizes, found):
-    operation = instruction.operation
-    if operation in _FREE or operation.endswith("-done"):
-        return 0.0
-    operands = [sizes.get(name, 0.0) for name in instruction.operands()]
-    if operation in ("dynamic-slice", "slice", "gather"):
-        return 2 * instruction.bytes
-    if operation in ("dynamic-update-slice", "scatter"):
-        return 2 * (operands[1] if len(operands) > 1 else 0.0)
-    if operation != "fusion":
-        return instruction.bytes + sum(operands)
-    body = found.get(next(iter(instruction.called()), None), [])
-    reads, written = _fusion_traffic(body)
-    return sum(min(size, reads.get(place, size)) for place, size in enumerate(operands)) + written
-
-
-def _fusion_traffic(body):
-    """What a fusion reads of the parameters that it only slices or writes into, by place, and the bytes it writes.
-
-    A stack that one layer's slice is written into is the same buffer in and out: only the slice moves.
-    """
-    by_name = {instruction.name: instruction for instruction in body}
-    users_of = collections.defaultdict(list)
-    for instruction in body:
-        for name in instruction.operands():
-            users_of[name].append(instruction)
-    root = body[-1]
-    parts = [by_name[name] for name in root.operands() if name in by_name] if root.operation == "tuple" else [root]
-    written, updated = 0.0, set()
-    for part in parts:
-        while part.operation in ("bitcast", "copy") and part.operands() and part.operands()[0] in by_name:
-            part = by_name[part.operands()[0]]
-        if part.operation == "dynamic-update-slice":
-            stack, update = part.operands()[:2]
-            while by_name[stack].operation in ("bitcast", "copy"):
-                stack = by_name[stack].operands()[0]
-            updated.add(stack)
-            written += 2 * by_name[update].bytes
-        else:
-            written += part.bytes
-    reads = {}
-    for parameter in body:
-        if parameter.operation != "parameter":
-            continue
-        users = users_of[parameter.name]
-        place = int(re.match(r"[0-9]+", parameter.rest)[0])
-        if parameter.name in updated:
-            reads[place] = 0.0
-        elif users and all(user.operation in ("dynamic-slice", "slice", "gather") for user in users):
-            reads[place] = sum(user.bytes for user in users)
-    return reads, written

@@ -27,7 +27,7 @@ def as_numbers(plan, steps_per_epoch):
         by_kind[one.kind]["bytes"] += one.count * one.bytes
     seconds = hours = None
     if plan.fits:
-        limit = roofline(topology, flops=flops, hbm_bytes=plan.hbm_bytes, found=plan.collectives)
+        limit = roofline(topology, flops=flops, hbm_bytes=plan.crossing_bytes, found=plan.collectives)
         seconds = {
             "compute": limit.compute,
             "memory": limit.memory,
@@ -51,6 +51,7 @@ def as_numbers(plan, steps_per_epoch):
         },
         "flops_per_step": flops,
         "hbm_bytes_per_step": plan.hbm_bytes,
+        "hbm_crossing_bytes_per_step": plan.crossing_bytes,
         "collectives": dict(by_kind),
         "seconds_per_step": seconds,
         "total_steps": program.total_steps,
@@ -105,8 +106,10 @@ def as_text(plan, numbers):
         "a step of a chip, at the published peaks",
         f"  compute      {1e3 * seconds['compute']:9.2f} ms   {numbers['flops_per_step'] / 1e12:.2f} TFLOP at "
         f"{chip.flops / 1e12:.0f} TFLOP/s",
-        f"  memory       {1e3 * seconds['memory']:9.2f} ms   {size(numbers['hbm_bytes_per_step'])} at "
+        f"  memory       {1e3 * seconds['memory']:9.2f} ms   {size(numbers['hbm_crossing_bytes_per_step'])} across HBM at "
         f"{chip.hbm_bandwidth / 1e9:.0f} GB/s",
+        f"               {1e3 * numbers['hbm_bytes_per_step'] / chip.hbm_bandwidth:9.2f} ms   if all "
+        f"{size(numbers['hbm_bytes_per_step'])} did that the compiler counts, on the chip or off it",
         f"  interconnect {1e3 * seconds['interconnect']:9.2f} ms",
         f"  bound by {seconds['bound']}: {1e3 * seconds['at_least']:.2f} ms a step at least, "
         f"{config.batch_size / seconds['at_least']:,.0f} images/s; a real step is longer",

@@ -43,7 +43,8 @@ def test_a_step_compiles_for_sixteen_chips(tmp_path):
     assert sum(found["bytes"] for found in plan["collectives"].values()) > 4 * matrices / 4
     seconds = plan["seconds_per_step"]
     assert seconds["compute"] == pytest.approx(plan["flops_per_step"] / 197e12)
-    assert seconds["memory"] == pytest.approx(plan["hbm_bytes_per_step"] / 819e9)
+    assert seconds["memory"] == pytest.approx(plan["hbm_crossing_bytes_per_step"] / 819e9)
+    assert plan["bytes_per_chip"]["arguments"] < plan["hbm_crossing_bytes_per_step"] < plan["hbm_bytes_per_step"]
     assert seconds[seconds["bound"]] == max(seconds[name] for name in ("compute", "memory", "interconnect"))
     assert "encoder_norm/scale" in plan["unsplit_parameters"]
     assert not [name for name in plan["unsplit_parameters"] if "dictionary" in name or "subspaces" in name]

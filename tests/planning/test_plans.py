@@ -10,8 +10,9 @@ from crate_jax.errors import UserError
 from crate_jax.models.flops import flops_per_image
 from crate_jax.planning import ahead_of_time
 from crate_jax.planning.chips import CHIPS, find_topology
-from crate_jax.planning.compiled_text import BETWEEN_SLICES, Collective, collectives, memory_bytes, type_bytes
+from crate_jax.planning.compiled_text import BETWEEN_SLICES, Collective, collectives, type_bytes
 from crate_jax.planning.roofline import bytes_sent, model_flops, roofline
+from crate_jax.planning.traffic import by_purpose, memory_bytes
 
 # Four layers scanned: each gathers its slice of a stack, multiplies, and the loop's result is reduced, and sent on.
 TEXT = """\
@@ -81,9 +82,43 @@ def test_memory_traffic_follows_the_loops_and_reads_slices_only():
     body = (PART + number + PART) + 2 * (PART + WHOLE) + 3 * WHOLE  # the fusion, two gathers, the product
     condition = 2 * number + 512
     once_only = 2 * WHOLE + WHOLE + 2 * WHOLE  # all-reduce, send, copy
-    with_trips, once = memory_bytes(TEXT)
+    with_trips, once, crossing = memory_bytes(TEXT)
     assert once == pytest.approx(body + condition + once_only, rel=0.1)
     assert with_trips - once == pytest.approx(3 * (body + condition), rel=0.01)
+    assert crossing == with_trips  # everything lies in HBM
+
+
+# An activation is copied onto the chip in halves, multiplied there by a weight, normalised, and copied back.
+SPACES = """\
+HloModule step, is_scheduled=true
+
+ENTRY %main (x: bf16[64,128], w: bf16[128,128]) -> bf16[64,128] {
+  %x = bf16[64,128]{1,0:T(8,128)(2,1)} parameter(0)
+  %w = bf16[128,128]{1,0:T(8,128)(2,1)} parameter(1)
+  %slice-start = ((bf16[64,128]{1,0:T(8,128)(2,1)}), bf16[32,128]{1,0:T(8,128)(2,1)S(1)}, s32[]{:S(2)}) slice-start(%x), slice={[0:32], [0:128]}
+  %slice-start.1 = ((bf16[64,128]{1,0:T(8,128)(2,1)}), bf16[32,128]{1,0:T(8,128)(2,1)S(1)}, s32[]{:S(2)}) slice-start(%x), slice={[32:64], [0:128]}
+  %slice-done = bf16[32,128]{1,0:T(8,128)(2,1)S(1)} slice-done(%slice-start)
+  %slice-done.1 = bf16[32,128]{1,0:T(8,128)(2,1)S(1)} slice-done(%slice-start.1)
+  %near = bf16[64,128]{1,0:T(8,128)(2,1)S(1)} custom-call(%slice-done, %slice-done.1), custom_call_target="ConcatBitcast"
+  %y = bf16[64,128]{1,0:T(8,128)(2,1)S(1)} dot(%near, %w), metadata={op_name="jit(f)/jvp(CrateMae)/encoder_00/sparsification/dot_general"}
+  %n = bf16[64,128]{1,0:T(8,128)(2,1)S(1)} negate(%y), metadata={op_name="jit(f)/transpose(jvp(CrateMae))/encoder_00/ista_norm/neg"}
+  %copy-start = (bf16[64,128]{1,0:T(8,128)(2,1)}, bf16[64,128]{1,0:T(8,128)(2,1)S(1)}, u32[]{:S(2)}) copy-start(%n)
+  ROOT %copy-done = bf16[64,128]{1,0:T(8,128)(2,1)} copy-done(%copy-start)
+}
+"""  # noqa: E501
+
+
+def test_what_stays_on_the_chip_does_not_cross_memory():
+    x, w = 64 * 128 * 2, 128 * 128 * 2
+    counted, once, crossing = memory_bytes(SPACES)
+    assert counted == once == 2 * x + 2 * x + (2 * x + w) + 2 * x + 3 * x  # halves, joined, product, norm, back
+    assert crossing == x + w + x
+    purposes = {name: pairs for name, pairs in by_purpose(SPACES).items() if pairs != [[0, 0], [0, 0]]}
+    assert purposes == {
+        "copies to VMEM ahead of use, and back": [[7 * x, 2 * x], [0, 0]],
+        "ISTA": [[2 * x + w, w], [0, 0]],
+        "LayerNorm": [[0, 0], [2 * x, 0]],
+    }
 
 
 def test_arrays_lie_in_tiles():
