@@ -75,6 +75,13 @@ LEAVES = {
     "model.attention_kernel": Leaf(
         None, str, "how MSSA is computed; the result is the same", resume=True, choices=("auto", "xla", "pallas")
     ),
+    "model.product_kernel": Leaf(
+        None,
+        str,
+        "how norms, the products after them and ISTA are computed; the result is the same",
+        resume=True,
+        choices=("auto", "xla", "pallas"),
+    ),
     "model.num_classes": Leaf(None, int, "classifiers only; None: as the data set has", low=1),
     "model.drop_path": Leaf(None, float, "classifiers only: stochastic depth of the last layer", low=0, high=1),
     "model.pooling": Leaf(None, str, "classifiers only: what the head reads", choices=("cls", "mean")),

@@ -14,9 +14,11 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from crate_jax.models.layout import constrain, spec_of, split_along
+from crate_jax.errors import UserError
+from crate_jax.models.layout import constrain, spec_of, split_along, ways
 from crate_jax.operators.ista import ista
 from crate_jax.operators.normalisation import layer_norm
+from crate_jax.operators.normalised import normalised_ista, normalised_product
 from crate_jax.operators.subspace_attention import attend, split_heads
 
 xavier = nn.initializers.xavier_uniform()
@@ -31,11 +33,38 @@ class LayerNorm(nn.Module):
     epsilon: float = 1e-5
 
     @nn.compact
-    def __call__(self, z_BxNxD):
+    def __call__(self, z_BxNxD, *, apply=True):
+        """The normalised tokens; or (scale, bias) for a kernel that normalises them."""
         width = z_BxNxD.shape[-1]
         scale_D = self.param("scale", split_along(ones, None), (width,))
         bias_D = self.param("bias", split_along(zeros, None), (width,))
+        if not apply:
+            return scale_D, bias_D
         return layer_norm(z_BxNxD, scale_D, bias_D, epsilon=self.epsilon)
+
+
+def fused(module, norm, z_BxNxD):
+    """How a kernel takes a norm together with what follows it; None where the tokens between are to be seen.
+
+    Args:
+        module: its `product_kernel` is asked.
+        norm: a `LayerNorm`.
+        z_BxNxD: its tokens.
+
+    Returns:
+        ((scale, bias), keyword arguments of `operators.normalised`), or None.
+
+    Raises:
+        UserError: the mesh splits rows that the kernel takes whole.
+    """
+    if module.product_kernel != "pallas" or module.is_initializing() or module.is_mutable_collection("intermediates"):
+        return None
+    if ways("heads") * ways("atoms") > 1:
+        raise UserError(
+            "model.product_kernel='pallas' takes whole rows, which mesh.tensor splits; choose 'xla', or mesh.tensor=1"
+        )
+    spec = spec_of((z_BxNxD.shape[0], 1, 1), "images", None, None)
+    return norm(z_BxNxD, apply=False), {"epsilon": norm.epsilon, "kernel": "pallas", "spec": spec}
 
 
 def kept(branch_BxNxD, keep_Bx1x1):
@@ -45,7 +74,7 @@ def kept(branch_BxNxD, keep_Bx1x1):
 
 def compression_fields(model, num_heads, sign=1):
     """The fields of a network's compression steps (`CompressionStep`)."""
-    names = ("output_projection", "skip", "attention_scale", "kappa", "epsilon", "attention_kernel")
+    names = ("output_projection", "skip", "attention_scale", "kappa", "epsilon", "attention_kernel", "product_kernel")
     return {"num_heads": num_heads, "sign": sign, **{name: getattr(model, name) for name in names}}
 
 
@@ -67,23 +96,33 @@ class SubspaceAttention(nn.Module):
     kernel: str = "auto"
 
     @nn.compact
-    def __call__(self, normed_BxNxD):
+    def __call__(self, normed_BxNxD, together=None):
+        """MSSA of normalised tokens; or (z, MSSA(LN(z))) of z, the norm as `fused` has it."""
         width = normed_BxNxD.shape[-1]
         subspaces_DxKP = self.param("subspaces", split_along(xavier, "embed", "heads"), (width, width))
+        if together is not None:
+            norm, how = together
+            z_BxNxD, codes_BxNxKP = normalised_product(normed_BxNxD, *norm, subspaces_DxKP, residual=True, **how)
+            return z_BxNxD, self.moved(codes_BxNxKP, subspaces_DxKP.astype(self.dtype))
         subspaces_DxKP = subspaces_DxKP.astype(self.dtype)
-        codes_BxNxKP = constrain(normed_BxNxD @ subspaces_DxKP, "images", None, "heads")
+        return self.moved(normed_BxNxD @ subspaces_DxKP, subspaces_DxKP)
+
+    def moved(self, codes_BxNxKP, subspaces_DxKP):
+        """What the codes' attention to each other adds to the tokens."""
+        width = codes_BxNxKP.shape[-1]
+        codes_BxNxKP = constrain(codes_BxNxKP, "images", None, "heads")
         self.sow("intermediates", "codes", codes_BxNxKP)
         scale = self.logit_scale or (width // self.num_heads) ** -0.5
         # under a mesh with a tensor axis a device has whole heads or all of them
         spec = spec_of((codes_BxNxKP.shape[0], 1, self.num_heads), "images", None, "heads")
-        moved_BxNxKP = attend(codes_BxNxKP, num_heads=self.num_heads, scale=scale, kernel=self.kernel, spec=spec)
+        how = {"num_heads": self.num_heads, "scale": scale, "kernel": self.kernel, "spec": spec}
         if self.output_projection == "tied":
-            return moved_BxNxKP @ subspaces_DxKP.T
+            return attend(codes_BxNxKP, weight_KPxD=subspaces_DxKP.T, **how)
         if self.num_heads == 1:
-            return moved_BxNxKP
+            return attend(codes_BxNxKP, **how)
         kernel_KPxD = self.param("output_kernel", split_along(xavier, "heads", "embed"), (width, width))
         bias_D = self.param("output_bias", split_along(zeros, None), (width,))
-        return moved_BxNxKP @ kernel_KPxD.astype(self.dtype) + bias_D.astype(self.dtype)
+        return attend(codes_BxNxKP, weight_KPxD=kernel_KPxD.astype(self.dtype), **how) + bias_D.astype(self.dtype)
 
 
 class CompressionStep(nn.Module):
@@ -97,6 +136,7 @@ class CompressionStep(nn.Module):
             kappa P / (N eps^2), and (1 - that) z).
         kappa, epsilon: of the paper's step.
         attention_kernel: of the attention.
+        product_kernel: how norm and product are computed (`operators.normalised`).
     """
 
     num_heads: int
@@ -107,20 +147,26 @@ class CompressionStep(nn.Module):
     kappa: float = 1.0
     epsilon: float = 0.5
     attention_kernel: str = "auto"
+    product_kernel: str = "auto"
     dtype: Any = jnp.float32
 
     @nn.compact
     def __call__(self, z_BxNxD, keep_Bx1x1=None):
         num_tokens, width = z_BxNxD.shape[-2:]
-        normed_BxNxD = LayerNorm(name="attention_norm")(z_BxNxD)
-        self.sow("intermediates", "normed", normed_BxNxD)
+        norm = LayerNorm(name="attention_norm")
         paper = self.attention_scale == "paper"
         logit_scale = 1.0 if paper else None
         attention = SubspaceAttention(
             self.num_heads, self.output_projection, logit_scale, self.dtype, self.attention_kernel, name="attention"
         )
-        moved_BxNxD = constrain(attention(normed_BxNxD), "images", None, None)
-        start_BxNxD = z_BxNxD if self.skip == "input" else normed_BxNxD
+        together = fused(self, norm, z_BxNxD) if self.skip == "input" else None
+        if together is None:
+            normed_BxNxD = norm(z_BxNxD)
+            self.sow("intermediates", "normed", normed_BxNxD)
+            start_BxNxD, moved_BxNxD = z_BxNxD if self.skip == "input" else normed_BxNxD, attention(normed_BxNxD)
+        else:
+            start_BxNxD, moved_BxNxD = attention(z_BxNxD, together)
+        moved_BxNxD = constrain(moved_BxNxD, "images", None, None)
         if not paper:
             return start_BxNxD + kept(self.sign * moved_BxNxD, keep_Bx1x1)
         step = self.sign * self.kappa * (width // self.num_heads) / (num_tokens * self.epsilon**2)
@@ -134,18 +180,23 @@ class SparsificationStep(nn.Module):
         eta: step size.
         lambda_: sparsity weight.
         dtype: of the computation.
+        product_kernel: how norm and ISTA are computed (`operators.normalised`).
     """
 
     eta: float = 0.1
     lambda_: float = 0.5
     dtype: Any = jnp.float32
+    product_kernel: str = "auto"
 
     @nn.compact
     def __call__(self, z_BxNxD):
-        width = z_BxNxD.shape[-1]
-        normed_BxNxD = LayerNorm(name="ista_norm")(z_BxNxD)
+        width, norm = z_BxNxD.shape[-1], LayerNorm(name="ista_norm")
         dictionary_DxD = self.param("dictionary", split_along(kaiming, "embed", "atoms"), (width, width))
-        return ista(normed_BxNxD, dictionary_DxD.astype(self.dtype), step_size=self.eta, sparsity=self.lambda_)
+        step = {"step_size": self.eta, "sparsity": self.lambda_}
+        together = fused(self, norm, z_BxNxD)
+        if together is not None:
+            return normalised_ista(z_BxNxD, *together[0], dictionary_DxD, **together[1], **step)
+        return ista(norm(z_BxNxD), dictionary_DxD.astype(self.dtype), **step)
 
 
 class EncoderLayer(nn.Module):
@@ -169,7 +220,8 @@ class EncoderLayer(nn.Module):
         compress = CompressionStep(**self.compression, dtype=self.dtype, name="compression")
         compressed_BxNxD = compress(z_BxNxD, keep_Bx1x1)
         self.sow("intermediates", "compressed", compressed_BxNxD)
-        sparsify = SparsificationStep(self.eta, self.lambda_, self.dtype, name="sparsification")
+        kernel = self.compression.get("product_kernel", "auto")
+        sparsify = SparsificationStep(self.eta, self.lambda_, self.dtype, kernel, name="sparsification")
         sparse_BxNxD = constrain(sparsify(compressed_BxNxD), "images", None, None)
         self.sow("intermediates", "output", sparse_BxNxD)
         return sparse_BxNxD
@@ -186,13 +238,22 @@ class DecoderLayer(nn.Module):
     compression: Any
     dtype: Any = jnp.float32
 
+    @property
+    def product_kernel(self):
+        """Of both norms."""
+        return self.compression.get("product_kernel", "auto")
+
     @nn.compact
     def __call__(self, y_BxNxD):
-        width = y_BxNxD.shape[-1]
+        width, norm = y_BxNxD.shape[-1], LayerNorm(name="linear_norm")
         self.sow("intermediates", "input", y_BxNxD)
-        normed_BxNxD = LayerNorm(name="linear_norm")(y_BxNxD)
         kernel_DxD = self.param("linear_kernel", split_along(kaiming, "embed", "atoms"), (width, width))
-        mapped_BxNxD = constrain(normed_BxNxD @ kernel_DxD.astype(self.dtype), "images", None, None)
+        together = fused(self, norm, y_BxNxD)
+        if together is None:
+            mapped_BxNxD = norm(y_BxNxD) @ kernel_DxD.astype(self.dtype)
+        else:
+            mapped_BxNxD = normalised_product(y_BxNxD, *together[0], kernel_DxD, **together[1])
+        mapped_BxNxD = constrain(mapped_BxNxD, "images", None, None)
         self.sow("intermediates", "mapped", mapped_BxNxD)
         expanded_BxNxD = CompressionStep(**self.compression, dtype=self.dtype, name="expansion")(mapped_BxNxD)
         self.sow("intermediates", "output", expanded_BxNxD)

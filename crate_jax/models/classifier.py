@@ -186,6 +186,7 @@ class CrateClassifier(Classifier):
     kappa: float = 1.0
     epsilon: float = 0.5
     attention_kernel: str = "auto"
+    product_kernel: str = "auto"
 
     def encoder_layer(self, **kwargs):
         return EncoderLayer(compression_fields(self, self.num_heads), self.eta, self.lambda_, self.dtype, **kwargs)

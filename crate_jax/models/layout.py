@@ -27,6 +27,15 @@ def constrain(x, *names):
     return jax.lax.with_sharding_constraint(x, nn.logical_to_mesh_axes(names))
 
 
+def ways(name):
+    """How many parts the mesh in force splits an axis of this logical name into; 1 without a mesh or rules."""
+    mesh = jax.sharding.get_abstract_mesh()
+    if mesh.empty or not nn.get_logical_axis_rules():
+        return 1
+    (axes,) = nn.logical_to_mesh_axes((name,))
+    return math.prod(mesh.shape[axis] for axis in ((axes,) if isinstance(axes, str) else axes or ()))
+
+
 def spec_of(shape, *names):
     """The `PartitionSpec` of an array in the mesh in force, for code that is written device by device.
 

@@ -219,7 +219,8 @@ class CrateMae(MaskedAutoencoder):
 
     Attributes, beside the frame's:
         eta, lambda_: step size and sparsity weight of ISTA.
-        output_projection, skip, attention_scale, kappa, epsilon, attention_kernel: see `blocks.CompressionStep`.
+        output_projection, skip, attention_scale, kappa, epsilon, attention_kernel, product_kernel: see
+            `blocks.CompressionStep`.
         positions: "added" once, or "subtracted" again after the last decoder layer (book).
     """
 
@@ -231,6 +232,7 @@ class CrateMae(MaskedAutoencoder):
     kappa: float = 1.0
     epsilon: float = 0.5
     attention_kernel: str = "auto"
+    product_kernel: str = "auto"
 
     def encoder_layer(self, **kwargs):
         return EncoderLayer(compression_fields(self, self.num_heads), self.eta, self.lambda_, self.dtype, **kwargs)

@@ -27,6 +27,7 @@ CHOICES = {
     "positions": ("added", "subtracted"),
     "remat": REMAT,
     "attention_kernel": ("auto", "xla", "pallas"),
+    "product_kernel": ("auto", "xla", "pallas"),
     "pooling": ("cls", "mean"),
 }
 

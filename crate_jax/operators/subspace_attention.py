@@ -76,7 +76,20 @@ def _backward(scale, kept, cotangent_BxNxKxP):
 subspace_self_attention.defvjp(_forward, _backward)
 
 
-def attend(codes_BxNxKP, *, num_heads, scale, kernel="auto", spec=None):
+def _check_room(codes_BxNxKP, num_heads):
+    from crate_jax.operators.kernels.subspace_attention_tpu import vmem_bytes
+    from crate_jax.operators.kernels.tpu_call import VMEM_BYTES
+
+    tokens, width = codes_BxNxKP.shape[-2:]
+    needed = vmem_bytes(tokens, width, num_heads, codes_BxNxKP.dtype.itemsize)
+    if needed > VMEM_BYTES:
+        raise UserError(
+            f"model.attention_kernel='pallas' keeps a head's scores on the chip; {tokens} tokens would need about "
+            f"{needed / 2**20:.0f} MiB there of {VMEM_BYTES // 2**20}; choose 'xla', or larger patches."
+        )
+
+
+def attend(codes_BxNxKP, *, num_heads, scale, kernel="auto", spec=None, weight_KPxD=None):
     """SSA in every subspace at once, by the kernel that is asked for; the result is the same.
 
     Args:
@@ -87,26 +100,27 @@ def attend(codes_BxNxKP, *, num_heads, scale, kernel="auto", spec=None):
             other devices interpret it, slowly) or "auto", which is "xla": the other has yet to be timed on a TPU.
         spec: how the codes are split over the mesh in force, a `PartitionSpec` whose axes divide B and K; only
             "pallas" needs it.
+        weight_KPxD: the result is multiplied by it; "pallas" then keeps nothing but the codes for the backward pass.
 
     Returns:
-        Shape and type of the codes.
+        B x N x KP, or B x N x D, in the type of the codes.
 
     Raises:
         UserError: "pallas", and a head's scores do not fit on a TPU's chip.
     """
     if kernel != "pallas":
-        return subspace_self_attention(split_heads(codes_BxNxKP, num_heads), scale).reshape(codes_BxNxKP.shape)
-    from crate_jax.operators.kernels.subspace_attention_tpu import VMEM_BYTES, subspace_self_attention_tpu, vmem_bytes
+        moved_BxNxKxP = subspace_self_attention(split_heads(codes_BxNxKP, num_heads), scale)
+        moved_BxNxKP = moved_BxNxKxP.reshape(codes_BxNxKP.shape)
+        return moved_BxNxKP if weight_KPxD is None else moved_BxNxKP @ weight_KPxD
+    from crate_jax.operators.kernels import subspace_attention_tpu as kernels
 
-    tokens, width = codes_BxNxKP.shape[-2:]
-    needed = vmem_bytes(tokens, width, num_heads, codes_BxNxKP.dtype.itemsize)
-    if needed > VMEM_BYTES:
-        raise UserError(
-            f"model.attention_kernel='pallas' keeps a head's scores on the chip; {tokens} tokens would need about "
-            f"{needed / 2**20:.0f} MiB there of {VMEM_BYTES // 2**20}; choose 'xla', or larger patches."
-        )
-    moved_BxNxKP = subspace_self_attention_tpu(codes_BxNxKP, width // num_heads, scale, spec)
-    return checkpoint_name(moved_BxNxKP, "attention")  # a recomputing backward pass keeps it: `models.layer_stack`
+    _check_room(codes_BxNxKP, num_heads)
+    head_size = codes_BxNxKP.shape[-1] // num_heads
+    if weight_KPxD is None:
+        moved = kernels.subspace_self_attention_tpu(codes_BxNxKP, head_size, scale, spec)
+    else:
+        moved = kernels.projected_self_attention_tpu(codes_BxNxKP, weight_KPxD, head_size, scale, spec)
+    return checkpoint_name(moved, "attention")  # a recomputing backward pass keeps it: `models.layer_stack`
 
 
 def mssa(z_BxNxD, subspaces_DxKP, *, num_heads, scale):

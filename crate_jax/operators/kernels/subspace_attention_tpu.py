@@ -16,9 +16,8 @@ import jax.experimental.pallas as pl
 import jax.experimental.pallas.tpu as pltpu
 import jax.numpy as jnp
 
-LANES = 128
-VMEM_BYTES = 28 * 2**20  # what there is on every generation from v4 on, and some room beside it
-_DEFAULT_VMEM_BYTES = 16 * 2**20  # what a kernel is given without asking
+from crate_jax.operators.kernels.tpu_call import DEFAULT_VMEM_BYTES, LANES, on_platform, product
+
 _SQUARES = 5  # N x N arrays in f32 that the backward pass holds at once
 
 
@@ -39,7 +38,7 @@ def vmem_bytes(num_tokens, width, num_heads, itemsize):
     size = width // num_heads
     rows, lanes = -(-num_tokens // 8) * 8, -(-num_tokens // LANES) * LANES
     block = rows * -(-size * group_size(width, num_heads) // LANES) * LANES
-    return _SQUARES * 4 * rows * lanes + block * (6 * itemsize + 4)  # three arrays, two copies of each, and a sum
+    return _SQUARES * 4 * rows * lanes + block * (8 * itemsize + 8)  # four arrays, two copies of each; two sums
 
 
 def _windows(width, num_heads):
@@ -59,14 +58,8 @@ def _window(block_ref, first, end, low, high):
     return jnp.where((lane >= low) & (lane < high), values, jnp.zeros_like(values))
 
 
-def _product(a, b, contracted):
-    """a and b contracted over one axis of each, f32."""
-    dimensions = (((contracted[0],), (contracted[1],)), ((), ()))
-    return jax.lax.dot_general(a, b, dimensions, preferred_element_type=jnp.float32)
-
-
 def _softmax(w_NxL, scale):
-    scores_NxN = _product(w_NxL, w_NxL, (1, 1)) * scale
+    scores_NxN = product(w_NxL, w_NxL, (1, 1)) * scale
     risen_NxN = jnp.exp(scores_NxN - jnp.max(scores_NxN, 1, keepdims=True))
     return risen_NxN / jnp.sum(risen_NxN, 1, keepdims=True)
 
@@ -92,26 +85,31 @@ def _forward_kernel(codes_ref, out_ref, *, num_heads, scale):
     for window in _windows(codes_ref.shape[-1], num_heads):
         w_NxL = _window(codes_ref, *window)
         attention_NxN = _softmax(w_NxL, scale).astype(w_NxL.dtype)
-        parts.append((window[0], _product(attention_NxN, w_NxL, (1, 0))))
+        parts.append((window[0], product(attention_NxN, w_NxL, (1, 0))))
     _store(out_ref, parts)
 
 
-def _backward_kernel(codes_ref, cotangent_ref, out_ref, *, num_heads, scale):
-    parts = []
+def _backward_kernel(codes_ref, cotangent_ref, out_ref, *moved_ref, num_heads, scale):
+    parts, moved = [], []
     for window in _windows(codes_ref.shape[-1], num_heads):
         w_NxL, g_NxL = _window(codes_ref, *window), _window(cotangent_ref, *window)
         attention_NxN = _softmax(w_NxL, scale)
-        product_NxN = _product(g_NxL, w_NxL, (1, 1))
+        product_NxN = product(g_NxL, w_NxL, (1, 1))
         inner_Nx1 = jnp.sum(attention_NxN * product_NxN, 1, keepdims=True)
         slope_NxN = attention_NxN * (product_NxN - inner_Nx1) * scale
         symmetric_NxN = (slope_NxN + slope_NxN.T).astype(w_NxL.dtype)
-        by_value_NxL = _product(attention_NxN.astype(w_NxL.dtype), g_NxL, (0, 0))
-        parts.append((window[0], by_value_NxL + _product(symmetric_NxN, w_NxL, (1, 0))))
+        narrow_NxN = attention_NxN.astype(w_NxL.dtype)
+        by_value_NxL = product(narrow_NxN, g_NxL, (0, 0))
+        parts.append((window[0], by_value_NxL + product(symmetric_NxN, w_NxL, (1, 0))))
+        if moved_ref:
+            moved.append((window[0], product(narrow_NxN, w_NxL, (1, 0))))
     _store(out_ref, parts)
+    if moved_ref:
+        _store(moved_ref[0], moved)
 
 
-def _call(kernel, arrays, num_heads, scale, products, interpret):
-    """Runs a kernel over (image, group of heads); `products` of N x N x P each head costs."""
+def _call(*arrays, kernel, num_heads, scale, products, outputs, interpret):
+    """Runs a kernel over (image, group of heads) to `outputs` arrays; `products` of N x N x P each head costs."""
     images, tokens, width = arrays[0].shape
     group = group_size(width, num_heads)
     lanes = width // num_heads * group
@@ -119,40 +117,36 @@ def _call(kernel, arrays, num_heads, scale, products, interpret):
     cost = pl.CostEstimate(
         flops=2 * products * images * tokens**2 * width,
         transcendentals=images * num_heads * tokens**2,
-        bytes_accessed=(len(arrays) + 1) * arrays[0].size * arrays[0].dtype.itemsize,
+        bytes_accessed=(len(arrays) + outputs) * arrays[0].size * arrays[0].dtype.itemsize,
     )
     vmem = vmem_bytes(tokens, width, num_heads, arrays[0].dtype.itemsize)
     return pl.pallas_call(
         functools.partial(kernel, num_heads=group, scale=scale),
-        out_shape=jax.ShapeDtypeStruct(arrays[0].shape, arrays[0].dtype),
+        out_shape=(jax.ShapeDtypeStruct(arrays[0].shape, arrays[0].dtype),) * outputs,
         grid=(images, num_heads // group),
         in_specs=[block] * len(arrays),
-        out_specs=block,
+        out_specs=(block,) * outputs,
         compiler_params=pltpu.CompilerParams(
-            dimension_semantics=("parallel", "parallel"), vmem_limit_bytes=max(vmem, _DEFAULT_VMEM_BYTES)
+            dimension_semantics=("parallel", "parallel"), vmem_limit_bytes=max(vmem, DEFAULT_VMEM_BYTES)
         ),
         cost_estimate=cost,
         interpret=interpret,
     )(*arrays)
 
 
-def _on_platform(kernel, *arrays, **settings):
-    """The kernel where there is a TPU; elsewhere its interpretation, which is for tests and slow."""
-    compiled = functools.partial(_call, kernel, interpret=False, **settings)
-    interpreted = functools.partial(_call, kernel, interpret=True, **settings)
-    return jax.lax.platform_dependent(
-        *arrays, tpu=lambda *them: compiled(them), default=lambda *them: interpreted(them)
-    )
+def _run(kernel, arrays, head_size, scale, spec, *, products, outputs):
+    """The kernel on each device's images and heads; `spec` None: there is no mesh."""
 
+    def local(*arrays):
+        heads = arrays[0].shape[-1] // head_size
+        how = {"kernel": kernel, "num_heads": heads, "scale": scale, "products": products, "outputs": outputs}
+        return on_platform(functools.partial(_call, **how), *arrays)
 
-def _split(function, spec):
-    """The function on each device's images and heads; `spec` None: there is no mesh."""
     if spec is None:
-        return function
+        return local(*arrays)
     # every device does its own part and nothing is summed over the mesh, so there is nothing to check
-    return lambda *arrays: jax.shard_map(function, in_specs=(spec,) * len(arrays), out_specs=spec, check_vma=False)(
-        *arrays
-    )
+    split = jax.shard_map(local, in_specs=(spec,) * len(arrays), out_specs=(spec,) * outputs, check_vma=False)
+    return split(*arrays)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(1, 2, 3))
@@ -173,19 +167,46 @@ def subspace_self_attention_tpu(codes_BxNxKP, head_size, scale, spec=None):
 
 
 def _forward(codes_BxNxKP, head_size, scale, spec):
-    def local(codes_BxNxKP):
-        heads = codes_BxNxKP.shape[-1] // head_size
-        return _on_platform(_forward_kernel, codes_BxNxKP, num_heads=heads, scale=scale, products=2)
-
-    return _split(local, spec)(codes_BxNxKP), codes_BxNxKP
+    (moved_BxNxKP,) = _run(_forward_kernel, (codes_BxNxKP,), head_size, scale, spec, products=2, outputs=1)
+    return moved_BxNxKP, codes_BxNxKP
 
 
 def _backward(head_size, scale, spec, codes_BxNxKP, cotangent_BxNxKP):
-    def local(codes_BxNxKP, cotangent_BxNxKP):
-        heads = codes_BxNxKP.shape[-1] // head_size
-        return _on_platform(_backward_kernel, codes_BxNxKP, cotangent_BxNxKP, num_heads=heads, scale=scale, products=4)
-
-    return (_split(local, spec)(codes_BxNxKP, cotangent_BxNxKP.astype(codes_BxNxKP.dtype)),)
+    arrays = (codes_BxNxKP, cotangent_BxNxKP.astype(codes_BxNxKP.dtype))
+    return _run(_backward_kernel, arrays, head_size, scale, spec, products=4, outputs=1)
 
 
 subspace_self_attention_tpu.defvjp(_forward, _backward)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3, 4))
+def projected_self_attention_tpu(codes_BxNxKP, weight_KPxD, head_size, scale, spec=None):
+    """softmax(scale w_k w_k^T) w_k in every subspace, times W; only the codes are kept for the backward pass.
+
+    W's gradient needs what the attention gave, which the backward kernel has nearly at hand: one product of N x N x P
+    more a head, instead of an array of B x N x KP that waits in memory.
+
+    Args:
+        codes_BxNxKP, head_size, scale, spec: as in `subspace_self_attention_tpu`.
+        weight_KPxD: W, in the type of the codes.
+
+    Returns:
+        B x N x D, in the type of the codes.
+    """
+    return _forward_projected(codes_BxNxKP, weight_KPxD, head_size, scale, spec)[0]
+
+
+def _forward_projected(codes_BxNxKP, weight_KPxD, head_size, scale, spec):
+    moved_BxNxKP, _ = _forward(codes_BxNxKP, head_size, scale, spec)
+    return moved_BxNxKP @ weight_KPxD, (codes_BxNxKP, weight_KPxD)
+
+
+def _backward_projected(head_size, scale, spec, kept, cotangent_BxNxD):
+    codes_BxNxKP, weight_KPxD = kept
+    arrays = (codes_BxNxKP, (cotangent_BxNxD @ weight_KPxD.T).astype(codes_BxNxKP.dtype))
+    dcodes_BxNxKP, moved_BxNxKP = _run(_backward_kernel, arrays, head_size, scale, spec, products=5, outputs=2)
+    dweight_KPxD = jnp.einsum("bnp,bnd->pd", moved_BxNxKP, cotangent_BxNxD)
+    return dcodes_BxNxKP, dweight_KPxD.astype(weight_KPxD.dtype)
+
+
+projected_self_attention_tpu.defvjp(_forward_projected, _backward_projected)

@@ -1,0 +1,78 @@
+"""LayerNorm together with what follows it, by the kernel that is asked for; the result is the same.
+
+"xla" leaves the fusing to the compiler. "pallas" is one kernel forward and one backward for each
+(`kernels.norm_product_tpu`, `kernels.ista_tpu`): nothing between norm and product is written; other devices interpret
+it, slowly. "auto" is "xla": the kernels have yet to be timed on a TPU.
+"""
+
+from crate_jax.errors import UserError
+from crate_jax.operators.ista import ista
+from crate_jax.operators.normalisation import layer_norm
+
+
+def _check_room(needed, tokens, width):
+    from crate_jax.operators.kernels.tpu_call import VMEM_BYTES
+
+    if needed > VMEM_BYTES:
+        raise UserError(
+            f"model.product_kernel='pallas' keeps a layer's matrix and an image's tokens on the chip; {tokens} tokens "
+            f"of {width} would need about {needed / 2**20:.0f} MiB there of {VMEM_BYTES // 2**20}; choose 'xla'."
+        )
+
+
+def normalised_product(z_BxNxD, scale_D, bias_D, weight_DxE, *, epsilon, residual=False, kernel="auto", spec=None):
+    """LN(z) W, or (z, LN(z) W).
+
+    Args:
+        z_BxNxD: tokens, f32 or bf16.
+        scale_D, bias_D: of the norm.
+        weight_DxE: W, f32; rounded to the type of z for the product.
+        epsilon: of the norm.
+        residual: True: z is returned before the product, to be used in place of the argument by whatever else reads it;
+            its cotangent is then added by the same kernel.
+        kernel: "xla", "pallas" or "auto".
+        spec: how z is split over the mesh in force, a `PartitionSpec` whose axes divide B; only "pallas" needs it.
+
+    Returns:
+        In the type of z.
+
+    Raises:
+        UserError: "pallas", and W and an image's tokens do not fit on a TPU's chip.
+    """
+    if kernel != "pallas":
+        product_BxNxE = layer_norm(z_BxNxD, scale_D, bias_D, epsilon=epsilon) @ weight_DxE.astype(z_BxNxD.dtype)
+        return (z_BxNxD, product_BxNxE) if residual else product_BxNxE
+    from crate_jax.operators.kernels.norm_product_tpu import norm_product_tpu, vmem_bytes
+
+    tokens, width = z_BxNxD.shape[-2:]
+    _check_room(vmem_bytes(tokens, width, weight_DxE.shape[1], z_BxNxD.dtype.itemsize), tokens, width)
+    return norm_product_tpu(z_BxNxD, scale_D, bias_D, weight_DxE, epsilon, residual, spec)
+
+
+def normalised_ista(
+    z_BxNxD, scale_D, bias_D, dictionary_DxD, *, epsilon, step_size, sparsity, kernel="auto", spec=None
+):
+    """ISTA(LN(z) | D).
+
+    Args:
+        z_BxNxD: tokens, f32 or bf16.
+        scale_D, bias_D: of the norm.
+        dictionary_DxD: D, atoms in columns, f32; rounded to the type of z for the products.
+        epsilon: of the norm.
+        step_size, sparsity: eta and lambda.
+        kernel, spec: as in `normalised_product`.
+
+    Returns:
+        The code, shape and type of z.
+
+    Raises:
+        UserError: as `normalised_product`.
+    """
+    if kernel != "pallas":
+        normed_BxNxD = layer_norm(z_BxNxD, scale_D, bias_D, epsilon=epsilon)
+        return ista(normed_BxNxD, dictionary_DxD.astype(z_BxNxD.dtype), step_size=step_size, sparsity=sparsity)
+    from crate_jax.operators.kernels.ista_tpu import norm_ista_tpu, vmem_bytes
+
+    tokens, width = z_BxNxD.shape[-2:]
+    _check_room(vmem_bytes(tokens, width, z_BxNxD.dtype.itemsize), tokens, width)
+    return norm_ista_tpu(z_BxNxD, scale_D, bias_D, dictionary_DxD, epsilon, step_size, sparsity, spec)

@@ -1,0 +1,223 @@
+"""Norms and what follows them as TPU kernels: interpreted they are the textbook, and they compile for a pod."""
+
+import importlib.util
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from crate_jax.errors import UserError
+from crate_jax.models.registry import create_model, init_params
+from crate_jax.operators.normalised import normalised_ista, normalised_product
+from crate_jax.operators.subspace_attention import attend
+from tests.operators.test_subspace_attention_tpu import in_a_child
+
+SHAPES = [(17, 32, 48), (5, 128, 128), (1, 24, 7), (50, 96, 96)]  # N, D, E: odd ones and whole tiles
+DTYPES = [("float32", 3e-6), ("bfloat16", 2e-2)]
+EPSILON, ETA, LAMBDA = 1e-5, 0.3, 0.2
+
+
+def normalised(z):
+    """LayerNorm without its parameters in float64, and the function that carries a cotangent back through it."""
+    inverse = 1 / np.sqrt(z.var(-1, keepdims=True) + EPSILON)
+    unit = (z - z.mean(-1, keepdims=True)) * inverse
+    jacobian = np.eye(z.shape[-1]) - 1 / z.shape[-1]
+    jacobian = (jacobian - unit[..., :, None] * unit[..., None, :] / z.shape[-1]) * inverse[..., None]
+    return unit, lambda back: np.einsum("bnd,bnde->bne", back, jacobian)
+
+
+def arrays(tokens, width, outputs, dtype):
+    rng = np.random.default_rng(tokens)
+
+    def draw(*shape, scale=1.0, dtype="float32"):
+        return jnp.asarray(scale * rng.normal(size=shape), dtype)
+
+    z = draw(2, tokens, width, dtype=dtype)
+    weight = draw(width, outputs, scale=width**-0.5)
+    cotangent = draw(2, tokens, outputs, dtype=dtype)
+    return z, 1 + draw(width, scale=0.2), draw(width, scale=0.2), weight, cotangent, draw(2, tokens, width, dtype=dtype)
+
+
+def wide(*them):
+    return [np.asarray(one, "f8") for one in them]
+
+
+def assert_close(got, wanted, tolerance):
+    for one, want in zip(got, wanted, strict=True):
+        assert one.shape == want.shape
+        error = np.abs(np.asarray(one, "f8") - want).max() / np.abs(want).max()
+        assert error < tolerance
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), DTYPES)
+@pytest.mark.parametrize(("tokens", "width", "outputs"), SHAPES)
+def test_norm_and_product_are_the_textbook(tokens, width, outputs, dtype, tolerance):
+    z, scale, bias, weight, cotangent, around = arrays(tokens, width, outputs, dtype)
+
+    @jax.jit
+    def both(*them):
+        value, pull = jax.vjp(
+            lambda *them: normalised_product(*them, epsilon=EPSILON, residual=True, kernel="pallas"), *them
+        )
+        return value, pull((around, cotangent))
+
+    (same, got), back = both(z, scale, bias, weight)
+    assert (got.dtype, back[0].dtype, back[3].dtype) == (dtype, dtype, "float32")
+    np.testing.assert_array_equal(np.asarray(same, "f4"), np.asarray(z, "f4"))
+    z, scale, bias, weight, cotangent, around = wide(z, scale, bias, weight, cotangent, around)
+    unit, carry = normalised(z)
+    normed, dnormed = unit * scale + bias, cotangent @ weight.T
+    wanted = [carry(dnormed * scale) + around, (dnormed * unit).sum((0, 1)), dnormed.sum((0, 1))]
+    wanted.append(np.einsum("bnd,bne->de", normed, cotangent))
+    assert_close([got, *back], [normed @ weight, *wanted], tolerance)
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), DTYPES)
+@pytest.mark.parametrize(("tokens", "width"), [(tokens, width) for tokens, width, _ in SHAPES])
+def test_norm_and_ista_are_the_textbook(tokens, width, dtype, tolerance):
+    z, scale, bias, dictionary, cotangent, _ = arrays(tokens, width, width, dtype)
+
+    @jax.jit
+    def both(*them):
+        step = {"epsilon": EPSILON, "step_size": ETA, "sparsity": LAMBDA, "kernel": "pallas"}
+        value, pull = jax.vjp(lambda *them: normalised_ista(*them, **step), *them)
+        return value, pull(cotangent)
+
+    code, back = both(z, scale, bias, dictionary)
+    assert (code.dtype, back[0].dtype, back[3].dtype) == (dtype, dtype, "float32")
+    active = np.asarray(code, "f4") > 0  # rounding may put an entry on either side of zero; the gradient follows it
+    z, scale, bias, dictionary, cotangent = wide(z, scale, bias, dictionary, cotangent)
+    unit, carry = normalised(z)
+    normed = unit * scale + bias
+    residual = normed - normed @ dictionary.T
+    moved = normed + ETA * (residual @ dictionary - LAMBDA)
+    passed = cotangent * active
+    through = ETA * passed @ dictionary.T
+    dnormed = passed + through - through @ dictionary
+    wanted = [carry(dnormed * scale), (dnormed * unit).sum((0, 1)), dnormed.sum((0, 1))]
+    wanted.append(np.einsum("bni,bnj->ij", ETA * residual, passed) - np.einsum("bni,bnj->ij", through, normed))
+    assert_close([code, *back], [np.maximum(moved, 0), *wanted], tolerance)
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), DTYPES)
+def test_projected_attention_keeps_the_codes_alone(dtype, tolerance):
+    rng = np.random.default_rng(0)
+    codes, cotangent = (jnp.asarray(rng.normal(size=(2, 17, 32)), dtype) for _ in range(2))
+    weight = jnp.asarray(rng.normal(size=(32, 32)) / 6, dtype)
+
+    def both(kernel, codes, weight, cotangent):
+        value, pull = jax.vjp(
+            lambda w, out: attend(w, weight_KPxD=out, num_heads=2, scale=0.25, kernel=kernel), codes, weight
+        )
+        return value, *pull(cotangent)
+
+    wanted = wide(*both("xla", *(x.astype("float32") for x in (codes, weight, cotangent))))
+    assert_close(both("pallas", codes, weight, cotangent), wanted, tolerance)
+    _, pull = jax.vjp(lambda w: attend(w, weight_KPxD=weight, num_heads=2, scale=0.25, kernel="pallas"), codes)
+    assert [x.shape for x in jax.tree.leaves(pull)].count(codes.shape) == 1
+
+
+@pytest.mark.parametrize("changes", [{}, {"output_projection": "tied"}, {"skip": "normed"}, {"num_heads": 1}])
+def test_a_network_is_the_same_by_either_kernel(changes):
+    size = {"width": 32, "num_heads": 2, "depth": 2, "decoder_depth": 2, "image_size": 16, "patch_size": 8} | changes
+    images = jnp.asarray(np.random.default_rng(0).normal(size=(2, 16, 16, 3)), jnp.float32)
+    params = init_params(create_model("crate_mae_tiny", **size), jax.random.key(0))
+
+    def step(kernel, **way):
+        model = create_model("crate_mae_tiny", **size, **way, attention_kernel=kernel, product_kernel=kernel)
+        return jax.value_and_grad(lambda p: jnp.mean(model.apply({"params": p}, images).prediction_BxNxF ** 2))
+
+    plain = jax.jit(step("xla"))(params)
+    for way in ({}, {"scan_layers": True, "remat": "names"}):
+        got = jax.jit(step("pallas", **way))(params)
+        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-4, atol=2e-6), got, plain)
+
+
+def test_what_does_not_fit_is_refused_in_one_sentence():
+    z, vector = jax.ShapeDtypeStruct((1, 17, 4096), jnp.float32), jax.ShapeDtypeStruct((4096,), jnp.float32)
+    matrix = jax.ShapeDtypeStruct((4096, 4096), jnp.float32)
+    for one in (normalised_product, normalised_ista):
+        step = {"step_size": ETA, "sparsity": LAMBDA} if one is normalised_ista else {}
+        with pytest.raises(UserError, match=r"model\.product_kernel='pallas'.*17 tokens of 4096.*choose 'xla'"):
+            jax.eval_shape(
+                lambda *them, one=one, step=step: one(*them, epsilon=EPSILON, kernel="pallas", **step),
+                z, vector, vector, matrix,
+            )  # fmt: skip
+
+
+def test_on_a_mesh_every_device_has_its_images_and_gradients_are_summed():
+    in_a_child(
+        """
+        import flax.linen as nn, jax, jax.numpy as jnp, numpy as np, pytest
+        from jax.sharding import AxisType, NamedSharding, PartitionSpec
+        from crate_jax.distributed.sharding import RULES
+        from crate_jax.errors import UserError
+        from crate_jax.models.blocks import DecoderLayer, EncoderLayer
+
+        z = jnp.asarray(np.random.default_rng(0).normal(size=(4, 5, 32)), jnp.float32)
+        for layer in (EncoderLayer, DecoderLayer):
+            plain, fast = (layer({"num_heads": 2, "product_kernel": kernel}) for kernel in ("xla", "pallas"))
+            params = nn.meta.unbox(jax.jit(plain.init)(jax.random.key(0), z))
+
+            def meshed(shape):
+                mesh = jax.make_mesh(shape, ("data", "fsdp", "tensor"), axis_types=(AxisType.Auto,) * 3)
+
+                def on_mesh(params, z):
+                    with nn.logical_axis_rules(RULES), jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
+                        return jnp.sum(jnp.sin(fast.apply(params, z)))
+
+                arguments = jax.device_put((params, z), NamedSharding(mesh, PartitionSpec()))
+                return jax.jit(jax.value_and_grad(on_mesh)), arguments
+
+            wanted = jax.jit(jax.value_and_grad(lambda p, z: jnp.sum(jnp.sin(plain.apply(p, z)))))(params, z)
+            for shape in ((2, 1, 1), (1, 2, 1)):
+                step, arguments = meshed(shape)
+                assert "f32[2,5,32]" in str(jax.make_jaxpr(step)(*arguments))
+                jax.tree.map(
+                    lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-4, atol=1e-5), wanted, step(*arguments)
+                )
+            step, arguments = meshed((1, 1, 2))
+            with pytest.raises(UserError, match="mesh.tensor"):
+                step(*arguments)
+        """,
+        XLA_FLAGS="--xla_force_host_platform_device_count=2",
+    )
+
+
+@pytest.mark.skipif(importlib.util.find_spec("libtpu") is None, reason="needs libtpu, the compiler for TPUs")
+def test_compiles_for_a_tpu_with_one_or_two_cores_a_chip():
+    """50 tokens of 128: forward and backward of each; v5p sums gradients in two halves."""
+    printed = in_a_child(
+        """
+        from crate_jax.planning.ahead_of_time import prepare_environment, topology_devices
+        from crate_jax.planning.chips import find_topology
+        prepare_environment()
+        import numpy as np, jax, jax.numpy as jnp
+        from jax.sharding import Mesh, NamedSharding, PartitionSpec
+        from crate_jax.operators.normalised import normalised_ista, normalised_product
+
+        for name in ("v5e:2x2", "v5p:2x2x1"):
+            mesh = Mesh(np.array(topology_devices(find_topology(name))[:1]), ("data",))
+            where = NamedSharding(mesh, PartitionSpec())
+            z = jax.ShapeDtypeStruct((8, 50, 128), jnp.bfloat16, sharding=where)
+            shapes = ((128,), (128, 128))
+            vector, matrix = (jax.ShapeDtypeStruct(shape, jnp.float32, sharding=where) for shape in shapes)
+            spec = PartitionSpec("data", None, None)
+
+            def both(z, g, scale, bias, weight):
+                how = {"epsilon": 1e-5, "kernel": "pallas", "spec": spec}
+
+                def run(*them):
+                    z, codes = normalised_product(*them, residual=True, **how)
+                    return normalised_ista(z + codes, *them[1:], step_size=0.1, sparsity=0.5, **how)
+
+                with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
+                    value, pull = jax.vjp(run, z, scale, bias, weight)
+                    return value, pull(g)
+
+            text = jax.jit(both).lower(z, z, vector, vector, matrix).compile().as_text()
+            print(text.count('custom_call_target="tpu_custom_call"'), "f32[2,128,128]" in text)
+        """
+    )
+    assert printed.split() == ["4", "False", "4", "True"]
