@@ -44,7 +44,7 @@ def make_train_step(objective, optimizer, schedule, *, accumulate=1, ema=None):
         loss, scalars, grads = gradients(state.params, batch, state.step)
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
-        grad_norm = optax.global_norm(grads)
+        grad_norm = optax.tree.norm(grads)
         bad = ~(jnp.isfinite(loss) & jnp.isfinite(grad_norm))
         bad_step = jnp.where(bad & (state.bad_step < 0), state.step + 1, state.bad_step)
         metrics = {
@@ -52,8 +52,8 @@ def make_train_step(objective, optimizer, schedule, *, accumulate=1, ema=None):
             "bad_step": bad_step,
             "learning_rate": schedule(state.step),
             "grad_norm": grad_norm,
-            "update_norm": optax.global_norm(updates),
-            "param_norm": optax.global_norm(state.params),
+            "update_norm": optax.tree.norm(updates),
+            "param_norm": optax.tree.norm(state.params),
             **scalars,
         }
         mean = state.ema
