@@ -1,0 +1,69 @@
+"""What each of the points that run at once gets of this machine, and that none outlives its sweep."""
+
+import ctypes
+import glob
+import os
+import signal
+import sys
+
+from crate_jax.errors import UserError
+
+_LIBC = ctypes.CDLL(None) if sys.platform == "linux" else None
+
+
+def die_with_parent():
+    """In a child: ends with the sweep, however that ends (Linux); else it would train on beside its successor."""
+    if _LIBC is not None:
+        _LIBC.prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
+
+
+def chips():
+    """(kind, count) of this machine's accelerators, found without opening them; ("cpu", 0) where there are none."""
+    platforms = os.environ.get("JAX_PLATFORMS", "")
+    if platforms in ("", "tpu"):
+        found = glob.glob("/dev/accel[0-9]*") or glob.glob("/dev/vfio/[0-9]*")
+        if found:
+            return "tpu", len(found)
+    if platforms in ("", "cuda", "gpu"):
+        visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+        if visible is not None:
+            return ("cuda", len([one for one in visible.split(",") if one])) if visible.strip() else ("cpu", 0)
+        found = glob.glob("/dev/nvidia[0-9]*")
+        if found:
+            return "cuda", len(found)
+    return "cpu", 0
+
+
+def shares(parallel, kind, count, cores):
+    """What each of the points that run at once gets: (environment, cores).
+
+    Args:
+        parallel: points at once.
+        kind, count: from `chips`.
+        cores: of the machine, a sorted list.
+
+    Returns:
+        A list of `parallel` pairs.
+
+    Raises:
+        UserError: fewer chips than points.
+    """
+    if count and count < parallel:
+        raise UserError(f"--parallel={parallel}: there are {count} chips; each point needs one of its own.")
+    each, made = count // parallel, []
+    for number in range(parallel):
+        mine = cores[number * len(cores) // parallel : (number + 1) * len(cores) // parallel] or cores
+        environment = {}
+        if parallel > 1 and kind == "cuda":
+            visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+            ids = visible.split(",") if visible else [str(chip) for chip in range(count)]
+            environment = {"CUDA_VISIBLE_DEVICES": ",".join(ids[number * each : (number + 1) * each])}
+        elif parallel > 1 and kind == "tpu":
+            environment = {
+                "TPU_VISIBLE_CHIPS": ",".join(str(chip) for chip in range(number * each, (number + 1) * each)),
+                "TPU_CHIPS_PER_PROCESS_BOUNDS": {1: "1,1,1", 2: "1,2,1", 4: "2,2,1"}.get(each, f"1,{each},1"),
+                "TPU_PROCESS_BOUNDS": "1,1,1",
+                "TPU_PROCESS_PORT": str(8476 + number),
+            }
+        made.append((environment, mine))
+    return made
