@@ -1,7 +1,7 @@
 """CRATE-MAE against ViT-MAE on the embedded digits and photographs: same configuration, and same parameter count.
 
     crate-jax sweep --config=crate_vs_vit --workdir=workdirs/crate_vs_vit
-    crate-jax compare workdirs/crate_vs_vit --out=workdirs/crate_vs_vit --baseline=photographs+vit
+    crate-jax compare workdirs/crate_vs_vit --out=workdirs/crate_vs_vit --baseline=vit
 
 `crate_token` and `crate_drop` are one network in two mask modes; `vit` is a ViT-MAE of the same width, depth and heads;
 `vit_small` has about CRATE-MAE's parameters. The same data, steps, batch and optimizer for all; three seeds on

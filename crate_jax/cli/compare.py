@@ -4,7 +4,8 @@
     crate-jax compare workdirs/crate_vs_vit --out=comparison [--baseline=NAME]
 
 A sweep's workdir stands for its points; runs that differ in their seed alone are one row, with mean and spread. Writes
-comparison.md, comparison.csv and comparison.png.
+comparison.md, comparison.csv and comparison.png. Ratios are to the baseline; --baseline=vit means photographs+vit for
+what was trained on photographs, digits+vit for what was trained on digits.
 """
 
 
@@ -12,7 +13,7 @@ def add_arguments(parser):
     """Flags."""
     parser.add_argument("runs", nargs="+", help="workdirs of runs or sweeps")
     parser.add_argument("--out", required=True, help="folder of the results")
-    parser.add_argument("--baseline", help="row that the ratios are to (default: the first)")
+    parser.add_argument("--baseline", help="row that the ratios are to, or a part of its name (default: the first)")
 
 
 def run(arguments):

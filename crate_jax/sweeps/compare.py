@@ -2,7 +2,8 @@
 
 Runs that differ in their seed alone are one row. Parameters and arithmetic (training, one image, multiply-adds counted
 twice) follow from the network; loss, images a second, probe, kNN and reconstruction are read from the workdirs, and
-what a run does not have is left empty. Ratios are to the row that is named as the baseline.
+what a run does not have is left empty. Ratios are to the row that is named as the baseline, or, where a part of the
+names is named (`vit` of `photographs+vit` and `digits+vit`), to that one of them that has the same data.
 """
 
 import csv
@@ -98,13 +99,13 @@ def make_rows(runs):
         runs: from `find_runs`.
 
     Returns:
-        A list of {"name", "seeds", quantity: list of numbers}; in the order of the runs.
+        A list of {"name", "seeds", "data", quantity: list of numbers}; in the order of the runs.
     """
     rows = {}
     for label, path in runs:
         config, numbers = measure(path)
         same = tuple((k, repr(v)) for k, v in flatten(config).items() if k != "seed" and not LEAVES[k].resume)
-        row = rows.setdefault(same, {"labels": [], "seeds": []})
+        row = rows.setdefault(same, {"labels": [], "seeds": [], "data": config.data.name})
         row["labels"].append(label)
         row["seeds"].append(config.seed)
         for quantity, value in numbers.items():
@@ -126,27 +127,36 @@ def _without_seed(labels):
     return labels[0].rstrip("0123456789").rstrip("_-") or labels[0]
 
 
-def find_baseline(rows, name):
-    """The row that ratios are to: by its name, or the first.
+def find_baselines(rows, name):
+    """What each row's ratios are to.
+
+    Args:
+        rows: from `make_rows`.
+        name: of a row, or a part of names (between +); None is the first row.
+
+    Returns:
+        A list of rows, one for each row.
 
     Raises:
-        UserError: no row has this name.
+        UserError: no row has this name, or part of it.
     """
     names = [row["name"] for row in rows]
-    if name is None:
-        return rows[0]
-    if name not in names:
-        raise UserError(f"--baseline={name}: there is no such row{nearest(name, names)}")
-    return rows[names.index(name)]
+    if name is None or name in names:
+        return [rows[names.index(name) if name else 0]] * len(rows)
+    partly = [row for row in rows if name in row["name"].split("+")]
+    if not partly:
+        parts = {part for one in names for part in one.split("+")}
+        raise UserError(f"--baseline={name}: there is no such row{nearest(name, [*names, *parts])}")
+    return [next((one for one in partly if one["data"] == row["data"]), partly[0]) for row in rows]
 
 
-def table(rows, baseline):
+def table(rows, baselines, name):
     """The table as text cells: (headings, lines). Spread is the standard deviation over seeds (n - 1)."""
     shown = [quantity for quantity in QUANTITIES if any(quantity in row for row in rows)]
-    of = f"of {baseline['name']}"
+    of = f"of {name or baselines[0]['name']}"
     headings = ["run", "seeds", *(QUANTITIES[q][0] for q in shown), f"parameters {of}", f"arithmetic {of}"]
     lines = []
-    for row in rows:
+    for row, baseline in zip(rows, baselines, strict=True):
         cells = [row["name"], str(len(row["seeds"]))]
         cells += [_cell(row.get(quantity), *QUANTITIES[quantity][1:]) for quantity in shown]
         cells += [f"{row[key][0] / baseline[key][0]:.2f}" for key in ("parameters", "gflops")]
@@ -167,13 +177,13 @@ def markdown(headings, lines):
     return "".join("| " + " | ".join(cells) + " |\n" for cells in (headings, rule, *lines))
 
 
-def numbers_as_csv(rows, baseline):
+def numbers_as_csv(rows, baselines):
     """Means and spreads as CSV, in plain units (fractions of one, parameters, GFLOP)."""
     stream = io.StringIO()
     writer = csv.writer(stream, lineterminator="\n")
     columns = [f"{quantity}{part}" for quantity in QUANTITIES for part in ("", "_spread")]
     writer.writerow(["run", "seeds", *columns, "baseline", "parameters_of_baseline", "gflops_of_baseline"])
-    for row in rows:
+    for row, baseline in zip(rows, baselines, strict=True):
         cells = []
         for quantity in QUANTITIES:
             values = row.get(quantity, [])
@@ -214,17 +224,17 @@ def compare(names, out, baseline=None):
     Args:
         names: workdirs of runs or sweeps.
         out: a folder.
-        baseline: name of the row that ratios are to; None: the first.
+        baseline: name, or part of it, of the row that ratios are to; None: the first.
 
     Returns:
         The table as Markdown.
 
     Raises:
-        UserError: see `find_runs` and `find_baseline`.
+        UserError: see `find_runs` and `find_baselines`.
     """
     rows = make_rows(find_runs(names))
-    base = find_baseline(rows, baseline)
-    text = markdown(*table(rows, base))
+    base = find_baselines(rows, baseline)
+    text = markdown(*table(rows, base, baseline))
     folder = epath.Path(out)
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "comparison.md").write_text(text)

@@ -38,6 +38,20 @@ def test_seeds_are_one_row_and_ratios_name_their_baseline(tmp_path):
     assert (tmp_path / "out" / "comparison.png").stat().st_size > 5000
 
 
+def test_a_part_of_a_name_is_a_baseline_for_each_data_set(tmp_path):
+    vit = {"model__name": "vit_mae_small", "model__decoder_width": 128, "model__decoder_num_heads": 4}
+    digits = {"data__name": "embedded_digits", "model__image_size": 28, "model__channels": 1}
+    runs = [written(tmp_path / "photographs+crate", 0, 0.6), written(tmp_path / "photographs+vit", 0, 0.6, **vit)]
+    runs += [written(tmp_path / "digits+crate", 0, 0.6, **digits)]
+    runs += [written(tmp_path / "digits+vit+seed=0", 0, 0.6, **digits, **vit)]
+    compare(runs, tmp_path / "out", baseline="vit")
+    with open(tmp_path / "out" / "comparison.csv") as stream:
+        rows = list(csv.DictReader(stream))
+    assert [row["baseline"] for row in rows] == ["photographs+vit"] * 2 + ["digits+vit+seed=0"] * 2
+    for row, of in zip(rows, (rows[1], rows[1], rows[3], rows[3]), strict=True):
+        assert float(row["gflops_of_baseline"]) == pytest.approx(float(row["gflops"]) / float(of["gflops"]))
+
+
 def test_a_sweeps_workdir_stands_for_its_points(tmp_path):
     written(tmp_path / "a", 0, 0.6)
     points = [{"name": "a", "overrides": {}, "status": "done"}, {"name": "b", "overrides": {}, "status": "pending"}]
