@@ -7,6 +7,8 @@ it is an ordinary exception. Anything else that escapes is our own fault, and ke
 
 import difflib
 
+MOST_NAMED = 100
+
 
 class UserError(Exception):
     """What is wrong, where, and what to do, in one sentence."""
@@ -21,11 +23,13 @@ def nearest(name, known, limit=3):
         limit: how many to offer at most.
 
     Returns:
-        `"; did you mean a, b?"`, or all of `known` where nothing is close.
+        `"; did you mean a, b?"`, or where nothing is close all of `known`, if they fit into a sentence.
     """
     known = [str(k) for k in known]
     close = difflib.get_close_matches(str(name), known, n=limit, cutoff=0.6)
     if not close:  # a.b.colour is closest to x.colour, whatever stands before the dot
         last = str(name).rpartition(".")[2]
         close = [k for k in known if k.rpartition(".")[2] == last][:limit]
-    return f"; did you mean {', '.join(close)}?" if close else f"; known: {', '.join(sorted(known))}"
+    if close:
+        return f"; did you mean {', '.join(close)}?"
+    return f"; known: {', '.join(sorted(known))}" if len(known) <= MOST_NAMED else "; no known name is close to it."

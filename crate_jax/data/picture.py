@@ -7,7 +7,7 @@ applied. One channel is Pillow's luma (ITU-R 601).
 import io
 
 import numpy as np
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 ORIENTATION = 0x0112  # the EXIF tag
 TURNS = {
@@ -47,6 +47,8 @@ def opened(image):
         picture = Image.open(io.BytesIO(image))
         exif = picture.info.get("exif") or picture.format in ("PNG", "TIFF", "WEBP")
         return picture, (picture.getexif().get(ORIENTATION, 1) if exif else 1)
+    except UnidentifiedImageError:  # its own words name a Python object
+        raise CorruptPicture("no picture format that is known") from None
     except Exception as error:  # Pillow's readers raise what they stumble over, not one type
         raise CorruptPicture(str(error)) from None
 
