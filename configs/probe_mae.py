@@ -1,6 +1,8 @@
 """MAE's linear probe (He et al. 2022) as a training: LARS, batch 16384, 90 epochs, features batch-normalised.
 
     crate-jax finetune --workdir=WORKDIR --config=probe_mae
+    crate-jax finetune --workdir=WORKDIR --config=probe_mae --labels_per_class=10 --config.batch_size=64 \\
+        --config.optimizer.learning_rate=0.1 --config.total_steps=300 --config.optimizer.warmup_steps=30
 
 The encoder stays as it is; the class token after the final norm goes through a batch normalisation without scale and
 shift, then through the head. No weight decay, MAE's crop, no colour. Published on ImageNet after 1,600 epochs of

@@ -2,7 +2,8 @@
 
     crate-jax features --workdir=workdirs/quickstart --split=train --out=train.npz --features=cells@2
 
-The file holds features_NxG (float32) and labels_N.
+The file holds features_NxG (float32) and labels_N. Beside it lie train.npz.json (which features, of what) and
+train.npz.png: the first two principal components, by class.
 """
 
 
@@ -20,14 +21,21 @@ def run(arguments):
     import pathlib
 
     import numpy as np
+    from etils import epath
 
+    from crate_jax.data.sources import open_source
     from crate_jax.errors import UserError
     from crate_jax.evaluation.feature_store import split_features
+    from crate_jax.evaluation.figures import save_figure
+    from crate_jax.evaluation.pictures import class_namer
+    from crate_jax.evaluation.scatter_figure import scatter_figure
     from crate_jax.evaluation.subject import resolve
 
     if not arguments.out:
         raise UserError("--out=FILE.npz is missing.")
     file = pathlib.Path(arguments.out)
+    if file.is_dir() or file.suffix != ".npz":
+        raise UserError(f"--out={file}: name the file to write, such as features.npz.")
     arguments.out = file.parent
     subject = resolve(arguments)
     found, labels_N = split_features(subject, arguments.split, (arguments.features,))
@@ -35,4 +43,11 @@ def run(arguments):
     file.parent.mkdir(parents=True, exist_ok=True)
     with open(file, "wb") as stream:  # np.savez would append .npz to another name
         np.savez(stream, features_NxG=features_NxG, labels_N=labels_N)
+    results = {"features": arguments.features, "split": arguments.split, "examples": len(labels_N)}
+    results |= {"length": features_NxG.shape[1], "file": file.name, "of": subject.source}
+    subject.write(f"{file.name}.json", results)
+    settings = subject.config.data
+    called = class_namer(open_source(settings.name, arguments.split, settings.data_dir))
+    caption = f"{arguments.features} of {settings.name}, {arguments.split}"
+    save_figure(scatter_figure(features_NxG, labels_N, called, caption), epath.Path(f"{file}.png"))
     print(f"{features_NxG.shape[0]} x {features_NxG.shape[1]} features {arguments.features} to {file}")

@@ -1,8 +1,11 @@
 """What frozen features are worth to a nearest-neighbour classifier: weighted cosine, k = 20, T = 0.07, exact.
 
     crate-jax knn --workdir=workdirs/quickstart [--features=cells@2] [--k=20] [--temperature=0.07]
+    crate-jax knn --workdir=workdirs/quickstart --images=a.jpg,b.png
 
-Writes knn.json: accuracy on data.validation_split. The features are chosen on a held-out part of the training set.
+Writes knn.json, accuracy on data.validation_split, and figures/knn.png, test pictures beside their nearest training
+examples. The features are chosen on a held-out part of the training set. With --images each of those pictures gets its
+neighbours and their vote (figures/knn_images.png).
 """
 
 
@@ -12,6 +15,7 @@ def add_arguments(parser):
 
     add_subject_arguments(parser)
     parser.add_argument("--features", help="POOLING@LAYER, such as cells@2; chosen if not given")
+    parser.add_argument("--images", help="pictures of your own: files separated by commas, or a folder")
     parser.add_argument("--k", type=int, default=20, help="neighbours that vote")
     parser.add_argument("--temperature", type=float, default=0.07, help="of their weights, exp(cosine / T)")
 
@@ -22,6 +26,15 @@ def run(arguments):
     from crate_jax.evaluation.subject import resolve
 
     subject = resolve(arguments)
-    results = classify(subject, features=arguments.features, k=arguments.k, temperature=arguments.temperature)
+    results = classify(
+        subject,
+        features=arguments.features,
+        k=arguments.k,
+        temperature=arguments.temperature,
+        pictures=arguments.images,
+    )
     subject.write("knn.json", results)
     print(f"{results['accuracy']:.1%} by {results['features']}, k = {results['k']}, T = {results['temperature']:g}")
+    for one in results.get("images", ()):
+        print(f"{one['name']}: {', '.join(f'{name} {share:.0%}' for name, share in one['votes'].items())}")
+    print(subject.out / "figures" / "knn.png")

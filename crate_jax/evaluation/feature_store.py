@@ -7,6 +7,7 @@ they depend on (parameters, network, data, normalisation), so that the next comm
 import hashlib
 import logging
 import pathlib
+from typing import NamedTuple
 
 import jax
 import numpy as np
@@ -45,8 +46,27 @@ def sample(settings, split, most):
     return None if count <= most else np.sort(np.random.RandomState(0).permutation(count)[:most])
 
 
+class Rows(NamedTuple):
+    """Features of a split, a row an example; corrupt examples are left out.
+
+    Attributes:
+        features: dictionary from name to features_NxG: float32 arrays, or float16 memory-mapped ones.
+        label_N: integers, -1 where there is none.
+        index_N: the examples' numbers in the split.
+    """
+
+    features: dict
+    label_N: np.ndarray
+    index_N: np.ndarray
+
+
 def split_features(subject, split, names, *, indices=None):
-    """Features and labels of a split.
+    """Features and labels of a split: (features, label_N) of `split_rows`."""
+    return split_rows(subject, split, names, indices=indices)[:2]
+
+
+def split_rows(subject, split, names, *, indices=None):
+    """Features, labels and numbers of a split's examples.
 
     Args:
         subject: a `Subject`.
@@ -55,8 +75,7 @@ def split_features(subject, split, names, *, indices=None):
         indices: of the examples wanted, in order; None is all.
 
     Returns:
-        (dictionary from name to features_NxG, label_N); corrupt examples are left out. Float32 arrays, or float16
-        memory-mapped ones.
+        `Rows`.
 
     Raises:
         UserError: no such split or layer; no labels are no error here.
@@ -74,13 +93,13 @@ def split_features(subject, split, names, *, indices=None):
     folder = pathlib.Path(subject.out) / "features"
     folder.mkdir(parents=True, exist_ok=True)
     paths = {name: folder / f"{key}-{name.replace('@', '-').replace(' ', '-')}.npy" for name in names}
-    labels = folder / f"{key}-labels.npy"
+    numbers = folder / f"{key}-labels-and-indices.npy"
     missing = tuple(name for name in names if not paths[name].exists())
-    if missing or not labels.exists():
+    if missing or not numbers.exists():
         logger.info("features of %d examples go to %s", count, folder)
         kept = {name: lengths[name] for name in missing}
-        _extract(subject, split, missing, indices, _Files(count, kept, paths, labels))
-    return {name: np.load(path, mmap_mode="r") for name, path in paths.items()}, np.load(labels)
+        _extract(subject, split, missing, indices, _Files(count, kept, paths, numbers))
+    return Rows({name: np.load(path, mmap_mode="r") for name, path in paths.items()}, *np.load(numbers))
 
 
 def _lengths(subject, names):
@@ -106,39 +125,40 @@ class _Memory:
 
     def __init__(self, count, lengths):
         self._features = {name: np.empty((count, length), np.float32) for name, length in lengths.items()}
-        self._labels = np.empty(count, np.int64)
+        self._numbers = np.empty((2, count), np.int64)
         self._filled = 0
 
-    def add(self, features, label_B):
+    def add(self, features, label_B, index_B):
         end = self._filled + len(label_B)
         for name, rows_BxG in features.items():
             self._features[name][self._filled : end] = rows_BxG
-        self._labels[self._filled : end] = label_B
+        self._numbers[:, self._filled : end] = label_B, index_B
         self._filled = end
 
     def done(self):
-        return {name: rows[: self._filled] for name, rows in self._features.items()}, self._labels[: self._filled]
+        kept = {name: rows[: self._filled] for name, rows in self._features.items()}
+        return Rows(kept, *self._numbers[:, : self._filled])
 
 
 class _Files:
     """Rows in memory-mapped files, under their names once they are whole."""
 
-    def __init__(self, count, lengths, paths, labels):
-        self._count, self._paths, self._labels_path = count, paths, labels
+    def __init__(self, count, lengths, paths, numbers):
+        self._count, self._paths, self._numbers_path = count, paths, numbers
         self._mapped = {
             name: np.lib.format.open_memmap(self._partial(name), "w+", np.float16, (count, length))
             for name, length in lengths.items()
         }
-        self._labels, self._filled = np.empty(count, np.int64), 0
+        self._numbers, self._filled = np.empty((2, count), np.int64), 0
 
     def _partial(self, name):
         return self._paths[name].with_suffix(".partial")
 
-    def add(self, features, label_B):
+    def add(self, features, label_B, index_B):
         end = self._filled + len(label_B)
         for name, rows_BxG in features.items():
             self._mapped[name][self._filled : end] = np.clip(rows_BxG, -65504, 65504)
-        self._labels[self._filled : end] = label_B
+        self._numbers[:, self._filled : end] = label_B, index_B
         self._filled = end
 
     def done(self):
@@ -150,7 +170,7 @@ class _Files:
                 np.save(self._partial(name).with_suffix(".short.npy"), whole)
                 self._partial(name).with_suffix(".short.npy").rename(self._partial(name))
             self._partial(name).rename(self._paths[name])
-        np.save(self._labels_path, self._labels[: self._filled])
+        np.save(self._numbers_path, self._numbers[:, : self._filled])
         return None
 
 
@@ -168,13 +188,14 @@ def _extract(subject, split, names, indices, keeper):
         found = several_features(model, params, images_BxHxWxC, known)
         if RAW in names:
             found[RAW] = images_BxHxWxC.reshape(len(images_BxHxWxC), -1)
-        return found, batch["label"], batch["valid"]
+        return found, batch["label"], batch["index"], batch["valid"]
 
     batches = evaluation_batches(subject.config, split, model.image_size, model.channels, size, spread, indices=indices)
     try:
         for batch in batches:
-            found, label_B, valid_B = _on_host(features_of(params, batch))
-            keeper.add({name: rows[valid_B] for name, rows in found.items()}, label_B[valid_B])
+            found, label_B, index_B, valid_B = _on_host(features_of(params, batch))
+            kept = {name: rows[valid_B] for name, rows in found.items()}
+            keeper.add(kept, label_B[valid_B], index_B[valid_B])
     finally:
         batches.close()
     return keeper.done()

@@ -1,6 +1,7 @@
 """Few labels, where pre-training shows its worth: fine-tuned, from scratch, and raw pixels, on the same few examples.
 
-Means over draws of K examples a class; every training is a run of its own that goes on where it stopped.
+Means over draws of K examples a class; every training is a run of its own that goes on where it stopped. Where a recipe
+trains the head alone (MAE's probe), "from scratch" is the same head on the untrained encoder.
 """
 
 import numpy as np
@@ -26,20 +27,21 @@ def few_labels(subject, recipe, out, labels_per_class, draws):
     Raises:
         UserError: as `fine_tune`.
     """
+    head_only = recipe.finetune.head_only
+    starts = {"pretrained": subject, "from_scratch": subject.untrained() if head_only else None}
     scores = {"pretrained": [], "from_scratch": [], "raw_pixels": []}
     for draw in range(draws):
-        for kind in ("pretrained", "from_scratch"):
-            begun = kind == "pretrained"
+        for kind, begun in starts.items():
             config = compose(
                 recipe,
                 subject.config,
                 subject.model,
-                source=subject.source if begun else None,
-                identity=subject.identity if begun else None,
+                source=begun.source if begun else None,
+                identity=begun.identity if begun else None,
                 labels_per_class=labels_per_class,
                 draw=draw,
             )
-            outcome, results = fine_tune(config, out / f"draw_{draw}" / kind, subject.params if begun else None)
+            outcome, results = fine_tune(config, out / f"draw_{draw}" / kind, begun.params if begun else None)
             if outcome.preempted:
                 return None
             scores[kind].append(results["accuracy"])
@@ -50,6 +52,7 @@ def few_labels(subject, recipe, out, labels_per_class, draws):
         "draws": draws,
         "by_draw": scores,
         "test_examples": results["test_examples"],
+        "head_only": head_only,
         "of": subject.source,
     }
 

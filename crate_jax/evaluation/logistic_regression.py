@@ -57,9 +57,7 @@ class LogisticRegression:
     """
 
     def __init__(self, x_NxG, label_N, weight_N, num_classes):
-        self._x_NxG, self._basis = jnp.asarray(x_NxG, jnp.float32), None
-        if x_NxG.shape[0] < x_NxG.shape[1]:  # W lies in the span of the examples: N numbers a class instead of G
-            self._basis, self._x_NxG = _rotated(self._x_NxG)
+        self._basis, self._x_NxG = in_their_span(jnp.asarray(x_NxG, jnp.float32))
         self._label_N = jnp.asarray(label_N, jnp.int32)
         self._weight_N = jnp.asarray(weight_N, jnp.float32)
         self._classes, self._count = num_classes, float(np.sum(np.asarray(weight_N)))
@@ -99,7 +97,25 @@ class LogisticRegression:
 @jax.jit
 def predict(solution, x_NxG):
     """The likeliest class of each example."""
-    return jnp.argmax(jnp.matmul(x_NxG, solution["kernel"], precision="highest") + solution["bias"], -1)
+    return jnp.argmax(_logits(solution, x_NxG), -1)
+
+
+@jax.jit
+def probabilities(solution, x_NxG):
+    """softmax(x W + b): N x K."""
+    return jax.nn.softmax(_logits(solution, x_NxG), -1)
+
+
+def _logits(solution, x_NxG):
+    return jnp.matmul(x_NxG, solution["kernel"], precision="highest") + solution["bias"]
+
+
+def in_their_span(x_NxG):
+    """(Q, x Q) where there are fewer examples than features, else (None, x).
+
+    W lies in the span of the examples: N numbers a class instead of G.
+    """
+    return _rotated(x_NxG) if x_NxG.shape[0] < x_NxG.shape[1] else (None, x_NxG)
 
 
 @jax.jit

@@ -1,13 +1,21 @@
-"""A person's own pictures, by path: upright, on white where transparent, gray or in colour as the network wants."""
+"""A person's own pictures, by path: upright, on white where transparent, gray or in colour as the network wants.
+
+And pictures of a split by their numbers, for figures.
+"""
 
 import pathlib
 
+import jax
 import numpy as np
 
 from crate_jax.data.augment import centre_crop
 from crate_jax.data.image_folder import PICTURES
 from crate_jax.data.picture import CorruptPicture, decoded
+from crate_jax.data.pipeline import evaluation_batches
 from crate_jax.errors import UserError
+from crate_jax.evaluation.feature_store import batch_size_of
+from crate_jax.evaluation.features import several_features
+from crate_jax.training.objective import normalise
 
 
 def picture_paths(text):
@@ -53,3 +61,44 @@ def read_pictures(text, config, image_size, channels):
         images.append(np.asarray(centre_crop(picture, image_size, image_size, config.data.interpolation)))
         names.append(path.name)
     return np.stack(images).reshape(len(images), image_size, image_size, channels), names
+
+
+def picture_features(subject, text, features):
+    """A person's own pictures and their features.
+
+    Args:
+        subject: a `Subject`.
+        text: of `--images=`.
+        features: POOLING@LAYER.
+
+    Returns:
+        (images_BxHxWxC from 0 to 1, names, features_BxG).
+
+    Raises:
+        UserError: see `read_pictures`.
+    """
+    model = subject.model
+    images_BxHxWxC, names = read_pictures(text, subject.config, model.image_size, model.channels)
+    size, found = min(batch_size_of(model.image_size, 1), len(names)), []
+    for first in range(0, len(names), size):
+        part = images_BxHxWxC[first : first + size]
+        padded = np.pad(part, [(0, size - len(part)), *[(0, 0)] * 3])  # one shape, one compilation
+        rows = several_features(model, subject.params, normalise(padded, *subject.statistics), (features,))
+        found.append(jax.device_get(rows[features])[: len(part)])
+    return images_BxHxWxC / np.float32(255), names, np.concatenate(found)
+
+
+def split_pictures(subject, split, index_N):
+    """Pictures of a split by their numbers, as the network sees them: NxHxWxC from 0 to 1."""
+    model = subject.model
+    size = min(batch_size_of(model.image_size, 1), len(index_N))
+    batches = evaluation_batches(subject.config, split, model.image_size, model.channels, size, indices=index_N)
+    images = np.concatenate([batch["image"] for batch in batches])[: len(index_N)]
+    batches.close()
+    return images / np.float32(255)
+
+
+def class_namer(source):
+    """A function from a label to what to call it."""
+    names = source.class_names
+    return lambda label: str(names[label] if names else label)

@@ -5,30 +5,13 @@ import shutil
 
 import numpy as np
 import pytest
+from PIL import Image
 
 import crate_jax
 from crate_jax.cli.main import main
 
-CONFIG = """
-from crate_jax.config import load_config
-def get_config():
-    config = load_config("quickstart_digits")
-    config.total_steps, config.optimizer.warmup_steps, config.batch_size = 4, 1, 16
-    config.model.width, config.model.num_heads, config.model.depth, config.model.decoder_depth = 16, 2, 2, 1
-    config.measure_every_steps = 0
-    config.data.train_split, config.data.validation_split = "train[:400]", "test[:100]"
-    return config
-"""
 SHORT = ["--config.total_steps=6", "--config.optimizer.warmup_steps=1", "--config.batch_size=16"]
 SHORT += ["--config.checkpoint.every_steps=3", "--config.checkpoint.keep=5", "--config.log_every_steps=1"]
-
-
-@pytest.fixture(scope="module")
-def workdir(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("run")
-    (folder / "tiny.py").write_text(CONFIG)
-    assert main(["pretrain", f"--config={folder}/tiny.py", f"--workdir={folder}/run"]) == 0
-    return folder / "run"
 
 
 def read(path):
@@ -43,18 +26,28 @@ def test_probe_knn_and_features_say_the_same_when_run_again(workdir):
     assert first["raw_pixel_accuracy"] > 0.4
     assert main(["probe", f"--workdir={workdir}", "--features=cells@1"]) == 0
     assert read(workdir / "probe.json") == first
-    assert main(["knn", f"--workdir={workdir}"]) == 0
-    assert 0.2 < read(workdir / "knn.json")["accuracy"] <= 1 and read(workdir / "knn.json")["k"] == 20
-    out = workdir / "some" / "x.npz"
-    assert main(["features", f"--workdir={workdir}", "--split=test[:30]", f"--out={out}", "--features=cls@last"]) == 0
-    with np.load(out) as found:
-        assert found["features_NxG"].shape == (30, 16) and found["features_NxG"].dtype == np.float32
-        assert found["labels_N"].shape == (30,)
+    assert (workdir / "figures" / "probe.png").stat().st_size > 5000
+    twice = []
+    for out in (workdir / "some" / "x.npz", workdir / "some" / "y.npz"):
+        assert main(["knn", f"--workdir={workdir}"]) == 0
+        flags = ["--split=test[:30]", f"--out={out}", "--features=cls@last"]
+        assert main(["features", f"--workdir={workdir}", *flags]) == 0
+        with np.load(out) as found:
+            assert found["features_NxG"].shape == (30, 16) and found["features_NxG"].dtype == np.float32
+            assert found["labels_N"].shape == (30,)
+            twice.append((read(workdir / "knn.json"), found["features_NxG"].tobytes(), found["labels_N"].tobytes()))
+    assert twice[0] == twice[1]
+    assert 0.2 < twice[0][0]["accuracy"] <= 1 and twice[0][0]["k"] == 20
+    assert read(workdir / "some" / "x.npz.json")["features"] == "cls@last"
+    for figure in (workdir / "figures" / "knn.png", workdir / "some" / "x.npz.png"):
+        assert figure.stat().st_size > 5000
 
 
 def test_reconstruct_writes_numbers_and_figures(workdir):
     assert main(["reconstruct", f"--workdir={workdir}", "--limit=20"]) == 0
     results = read(workdir / "reconstruction.json")
+    assert main(["reconstruct", f"--workdir={workdir}", "--limit=20"]) == 0
+    assert read(workdir / "reconstruction.json") == results
     assert results["images"] == 20 and results["mask_ratio"] == 0.75
     assert results["masked_mse"] > 0 and 0 < results["psnr"] < 40 and -1 < results["ssim"] < 1
     assert {one["mask_kind"] for one in results["by_mask"]} == {"random", "block", "grid"}
@@ -75,6 +68,7 @@ def test_fine_tuning_goes_on_to_the_same_losses(workdir):
     assert main(["finetune", f"--workdir={workdir}", *flags]) == 0
     again = [json.loads(line)["loss"] for line in (folder / "metrics.jsonl").read_text().splitlines()]
     assert again == losses and read(workdir / "finetune.json")["accuracy"] == accuracy
+    assert (workdir / "figures" / "finetune.png").stat().st_size > 5000
 
 
 def test_few_labels_compare_on_the_same_examples(workdir):
@@ -89,13 +83,14 @@ def test_few_labels_compare_on_the_same_examples(workdir):
         for kind in ("pretrained", "from_scratch")
     ]
     assert len({line["grad_norm"] for line in starts}) == 4  # other examples, other parameters
+    assert (workdir / "figures" / "few_labels.png").stat().st_size > 5000
 
 
 def test_maes_probe_leaves_the_encoder_alone(workdir):
     out = workdir / "probe_mae"
     flags = ["--config=probe_mae", f"--out={out}", *SHORT, "--config.optimizer.name=sgd"]
     flags += ["--config.optimizer.learning_rate=0.05", "--config.total_steps=20", "--config.batch_size=64"]
-    assert main(["finetune", f"--workdir={workdir}", *flags]) == 0
+    assert main(["finetune", f"--workdir={workdir}", *flags, "--config.checkpoint.every_steps=10"]) == 0
     (_, before), (_, after) = crate_jax.load(str(workdir)), crate_jax.load(str(out))
     for name in ("dictionary",):
         for layer in ("encoder_00", "encoder_01"):
@@ -103,8 +98,32 @@ def test_maes_probe_leaves_the_encoder_alone(workdir):
             np.testing.assert_array_equal(*same)
     losses = [json.loads(line)["loss"] for line in (out / "metrics.jsonl").read_text().splitlines()]
     assert losses[-1] < losses[0] - 0.1
-    assert read(out / "finetune.json")["accuracy"] > 0.15
+    whole = read(out / "finetune.json")
+    assert whole["accuracy"] > 0.15
+    shutil.rmtree(out / "checkpoints" / "20")  # as if it had been killed after the checkpoint of step 10
+    assert main(["finetune", f"--workdir={workdir}", *flags, "--config.checkpoint.every_steps=10"]) == 0
+    assert [json.loads(line)["loss"] for line in (out / "metrics.jsonl").read_text().splitlines()] == losses
+    assert read(out / "finetune.json") == whole
+    few = [f"--out={workdir}/few", "--labels_per_class=5", "--draws=1", "--config.total_steps=3"]
+    assert main(["finetune", f"--workdir={workdir}", *flags, *few]) == 0
+    assert read(workdir / "few_labels.json")["head_only"] and "by_draw" in read(workdir / "few_labels.json")
     assert main(["finetune", f"--workdir={workdir}", *flags, "--from_scratch", f"--out={workdir}/x"]) == 1
+
+
+@pytest.fixture(scope="module")
+def mistaken(workdir):
+    """The run, and files beside it that are not what their names say."""
+    for name in ("config.png", "config.pth"):
+        shutil.copy(workdir / "config.json", workdir / name)
+    for number, folder in enumerate(("flat/train", "flat/validation", "one/train/cat", "one/validation/cat")):
+        (workdir / folder).mkdir(parents=True)
+        for place in range(3):
+            pixels = np.random.default_rng((number, place)).integers(0, 256, (28, 28), np.uint8)
+            Image.fromarray(pixels).save(workdir / folder / f"{place}.png")
+    return workdir
+
+
+FOLDER = ["--config.data.name=image_folder", "--config.data.data_dir={}/flat"]
 
 
 @pytest.mark.parametrize(
@@ -119,10 +138,22 @@ def test_maes_probe_leaves_the_encoder_alone(workdir):
         (["probe", "--workdir={}", "--config.model.width=64"], "do not fit"),
         (["probe", "--workdir={}", "--config.data.train_split=train[:5]"], "class"),
         (["reconstruct", "--workdir={}", "--images=/no/such.jpg"], "no file /no/such.jpg"),
+        (["probe", "--workdir={}", "--images=/no/such.jpg"], "no file /no/such.jpg"),
+        (["knn", "--workdir={}", "--images={}/config.png"], "cannot be read as a picture"),
+        (["probe", "--workdir={}", "--features=cls@1", "--shots=500"], "the smallest class has 40"),
+        (["probe", "--workdir={}", "--config.data.validation_split=nope"], "no split 'nope'"),
+        (["probe", "--checkpoint={}/config.pth", "--config=finetune", "--out={}"], "is no PyTorch file"),
+        (["knn", "--checkpoint={}", "--config=finetune", "--out={}"], "it is a run: give it as --workdir"),
+        (["probe", "--workdir={}", *FOLDER], "no labels"),
+        (["knn", "--workdir={}", "--features=cls@1", *FOLDER], "no labels"),
+        (["finetune", "--workdir={}", *FOLDER], "no labels"),
+        (["knn", "--workdir={}", "--features=cls@1", FOLDER[0], "--config.data.data_dir={}/one"], "has 1 class"),
+        (["finetune", "--workdir={}", FOLDER[0], "--config.data.data_dir={}/one"], "one class only"),
         (["finetune", "--workdir={}", "--labels_per_class=500"], "has only"),
     ],
 )
-def test_mistakes_are_one_sentence(workdir, capsys, line, sentence):
-    assert main([word.format(workdir) for word in line]) == 1
+def test_mistakes_are_one_sentence(workdir, mistaken, capsys, line, sentence):
+    splits = ["--config.data.train_split=train", "--config.data.validation_split=validation"]
+    assert main([word.format(mistaken) for word in line] + (splits if FOLDER[0] in line else [])) == 1
     error = capsys.readouterr().err.strip().splitlines()[-1]
     assert error.startswith("crate-jax: ") and sentence in error

@@ -7,7 +7,7 @@ from sklearn.linear_model import LogisticRegression as Reference
 from sklearn.preprocessing import StandardScaler
 
 from crate_jax.errors import UserError
-from crate_jax.evaluation import linear_probe
+from crate_jax.evaluation import few_shot, linear_probe
 from crate_jax.evaluation.logistic_regression import LogisticRegression, predict, standardise
 
 
@@ -87,3 +87,27 @@ def test_labels_that_training_lacks_are_wrong_not_an_error():
 def test_one_class_is_refused():
     with pytest.raises(UserError, match="1 class"):
         linear_probe.held_out_mask(np.zeros(10, int))
+
+
+@pytest.mark.parametrize("wide", [False, True])
+def test_few_shot_equals_scikit_learn_on_the_drawn_examples(digits, monkeypatch, wide):
+    train, labels, test, test_labels = digits
+    if wide:  # more features than examples
+        train, test = (np.concatenate([x, x**2 / 16, np.sqrt(x)], 1) for x in (train, test))
+    monkeypatch.setattr(few_shot, "REGULARISATIONS", (0.1,))
+    found = few_shot.few_shot(train, labels, test, test_labels, 10, shots=(3, 9), draws=2)
+    for draw in range(2):
+        index_KxM = few_shot.drawn(labels, 9, draw)
+        assert (labels[index_KxM] == np.arange(10)[:, None]).all() and len(np.unique(index_KxM)) == 90
+        for shots in (3, 9):
+            mine = index_KxM[:, :shots].ravel()
+            scaler, reference = scikit_learn(train[mine], labels[mine], 0.1)
+            assert abs(found[shots][draw] - reference.score(scaler.transform(test), test_labels)) <= 0.004
+    assert found[3][0] != found[3][1] and np.mean(found[9]) > np.mean(found[3])
+
+
+def test_few_shot_needs_as_many_examples_of_each_class(digits):
+    labels = np.repeat([0, 1], [7, 20])
+    assert few_shot.possible(labels, None) == (5,) and few_shot.possible(labels, (1, 7)) == (1, 7)
+    with pytest.raises(UserError, match="smallest class has 7"):
+        few_shot.possible(labels, (8,))

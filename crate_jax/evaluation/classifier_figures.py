@@ -1,0 +1,189 @@
+"""Figures of what frozen features are worth: accuracy by layer and beside its baselines, single pictures' verdicts."""
+
+import numpy as np
+
+from crate_jax.evaluation.figures import COLOURS, MARKERS
+
+BLUE, ORANGE, GREY = COLOURS[0], COLOURS[1], "#777777"
+WRONG = COLOURS[5]
+KINDS = (  # key in the results, what to call it, colour
+    ("accuracy", "this network", BLUE),
+    ("untrained_accuracy", "untrained", ORANGE),
+    ("raw_pixel_accuracy", "raw pixels", GREY),
+)
+SHOWN = 8  # of a person's own pictures
+
+
+def probe_figure(results, depth):
+    """Accuracy by layer and pooling on the held-out part, and on the test set beside the untrained network and pixels.
+
+    Args:
+        results: of `probe`.
+        depth: encoder layers.
+
+    Returns:
+        A matplotlib figure.
+    """
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(9.4, 4.0), layout="constrained")
+    left, right = figure.subplots(1, 2, width_ratios=(1, 1.25))
+    _by_layer(left, results, depth)
+    _on_the_test_set(right, results)
+    return figure
+
+
+def _by_layer(axis, results, depth):
+    place = {str(layer): layer for layer in range(1, depth + 1)} | {"last": depth}
+    for key, style, alpha, of in (("held_out", "-", 1.0, ""), ("untrained_held_out", ":", 0.75, ", untrained")):
+        lines = {}
+        for name, value in results.get(key, {}).items():
+            pooling, _, layer = name.partition("@")
+            lines.setdefault(pooling, []).append((place[layer], 100 * value))
+        for number, (pooling, points) in enumerate(lines.items()):
+            look = {"color": COLOURS[number], "marker": MARKERS[number], "linestyle": style, "alpha": alpha}
+            axis.plot(*zip(*sorted(points), strict=True), markersize=4, label=pooling + of, **look)
+    chosen = results["features"]
+    at = (place[chosen.partition("@")[2]], 100 * results["held_out"][chosen])
+    axis.plot(*at, "o", markersize=11, markerfacecolor="none", markeredgecolor="black", label=f"chosen: {chosen}")
+    ticks = range(1, depth + 1, max(1, depth // 8))
+    axis.set_xticks([*ticks[:-1], depth], [*map(str, ticks[:-1]), "last"])
+    axis.set_xlabel("encoder layer", fontsize=9)
+    axis.set_ylabel("accuracy, %", fontsize=9)
+    axis.set_title("held-out part of the training set", fontsize=10)
+    axis.tick_params(labelsize=8)
+    axis.grid(alpha=0.25)
+    axis.legend(fontsize=7, frameon=False, ncols=3, loc="upper center", bbox_to_anchor=(0.5, -0.17))
+
+
+def _on_the_test_set(axis, results):
+    few, everything = results.get("few_shot", {}), f"all {results['train_examples']}\nexamples"
+    groups = [(f"{shots} a class\n{results.get('few_shot_draws')} draws", one) for shots, one in few.items()]
+    bars(axis, [*groups, (everything, results)], KINDS)
+    axis.set_title(f"test set, {results['test_examples']} examples", fontsize=10)
+
+
+def bars(axis, groups, kinds):
+    """Bars of accuracies side by side, each with its number, and a dot a draw where there are several.
+
+    Args:
+        axis: a matplotlib axis.
+        groups: list of (name, {key: fraction of one, "by_draw": {key: list}}).
+        kinds: list of (key, name, colour).
+    """
+    shown = [kind for kind in kinds if any(kind[0] in one for _, one in groups)]
+    width = 0.84 / len(shown)
+    for number, (key, name, colour) in enumerate(shown):
+        places = np.arange(len(groups)) + (number - (len(shown) - 1) / 2) * width
+        heights = [100 * one.get(key, 0) for _, one in groups]
+        axis.bar(places, heights, 0.92 * width, color=colour, label=name)
+        for place, height, (_, one) in zip(places, heights, groups, strict=True):
+            draws = [100 * value for value in one.get("by_draw", {}).get(key, ())]
+            spread = np.linspace(-0.22, 0.22, len(draws)) * width if len(draws) > 1 else np.zeros(len(draws))
+            axis.plot(
+                place + spread, draws, "o", markersize=3, color="white", markeredgecolor="black", markeredgewidth=0.7
+            )
+            axis.text(place, max([height, *draws]) + 1.5, f"{height:.1f}", ha="center", fontsize=8)
+    axis.set_xticks(range(len(groups)), [name for name, _ in groups], fontsize=8)
+    axis.set_ylim(0, 100 if not shown else 118)
+    axis.set_yticks(range(0, 101, 20))
+    axis.set_ylabel("accuracy, %", fontsize=9)
+    axis.tick_params(labelsize=8)
+    axis.grid(axis="y", alpha=0.25)
+    axis.set_axisbelow(True)
+    axis.legend(fontsize=8, frameon=False, ncols=len(shown), loc="upper left")
+
+
+def verdicts_figure(images_BxHxWxC, verdicts):
+    """A person's own pictures, each with the likeliest classes.
+
+    Args:
+        images_BxHxWxC: 0 to 1.
+        verdicts: a list of {"name", "probabilities": dictionary from class to share, the likeliest first}.
+
+    Returns:
+        A matplotlib figure; of the first `SHOWN` pictures.
+    """
+    from matplotlib.figure import Figure
+
+    shown = list(zip(images_BxHxWxC, verdicts, strict=True))[:SHOWN]
+    columns = min(2, len(shown))
+    rows = -(-len(shown) // columns)
+    figure = Figure(figsize=(4.6 * columns, 1.75 * rows), layout="constrained")
+    axes = figure.subplots(rows, 2 * columns, squeeze=False, width_ratios=(1, 1.5) * columns)
+    for picture_axis, bar_axis, (image, verdict) in zip(*[iter(axes.flat)] * 2, shown, strict=False):
+        put_picture(picture_axis, image)
+        picture_axis.set_title(shortened(verdict["name"], 22), fontsize=8)
+        names, shares = list(verdict["probabilities"]), [100 * one for one in verdict["probabilities"].values()]
+        places = np.arange(len(names))[::-1]
+        bar_axis.barh(places, shares, color=[BLUE] + [COLOURS[4]] * (len(names) - 1), height=0.7)
+        for place, share in zip(places, shares, strict=True):
+            bar_axis.text(share + 2, place, f"{share:.0f} %", va="center", fontsize=7)
+        bar_axis.set_yticks(places, [shortened(name, 18) for name in names], fontsize=8)
+        bar_axis.set_xlim(0, 122)
+        bar_axis.set_xticks([])
+        bar_axis.spines[["top", "right", "bottom"]].set_visible(False)
+    for axis in list(axes.flat)[2 * len(shown) :]:
+        axis.set_axis_off()
+    return figure
+
+
+def neighbours_figure(rows, caption):
+    """Pictures with their nearest training examples.
+
+    Args:
+        rows: a list of {"image", "title", "neighbours": [(image, class name, True, False or None)]}: of the right class
+            or not, None where that is not known.
+        caption: a line below.
+
+    Returns:
+        A matplotlib figure.
+    """
+    from matplotlib.figure import Figure
+
+    count, side, left, gap = max(len(row["neighbours"]) for row in rows), 0.86, 1.75, 0.08
+    width, height = left + (count + 1) * (side + gap) + 0.25, len(rows) * (side + 0.24) + 0.62
+    figure = Figure(figsize=(width, height))
+
+    def place(row, column):  # by hand: a layout engine takes seconds for so many axes
+        x = left + column * (side + gap) + (0.15 if column else 0)
+        return figure.add_axes(
+            [x / width, 1 - ((row + 1) * (side + 0.24) + 0.22) / height, side / width, side / height]
+        )
+
+    for number, row in enumerate(rows):
+        axis = place(number, 0)
+        put_picture(axis, row["image"])
+        axis.text(-0.08, 0.5, row["title"], transform=axis.transAxes, ha="right", va="center", fontsize=8)
+        for column, (image, name, right) in enumerate(row["neighbours"], 1):
+            axis = place(number, column)
+            put_picture(axis, image)
+            mark = {True: "", False: "✗ ", None: ""}[right]
+            axis.set_title(mark + shortened(name, 11), fontsize=7, pad=2, color=WRONG if right is False else "black")
+            if right is False:
+                frame(axis, WRONG)
+    figure.text((left + side / 2) / width, 1 - 0.16 / height, "picture", ha="center", fontsize=8)
+    figure.text((left + side + 0.25) / width, 1 - 0.16 / height, "its nearest training examples", fontsize=8)
+    figure.text(0.5, 0.1 / height, caption, ha="center", fontsize=8)
+    return figure
+
+
+def put_picture(axis, image_HxWxC):
+    """An image without ticks; one channel is gray."""
+    gray = image_HxWxC.shape[-1] == 1
+    axis.imshow(image_HxWxC[..., 0] if gray else image_HxWxC, cmap="gray" if gray else None, vmin=0, vmax=1)
+    axis.set_xticks([])
+    axis.set_yticks([])
+    axis.spines[:].set_visible(False)
+
+
+def frame(axis, colour):
+    """A coloured frame around an image."""
+    axis.spines[:].set_visible(True)
+    axis.spines[:].set_color(colour)
+    axis.spines[:].set_linewidth(2.5)
+
+
+def shortened(text, most):
+    """A text cut to a length."""
+    return text if len(text) <= most else text[: most - 1] + "…"

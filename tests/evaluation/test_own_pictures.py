@@ -1,0 +1,63 @@
+"""A person's own pictures: training examples written to files are recognised, by number, class and probability."""
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from crate_jax.cli.main import main
+from crate_jax.data.sources import open_source
+from crate_jax.evaluation.feature_store import split_rows
+from crate_jax.evaluation.subject import of_run
+
+NUMBERS = (3, 120, 399)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """Three training examples as PNG."""
+    folder = tmp_path_factory.mktemp("pictures")
+    for number, example in zip(NUMBERS, open_source("embedded_digits", "train[:400]").read(NUMBERS), strict=True):
+        pixels = np.asarray(example.image).reshape(28, 28)
+        Image.fromarray(pixels).save(folder / f"{number:03d}_is_{example.label}.png")
+    return folder
+
+
+def test_nearest_to_a_training_example_is_itself(workdir, folder):
+    assert main(["knn", f"--workdir={workdir}", "--features=cells@1", "--k=3", f"--images={folder}"]) == 0
+    images = json.loads((workdir / "knn.json").read_text())["images"]
+    for number, path, one in zip(NUMBERS, sorted(folder.iterdir()), images, strict=True):
+        first = one["neighbours"][0]
+        assert one["name"] == path.name and len(one["neighbours"]) == 3
+        assert first["index"] == number and first["class"] == path.stem[-1]
+        assert first["cosine"] == pytest.approx(1, abs=1e-5) and one["neighbours"][1]["cosine"] < 1
+        assert sum(one["votes"].values()) == pytest.approx(1) and one["votes"][one["prediction"]] > 0.3
+    assert (workdir / "figures" / "knn_images.png").stat().st_size > 5000
+
+
+def test_the_classifier_knows_what_it_was_fitted_on(workdir, folder):
+    flags = ["--features=cells@1", "--shots=2", f"--images={','.join(map(str, sorted(folder.iterdir())))}"]
+    assert main(["probe", f"--workdir={workdir}", *flags]) == 0
+    results = json.loads((workdir / "probe.json").read_text())
+    for path, one in zip(sorted(folder.iterdir()), results["images"], strict=True):
+        shares = list(one["probabilities"].values())
+        assert one["prediction"] == path.stem[-1] == next(iter(one["probabilities"]))
+        assert shares == sorted(shares, reverse=True) and 0.3 < sum(shares) <= 1 + 1e-6
+    assert list(results["few_shot"]) == ["2"] and len(results["few_shot"]["2"]["by_draw"]["accuracy"]) == 5
+    assert (workdir / "figures" / "probe_images.png").stat().st_size > 5000
+
+
+def test_rows_keep_their_numbers_where_a_picture_is_corrupt(workdir, folder, tmp_path):
+    for place, path in enumerate(sorted(folder.iterdir()) * 4):
+        (tmp_path / "train" / path.stem[-1]).mkdir(parents=True, exist_ok=True)
+        shutil.copy(path, tmp_path / "train" / path.stem[-1] / f"{place}.png")
+    names = sorted((tmp_path / "train").rglob("*.png"))
+    names[4].write_bytes(b"no picture")
+    data = [("name", "image_folder"), ("data_dir", str(tmp_path)), ("max_corrupt_fraction", 0.5)]
+    subject = of_run(workdir, [(f"data.{name}", value) for name, value in data])
+    rows = split_rows(subject, "train", ("mean@1",))
+    assert rows.index_N.tolist() == [0, 1, 2, 3, *range(5, 12)] and len(rows.label_N) == 11
+    classes = open_source("image_folder", "train", str(tmp_path)).class_names
+    assert [classes[label] for label in rows.label_N] == [names[place].parent.name for place in rows.index_N]
