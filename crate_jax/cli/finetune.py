@@ -4,8 +4,8 @@
     crate-jax finetune --checkpoint=crate_base.pth --config=finetune_cifar10 --out=workdirs/cifar10
 
 The recipe (--config) is a config; what it leaves at the default of `model.*` and `data.*` is the pre-trained network's.
-Results: finetune.json, and with --labels_per_class=K few_labels.json: the pre-trained network, the same from scratch
-and raw pixels on K examples a class, means over --draws draws.
+Results: finetune.json and figures/finetune.png, or with --labels_per_class=K few_labels.json and few_labels.png: the
+pre-trained network, the same from scratch and raw pixels on K examples a class, means over --draws draws.
 """
 
 
@@ -22,13 +22,9 @@ def add_arguments(parser):
 
 def run(arguments):
     """The command."""
-    import pathlib
-
-    from etils import epath
-
     from crate_jax.config import load_config
+    from crate_jax.distributed.hosts import joined
     from crate_jax.errors import UserError
-    from crate_jax.evaluation.subject import of_checkpoint, of_run
 
     for flag in ("labels_per_class", "draws"):
         value = getattr(arguments, flag)
@@ -37,6 +33,19 @@ def run(arguments):
     if bool(arguments.workdir) == bool(arguments.checkpoint):
         raise UserError("give either --workdir=D or --checkpoint=P --config=RECIPE --out=DIR.")
     recipe = load_config(arguments.config, arguments.overrides)
+    with joined(recipe):
+        return finetune(arguments, recipe)
+
+
+def finetune(arguments, recipe):
+    """Runs the recipe in this process; the exit code."""
+    import pathlib
+
+    from etils import epath
+
+    from crate_jax.errors import UserError
+    from crate_jax.evaluation.subject import of_checkpoint, of_run
+
     if arguments.workdir:
         subject = of_run(arguments.workdir)
         default = epath.Path(arguments.workdir) / "finetune" / pathlib.Path(arguments.config).stem
@@ -54,6 +63,8 @@ def run(arguments):
 def full(subject, recipe, out, arguments):
     """Fine-tuning on all labels; the exit code."""
     from crate_jax.evaluation.fine_tuning import compose, fine_tune
+    from crate_jax.evaluation.training_figures import curve_figure
+    from crate_jax.training.run_folder import RunFolder
 
     begun = not arguments.from_scratch
     config = compose(
@@ -67,24 +78,45 @@ def full(subject, recipe, out, arguments):
     if outcome.preempted:
         return config.distributed.preemption_exit_code
     subject.write("finetune.json", results, also=out)
-    print(f"{results['accuracy']:.1%} on {results['test_examples']} examples, after {results['steps']} steps: {out}")
+    draw(subject, out, "finetune.png", lambda: curve_figure(RunFolder(out).metrics, results))
+    say(f"{results['accuracy']:.1%} on {results['test_examples']} examples, after {results['steps']} steps: {out}")
     return 0
 
 
 def few(subject, recipe, out, arguments):
     """Few labels; the exit code."""
     from crate_jax.evaluation.few_labels import few_labels
+    from crate_jax.evaluation.training_figures import few_labels_figure
 
     count = arguments.labels_per_class
     results = few_labels(subject, recipe, out / f"labels_{count}", count, arguments.draws)
     if results is None:
         return recipe.distributed.preemption_exit_code
     subject.write("few_labels.json", results, also=out)
-    print(
+    draw(subject, out, "few_labels.png", lambda: few_labels_figure(results))
+    say(
         f"{count} labels a class, {results['draws']} draws: pre-trained {results['pretrained']:.1%}, from scratch "
         f"{results['from_scratch']:.1%}, raw pixels {results['raw_pixels']:.1%}"
     )
     return 0
+
+
+def draw(subject, out, name, figure):
+    """Writes a figure beside the results, in the subject's folder and the training's; the first process does."""
+    import jax
+
+    from crate_jax.evaluation.figures import save_figure
+
+    for folder in {subject.out, out} if jax.process_index() == 0 else ():
+        save_figure(figure(), folder / "figures" / name)
+
+
+def say(sentence):
+    """Prints what came of it; the first process does."""
+    import jax
+
+    if jax.process_index() == 0:
+        print(sentence)
 
 
 def use_compilation_cache(out):

@@ -16,7 +16,7 @@ from crate_jax.config import flatten, model_overrides, override
 from crate_jax.config_schema import LEAVES
 from crate_jax.data import pipeline
 from crate_jax.data.sources import open_source
-from crate_jax.distributed.hosts import Preemption
+from crate_jax.distributed.hosts import Preemption, abandon
 from crate_jax.distributed.mesh import make_mesh
 from crate_jax.distributed.sharding import batch_sharding
 from crate_jax.errors import UserError
@@ -208,6 +208,9 @@ def fine_tune(config, out, encoder=None):
     try:
         with Preemption() as preemption:
             outcome = train(program, state, batches, checkpoints, watching, preemption)
+    except BaseException as error:
+        abandon(error)  # an orderly end would wait for the other hosts, which wait for this one
+        raise
     finally:
         batches.close()
         for observer in watching:
