@@ -3,11 +3,10 @@
 import json
 import shutil
 
-import numpy as np
 import pytest
-from PIL import Image
 
 from crate_jax.cli.main import main
+from crate_jax.data.picture import decoded
 from crate_jax.data.sources import open_source
 from crate_jax.evaluation.feature_store import split_rows
 from crate_jax.evaluation.subject import of_run
@@ -20,8 +19,7 @@ def folder(tmp_path_factory):
     """Three training examples as PNG."""
     folder = tmp_path_factory.mktemp("pictures")
     for number, example in zip(NUMBERS, open_source("embedded_digits", "train[:400]").read(NUMBERS), strict=True):
-        pixels = np.asarray(example.image).reshape(28, 28)
-        Image.fromarray(pixels).save(folder / f"{number:03d}_is_{example.label}.png")
+        decoded(example.image, 1).save(folder / f"{number:03d}_is_{example.label}.png")
     return folder
 
 
