@@ -16,6 +16,7 @@ import jax.numpy as jnp
 
 from crate_jax.errors import UserError
 from crate_jax.models.layout import constrain, spec_of, split_along, ways
+from crate_jax.operators.attention_step import attention_step
 from crate_jax.operators.ista import ista
 from crate_jax.operators.normalisation import layer_norm
 from crate_jax.operators.normalised import normalised_ista, normalised_product
@@ -96,33 +97,49 @@ class SubspaceAttention(nn.Module):
     kernel: str = "auto"
 
     @nn.compact
-    def __call__(self, normed_BxNxD, together=None):
-        """MSSA of normalised tokens; or (z, MSSA(LN(z))) of z, the norm as `fused` has it."""
+    def __call__(self, normed_BxNxD, together=None, factor=None):
+        """MSSA of normalised tokens; with `together` (from `fused`) of z itself, and then z + factor MSSA(LN(z)), or
+        (z, MSSA(LN(z))) where no factor is given.
+        """
         width = normed_BxNxD.shape[-1]
         subspaces_DxKP = self.param("subspaces", split_along(xavier, "embed", "heads"), (width, width))
-        if together is not None:
-            norm, how = together
-            z_BxNxD, codes_BxNxKP = normalised_product(normed_BxNxD, *norm, subspaces_DxKP, residual=True, **how)
-            return z_BxNxD, self.moved(codes_BxNxKP, subspaces_DxKP.astype(self.dtype))
-        subspaces_DxKP = subspaces_DxKP.astype(self.dtype)
-        return self.moved(normed_BxNxD @ subspaces_DxKP, subspaces_DxKP)
+        if self.output_projection == "tied":
+            weight_KPxD, bias_D = subspaces_DxKP.T, None
+        elif self.num_heads == 1:
+            weight_KPxD, bias_D = None, None
+        else:
+            weight_KPxD = self.param("output_kernel", split_along(xavier, "heads", "embed"), (width, width))
+            bias_D = self.param("output_bias", split_along(zeros, None), (width,))
+        if together is None:
+            return self.moved(normed_BxNxD @ subspaces_DxKP.astype(self.dtype), weight_KPxD, bias_D)
+        norm, how = together
+        z_BxNxD, codes_BxNxKP = normalised_product(normed_BxNxD, *norm, subspaces_DxKP, residual=True, **how)
+        if factor is not None and self.kernel == "pallas" and weight_KPxD is not None:
+            bias_D = jnp.zeros(width) if bias_D is None else bias_D
+            step = {"num_heads": self.num_heads, "scale": self.scale(width), "factor": factor}
+            return attention_step(z_BxNxD, codes_BxNxKP, weight_KPxD, bias_D, kernel="pallas", spec=how["spec"], **step)
+        moved_BxNxD = self.moved(codes_BxNxKP, weight_KPxD, bias_D)
+        return (z_BxNxD, moved_BxNxD) if factor is None else z_BxNxD + factor * moved_BxNxD
 
-    def moved(self, codes_BxNxKP, subspaces_DxKP):
+    def scale(self, width):
+        """Of the logits."""
+        return self.logit_scale or (width // self.num_heads) ** -0.5
+
+    def moved(self, codes_BxNxKP, weight_KPxD, bias_D):
         """What the codes' attention to each other adds to the tokens."""
-        width = codes_BxNxKP.shape[-1]
         codes_BxNxKP = constrain(codes_BxNxKP, "images", None, "heads")
         self.sow("intermediates", "codes", codes_BxNxKP)
-        scale = self.logit_scale or (width // self.num_heads) ** -0.5
         # under a mesh with a tensor axis a device has whole heads or all of them
         spec = spec_of((codes_BxNxKP.shape[0], 1, self.num_heads), "images", None, "heads")
-        how = {"num_heads": self.num_heads, "scale": scale, "kernel": self.kernel, "spec": spec}
-        if self.output_projection == "tied":
-            return attend(codes_BxNxKP, weight_KPxD=subspaces_DxKP.T, **how)
-        if self.num_heads == 1:
-            return attend(codes_BxNxKP, **how)
-        kernel_KPxD = self.param("output_kernel", split_along(xavier, "heads", "embed"), (width, width))
-        bias_D = self.param("output_bias", split_along(zeros, None), (width,))
-        return attend(codes_BxNxKP, weight_KPxD=kernel_KPxD.astype(self.dtype), **how) + bias_D.astype(self.dtype)
+        moved_BxNxD = attend(
+            codes_BxNxKP,
+            num_heads=self.num_heads,
+            scale=self.scale(codes_BxNxKP.shape[-1]),
+            kernel=self.kernel,
+            spec=spec,
+            weight_KPxD=None if weight_KPxD is None else weight_KPxD.astype(self.dtype),
+        )
+        return moved_BxNxD if bias_D is None else moved_BxNxD + bias_D.astype(self.dtype)
 
 
 class CompressionStep(nn.Module):
@@ -164,6 +181,8 @@ class CompressionStep(nn.Module):
             normed_BxNxD = norm(z_BxNxD)
             self.sow("intermediates", "normed", normed_BxNxD)
             start_BxNxD, moved_BxNxD = z_BxNxD if self.skip == "input" else normed_BxNxD, attention(normed_BxNxD)
+        elif not paper and keep_Bx1x1 is None:
+            return constrain(attention(z_BxNxD, together, self.sign), "images", None, None)
         else:
             start_BxNxD, moved_BxNxD = attention(z_BxNxD, together)
         moved_BxNxD = constrain(moved_BxNxD, "images", None, None)

@@ -62,6 +62,25 @@ def flops_per_image(model, *, training=True):
     return 3 * (linear + head) + (2.5 if crate else 3) * attention + 2 * embedding
 
 
+def repeated_flops(model):
+    """FLOPs of one image that the backward pass of training computes once more, to keep less for it.
+
+    With `remat` "full" that is the forward pass, with "names" what a kernel of ISTA gave. Kernels of MSSA compute the
+    scores anew, and what SSA gave for its matrix's gradient: two products of T x T x P a head.
+    """
+    remat, kernels = getattr(model, "remat", "none"), getattr(model, "product_kernel", "auto") == "pallas"
+    if remat == "full" or (remat == "dots" and kernels):
+        again = flops_per_image(model, training=False)
+    elif remat == "names" and kernels:
+        again = 4 * model.depth * token_counts(model)[0] * model.width**2
+    else:
+        again = 0
+    if getattr(model, "attention_kernel", "auto") == "pallas":
+        stacks = zip((model.depth, getattr(model, "decoder_depth", 0)), token_counts(model), strict=True)
+        again += sum(depth * 4 * tokens**2 * model.width for depth, tokens in stacks)
+    return again
+
+
 def _classifier_flops(model, layer, attention_factor, training):
     linear, attention = layer(model, model.num_patches + 1, model.width, True)
     head = 2 * model.width * model.num_classes

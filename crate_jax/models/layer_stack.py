@@ -17,7 +17,7 @@ def remat_policy(remat):
     return {
         "dots": keep.dots_saveable,
         "full": keep.nothing_saveable,
-        "names": keep.save_from_both_policies(keep.dots_saveable, keep.save_only_these_names("attention")),
+        "names": keep.save_from_both_policies(keep.dots_saveable, keep.save_only_these_names("attention", "product")),
     }[remat]
 
 

@@ -5,6 +5,8 @@
 it, slowly. "auto" is "xla": the kernels have yet to be timed on a TPU.
 """
 
+from jax.ad_checkpoint import checkpoint_name
+
 from crate_jax.errors import UserError
 from crate_jax.operators.ista import ista
 from crate_jax.operators.normalisation import layer_norm
@@ -46,7 +48,11 @@ def normalised_product(z_BxNxD, scale_D, bias_D, weight_DxE, *, epsilon, residua
 
     tokens, width = z_BxNxD.shape[-2:]
     _check_room(vmem_bytes(tokens, width, weight_DxE.shape[1], z_BxNxD.dtype.itemsize), tokens, width)
-    return norm_product_tpu(z_BxNxD, scale_D, bias_D, weight_DxE, epsilon, residual, spec)
+    if not residual:
+        product_BxNxE = norm_product_tpu(z_BxNxD, scale_D, bias_D, weight_DxE, epsilon, False, spec)
+        return checkpoint_name(product_BxNxE, "product")  # a recomputing backward pass keeps it: `models.layer_stack`
+    z_BxNxD, product_BxNxE = norm_product_tpu(z_BxNxD, scale_D, bias_D, weight_DxE, epsilon, True, spec)
+    return z_BxNxD, checkpoint_name(product_BxNxE, "product")
 
 
 def normalised_ista(

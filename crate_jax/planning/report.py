@@ -106,8 +106,8 @@ def as_text(plan, numbers):
         "a step of a chip, at the published peaks",
         f"  compute      {1e3 * seconds['compute']:9.2f} ms   {numbers['flops_per_step'] / 1e12:.2f} TFLOP at "
         f"{chip.flops / 1e12:.0f} TFLOP/s",
-        f"  memory       {1e3 * seconds['memory']:9.2f} ms   {size(numbers['hbm_crossing_bytes_per_step'])} across HBM at "
-        f"{chip.hbm_bandwidth / 1e9:.0f} GB/s",
+        f"  memory       {1e3 * seconds['memory']:9.2f} ms   {size(numbers['hbm_crossing_bytes_per_step'])} "
+        f"across HBM at {chip.hbm_bandwidth / 1e9:.0f} GB/s",
         f"               {1e3 * numbers['hbm_bytes_per_step'] / chip.hbm_bandwidth:9.2f} ms   if all "
         f"{size(numbers['hbm_bytes_per_step'])} did that the compiler counts, on the chip or off it",
         f"  interconnect {1e3 * seconds['interconnect']:9.2f} ms",

@@ -9,7 +9,7 @@ result, and so on; what goes between slices has the data-centre network's bandwi
 
 import dataclasses
 
-from crate_jax.models.flops import flops_per_image
+from crate_jax.models.flops import flops_per_image, repeated_flops
 from crate_jax.planning.compiled_text import BETWEEN_SLICES
 
 
@@ -37,13 +37,11 @@ class Roofline:
 
 
 def model_flops(config, model, chips):
-    """FLOPs of one chip in one step, counted by hand; `model.remat` "full" runs the forward pass of the layers again.
+    """FLOPs of one chip in one step, counted by hand, with what the backward pass computes once more.
 
     XLA's count will not do: it counts a scanned layer once.
     """
-    images = config.batch_size / chips
-    again = flops_per_image(model, training=False) if model.remat == "full" else 0
-    return images * (flops_per_image(model) + again)
+    return config.batch_size / chips * (flops_per_image(model) + repeated_flops(model))
 
 
 def bytes_sent(collective, chips, slices):

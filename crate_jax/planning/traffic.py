@@ -1,9 +1,9 @@
 """What a compiled step moves to and from memory, read from its text: in all, across HBM, and by purpose.
 
-A TPU's compiler keeps whole activations in the chip's own memory (VMEM, space 1 in the text; 128 MiB on v5e and v6e) and
-copies them there ahead of their use, a quarter at a time. Its cost analysis counts operands and results wherever they
-lie, each such copy several times, and the body of a loop once; `counted` does the same, with loops. What must cross HBM
-is less: reads and writes of space 0, each copy once.
+A TPU's compiler keeps whole activations in the chip's own memory (VMEM, space 1 in the text; 128 MiB on v5e and v6e)
+and copies them there ahead of their use, a quarter at a time. Its cost analysis counts operands and results wherever
+they lie, each such copy several times, and the body of a loop once; `counted` does the same, with loops. What must
+cross HBM is less: reads and writes of space 0, each copy once.
 """
 
 import collections
@@ -26,10 +26,8 @@ PURPOSES = (  # the first pattern that is found in "operation name-in-the-networ
     ("pixels, masks, embedding, head, loss", r""),
 )
 
-_FREE = frozenset(
-    "parameter constant tuple get-tuple-element bitcast while conditional call iota after-all partition-id replica-id "
-    "opt-barrier".split()
-)
+_FREE = {"parameter", "constant", "tuple", "get-tuple-element", "bitcast", "while", "conditional", "call", "iota"}
+_FREE |= {"after-all", "partition-id", "replica-id", "opt-barrier"}
 
 
 @dataclasses.dataclass(frozen=True)

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 
 from crate_jax.operators.losses import masked_mse
 from crate_jax.operators.masking import example_masks
+from crate_jax.operators.patches import patchify, unpatchify
 
 
 def normalise(images_BxHxWxC, mean, std):
@@ -72,7 +73,9 @@ class MaskedCompletion:
         Returns:
             (loss, dictionary of further scalars).
         """
-        images_BxHxWxC = normalise(batch["image"], self.mean, self.std)
+        # bytes are cut into patches, not floats; network and loss cut the floats, which undoes what is done here
+        patches_BxNxF = jax.lax.optimization_barrier(patchify(batch["image"], self.model.patch_size))
+        images_BxHxWxC = normalise(unpatchify(patches_BxNxF, self.model.patch_size), self.mean, self.std)
         key = jax.random.fold_in(jax.random.key(self.seed), step)
         mask_BxN = example_masks(key, batch["index"], self.model.num_patches, self.model.mask_ratio)
         output = self.model.apply({"params": params}, images_BxHxWxC, mask_BxN)

@@ -1,4 +1,4 @@
-"""Norms and what follows them as TPU kernels: interpreted they are the textbook, and they compile for a pod."""
+"""Norms and products of a layer as TPU kernels: interpreted they are the textbook, and they compile for a pod."""
 
 import importlib.util
 
@@ -9,9 +9,10 @@ import pytest
 
 from crate_jax.errors import UserError
 from crate_jax.models.registry import create_model, init_params
+from crate_jax.operators.attention_step import attention_step
 from crate_jax.operators.normalised import normalised_ista, normalised_product
 from crate_jax.operators.subspace_attention import attend
-from tests.operators.test_subspace_attention_tpu import in_a_child
+from tests.operators.test_subspace_attention_tpu import in_a_child, textbook
 
 SHAPES = [(17, 32, 48), (5, 128, 128), (1, 24, 7), (50, 96, 96)]  # N, D, E: odd ones and whole tiles
 DTYPES = [("float32", 3e-6), ("bfloat16", 2e-2)]
@@ -118,6 +119,30 @@ def test_projected_attention_keeps_the_codes_alone(dtype, tolerance):
     assert [x.shape for x in jax.tree.leaves(pull)].count(codes.shape) == 1
 
 
+@pytest.mark.parametrize(("dtype", "tolerance"), DTYPES)
+@pytest.mark.parametrize(("tokens", "heads", "size"), [(17, 2, 16), (5, 4, 64), (50, 12, 48)])
+def test_a_step_of_attention_is_the_textbook(tokens, heads, size, dtype, tolerance):
+    """One group of heads, two of them, and heads that share lanes."""
+    width, factor, scale = heads * size, -1.5, size**-0.5
+    start, _, bias, weight, cotangent, codes = arrays(tokens, width, width, dtype)
+
+    @jax.jit
+    def both(*them):
+        step = {"num_heads": heads, "scale": scale, "factor": factor, "kernel": "pallas"}
+        value, pull = jax.vjp(lambda *them: attention_step(*them, **step), *them)
+        return value, *pull(cotangent)
+
+    got = both(start, codes, weight, bias)
+    assert [one.dtype for one in got] == [dtype] * 3 + ["float32"] * 2
+    start, codes, weight, bias, cotangent = wide(start, codes, weight, bias, cotangent)
+    shape = (2, tokens, heads, size)
+    dmoved = factor * cotangent @ weight.T
+    moved, dcodes = (x.reshape(codes.shape) for x in textbook(codes.reshape(shape), dmoved.reshape(shape), scale))
+    wanted = [start + factor * (moved @ weight + bias), cotangent, dcodes]
+    wanted += [factor * np.einsum("bnp,bnd->pd", moved, cotangent), factor * cotangent.sum((0, 1))]
+    assert_close(got, wanted, 2 * tolerance)
+
+
 @pytest.mark.parametrize("changes", [{}, {"output_projection": "tied"}, {"skip": "normed"}, {"num_heads": 1}])
 def test_a_network_is_the_same_by_either_kernel(changes):
     size = {"width": 32, "num_heads": 2, "depth": 2, "decoder_depth": 2, "image_size": 16, "patch_size": 8} | changes
@@ -157,7 +182,10 @@ def test_on_a_mesh_every_device_has_its_images_and_gradients_are_summed():
 
         z = jnp.asarray(np.random.default_rng(0).normal(size=(4, 5, 32)), jnp.float32)
         for layer in (EncoderLayer, DecoderLayer):
-            plain, fast = (layer({"num_heads": 2, "product_kernel": kernel}) for kernel in ("xla", "pallas"))
+            plain, fast = (
+                layer({"num_heads": 2, "product_kernel": kernel, "attention_kernel": kernel})
+                for kernel in ("xla", "pallas")
+            )
             params = nn.meta.unbox(jax.jit(plain.init)(jax.random.key(0), z))
 
             def meshed(shape):
@@ -195,6 +223,7 @@ def test_compiles_for_a_tpu_with_one_or_two_cores_a_chip():
         prepare_environment()
         import numpy as np, jax, jax.numpy as jnp
         from jax.sharding import Mesh, NamedSharding, PartitionSpec
+        from crate_jax.operators.attention_step import attention_step
         from crate_jax.operators.normalised import normalised_ista, normalised_product
 
         for name in ("v5e:2x2", "v5p:2x2x1"):
@@ -210,7 +239,9 @@ def test_compiles_for_a_tpu_with_one_or_two_cores_a_chip():
 
                 def run(*them):
                     z, codes = normalised_product(*them, residual=True, **how)
-                    return normalised_ista(z + codes, *them[1:], step_size=0.1, sparsity=0.5, **how)
+                    step = {"num_heads": 2, "scale": 0.1, "factor": 1, "kernel": "pallas", "spec": spec}
+                    z = attention_step(z, codes, them[3], them[2], **step)
+                    return normalised_ista(z, *them[1:], step_size=0.1, sparsity=0.5, **how)
 
                 with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
                     value, pull = jax.vjp(run, z, scale, bias, weight)
@@ -220,4 +251,4 @@ def test_compiles_for_a_tpu_with_one_or_two_cores_a_chip():
             print(text.count('custom_call_target="tpu_custom_call"'), "f32[2,128,128]" in text)
         """
     )
-    assert printed.split() == ["4", "False", "4", "True"]
+    assert printed.split() == ["6", "False", "6", "True"]

@@ -80,7 +80,8 @@ def _store(out_ref, parts):
         out_ref[0, :, first : min(first + LANES, width)] = tile.astype(out_ref.dtype)
 
 
-def _forward_kernel(codes_ref, out_ref, *, num_heads, scale):
+def forward_kernel(codes_ref, out_ref, *, num_heads, scale):
+    """o = softmax(scale w w^T) w, a group of heads of one image; references to 1 x N x lanes."""
     parts = []
     for window in _windows(codes_ref.shape[-1], num_heads):
         w_NxL = _window(codes_ref, *window)
@@ -89,7 +90,8 @@ def _forward_kernel(codes_ref, out_ref, *, num_heads, scale):
     _store(out_ref, parts)
 
 
-def _backward_kernel(codes_ref, cotangent_ref, out_ref, *moved_ref, num_heads, scale):
+def backward_kernel(codes_ref, cotangent_ref, out_ref, *moved_ref, num_heads, scale):
+    """dw = A^T g + scale (dS + dS^T) w, and o once more if there is a reference for it."""
     parts, moved = [], []
     for window in _windows(codes_ref.shape[-1], num_heads):
         w_NxL, g_NxL = _window(codes_ref, *window), _window(cotangent_ref, *window)
@@ -167,13 +169,13 @@ def subspace_self_attention_tpu(codes_BxNxKP, head_size, scale, spec=None):
 
 
 def _forward(codes_BxNxKP, head_size, scale, spec):
-    (moved_BxNxKP,) = _run(_forward_kernel, (codes_BxNxKP,), head_size, scale, spec, products=2, outputs=1)
+    (moved_BxNxKP,) = _run(forward_kernel, (codes_BxNxKP,), head_size, scale, spec, products=2, outputs=1)
     return moved_BxNxKP, codes_BxNxKP
 
 
 def _backward(head_size, scale, spec, codes_BxNxKP, cotangent_BxNxKP):
     arrays = (codes_BxNxKP, cotangent_BxNxKP.astype(codes_BxNxKP.dtype))
-    return _run(_backward_kernel, arrays, head_size, scale, spec, products=4, outputs=1)
+    return _run(backward_kernel, arrays, head_size, scale, spec, products=4, outputs=1)
 
 
 subspace_self_attention_tpu.defvjp(_forward, _backward)
@@ -204,7 +206,7 @@ def _forward_projected(codes_BxNxKP, weight_KPxD, head_size, scale, spec):
 def _backward_projected(head_size, scale, spec, kept, cotangent_BxNxD):
     codes_BxNxKP, weight_KPxD = kept
     arrays = (codes_BxNxKP, (cotangent_BxNxD @ weight_KPxD.T).astype(codes_BxNxKP.dtype))
-    dcodes_BxNxKP, moved_BxNxKP = _run(_backward_kernel, arrays, head_size, scale, spec, products=5, outputs=2)
+    dcodes_BxNxKP, moved_BxNxKP = _run(backward_kernel, arrays, head_size, scale, spec, products=5, outputs=2)
     dweight_KPxD = jnp.einsum("bnp,bnd->pd", moved_BxNxKP, cotangent_BxNxD)
     return dcodes_BxNxKP, dweight_KPxD.astype(weight_KPxD.dtype)
 

@@ -1,0 +1,54 @@
+"""A step of MSSA from the tokens' codes: attention, output matrix, and the tokens that the result is added to.
+
+    y = x + f (SSA(w) W + b)
+
+"xla" computes one after the other (`subspace_attention.attend`); "pallas" is one kernel forward and one backward
+(`kernels.attention_step_tpu`), which keeps the codes alone for the backward pass.
+"""
+
+from jax.ad_checkpoint import checkpoint_name
+
+from crate_jax.errors import UserError
+from crate_jax.operators.subspace_attention import attend
+
+
+def attention_step(
+    start_BxNxD, codes_BxNxKP, weight_KPxD, bias_D, *, num_heads, scale, factor, kernel="auto", spec=None
+):
+    """x + f (softmax(scale w_k w_k^T) w_k in every subspace, times W, + b).
+
+    Args:
+        start_BxNxD: x, f32 or bf16.
+        codes_BxNxKP: w, the tokens' coordinates U_k^T z, in the type of x.
+        weight_KPxD, bias_D: W and b, f32; rounded to the type of x.
+        num_heads: K.
+        scale: of the logits.
+        factor: f.
+        kernel: "xla", "pallas" or "auto", which is "xla".
+        spec: how tokens are split over the mesh in force, a `PartitionSpec` of which only B may be split; only
+            "pallas" needs it.
+
+    Returns:
+        Shape and type of x.
+
+    Raises:
+        UserError: "pallas", and W and a head's scores do not fit on a TPU's chip.
+    """
+    dtype = start_BxNxD.dtype
+    if kernel != "pallas":
+        moved_BxNxD = attend(codes_BxNxKP, num_heads=num_heads, scale=scale, weight_KPxD=weight_KPxD.astype(dtype))
+        return start_BxNxD + factor * (moved_BxNxD + bias_D.astype(dtype))
+    from crate_jax.operators.kernels.attention_step_tpu import attention_step_tpu, vmem_bytes
+    from crate_jax.operators.kernels.tpu_call import VMEM_BYTES
+
+    tokens, width = codes_BxNxKP.shape[-2:]
+    needed = vmem_bytes(tokens, width, weight_KPxD.shape[1], num_heads, dtype.itemsize)
+    if needed > VMEM_BYTES:
+        raise UserError(
+            f"model.attention_kernel='pallas' with model.product_kernel='pallas' keeps a head's scores and a layer's "
+            f"matrix on the chip; {tokens} tokens of {width} would need about {needed / 2**20:.0f} MiB there of "
+            f"{VMEM_BYTES // 2**20}; choose 'xla' for one of them, or larger patches."
+        )
+    head_size = width // num_heads
+    out_BxNxD = attention_step_tpu(start_BxNxD, codes_BxNxKP, weight_KPxD, bias_D, head_size, scale, factor, spec)
+    return checkpoint_name(out_BxNxD, "attention")  # a recomputing backward pass keeps it: `models.layer_stack`
