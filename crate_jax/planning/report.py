@@ -42,6 +42,7 @@ def as_numbers(plan, steps_per_epoch):
         "topology": topology.name,
         "slices": topology.slices,
         "chips": chips,
+        "batch": config.batch_size,
         "mesh": dict(program.mesh.shape),
         "bytes_per_chip": {
             "arguments": plan.arguments,

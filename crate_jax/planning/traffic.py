@@ -16,13 +16,14 @@ HBM = 0
 PURPOSES = (  # the first pattern that is found in "operation name-in-the-network" tells
     ("copies to VMEM ahead of use, and back", r"^(copy-start|slice-start|custom-call:ConcatBitcast) "),
     ("collectives", rf"^({'|'.join(COLLECTIVES)})"),
+    ("stacks that a scan over layers fills and reads", r"^broadcast |while/body/.*jit\(dynamic_(update_)?index_in_dim"),
     ("optimiser, norms of gradients and parameters", r"^(?!.*jvp\()"),
     ("LayerNorm", r"_norm/"),
     ("ISTA", r"/sparsification/"),
     ("MSSA between its products", r"/attention/.*(moved/.*pallas_call|->|softmax|swapaxes|/exp|/div|/reduce_max)"),
-    ("products with U and W", r"/attention/"),
-    ("the decoder's map", r"decoder_\d+/(\w+/)*(dot_general|pallas_call|transpose)"),
-    ("residual stream", r"(encoder|decoder)_\d+/"),
+    ("products with U and W, and kernels that hold them", r"/attention/"),
+    ("the decoder's map", r"(decoder_\d+|DecoderLayer)/(\w+/)*(dot_general|pallas_call|transpose)"),
+    ("residual stream", r"(encoder|decoder)_\d+/|(Encoder|Decoder)Layer/"),
     ("pixels, masks, embedding, head, loss", r""),
 )
 
