@@ -51,6 +51,7 @@ def test_rows_keep_their_numbers_where_a_picture_is_corrupt(workdir, folder, tmp
     for place, path in enumerate(sorted(folder.iterdir()) * 4):
         (tmp_path / "train" / path.stem[-1]).mkdir(parents=True, exist_ok=True)
         shutil.copy(path, tmp_path / "train" / path.stem[-1] / f"{place}.png")
+    shutil.copytree(tmp_path / "train", tmp_path / "validation")  # without it a tenth of the others would be one
     names = sorted((tmp_path / "train").rglob("*.png"))
     names[4].write_bytes(b"no picture")
     data = [("name", "image_folder"), ("data_dir", str(tmp_path)), ("max_corrupt_fraction", 0.5)]
