@@ -50,6 +50,8 @@ def main():
     print("| | forward and the rest | backward |")
     print("|---|---|---|")
     for purpose, pairs in [*table.items(), ("all", total)]:
+        if not any(map(any, pairs)):
+            continue
         cells = " | ".join(f"{counted / GIB:.2f} ({crossing / GIB:.2f})" for counted, crossing in pairs)
         print(f"| {purpose} | {cells} |")
 
