@@ -147,7 +147,7 @@ FOLDER = ["--config.data.name=image_folder", "--config.data.data_dir={}/flat"]
         (["probe", "--workdir={}", *FOLDER], "no labels"),
         (["knn", "--workdir={}", "--features=cls@1", *FOLDER], "no labels"),
         (["finetune", "--workdir={}", *FOLDER], "no labels"),
-        (["knn", "--workdir={}", "--features=cls@1", FOLDER[0], "--config.data.data_dir={}/one"], "has 1 class"),
+        (["knn", "--workdir={}", "--features=cls@1", FOLDER[0], "--config.data.data_dir={}/one"], "have 1 class"),
         (["finetune", "--workdir={}", FOLDER[0], "--config.data.data_dir={}/one"], "one class only"),
         (["finetune", "--workdir={}", "--labels_per_class=500"], "has only"),
     ],
