@@ -60,13 +60,25 @@ def make_mesh(settings, devices=None):
     devices = jax.devices() if devices is None else devices
     shape = mesh_shape(settings, len(devices))
     auto = (AxisType.Auto,) * len(AXES)  # logical constraints need it: the default, Explicit, refuses them
-    if settings.dcn_data > 1:
-        from jax.experimental import mesh_utils
+    try:
+        grid = _grid(shape, settings.dcn_data, devices, split=False)
+    except NotImplementedError:  # an axis of 8 on a torus of 4 x 4 x 4: it goes along a part of a physical one
+        grid = _grid(shape, settings.dcn_data, devices, split=True)
+    return Mesh(grid, AXES, axis_types=auto)
 
-        inside = (shape[0] // settings.dcn_data, *shape[1:])
-        by_slice = devices[0].platform == "tpu"  # elsewhere a process is what the slow network joins
-        grid = mesh_utils.create_hybrid_device_mesh(
-            inside, (settings.dcn_data, 1, 1), devices=devices, process_is_granule=not by_slice
-        )
-        return Mesh(grid, AXES, axis_types=auto)
-    return jax.make_mesh(shape, AXES, devices=devices, axis_types=auto)
+
+def _grid(shape, slices, devices, *, split):
+    """The devices as an array of the mesh's shape; `split` lets an axis take a part of a physical one."""
+    from jax.experimental import mesh_utils
+
+    if slices == 1:
+        return mesh_utils.create_device_mesh(shape, devices, allow_split_physical_axes=split)
+    inside = (shape[0] // slices, *shape[1:])
+    by_slice = devices[0].platform == "tpu"  # elsewhere a process is what the slow network joins
+    return mesh_utils.create_hybrid_device_mesh(
+        inside,
+        (slices, 1, 1),
+        devices=devices,
+        process_is_granule=not by_slice,
+        allow_split_physical_axes=split,
+    )
