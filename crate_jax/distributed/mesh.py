@@ -62,7 +62,7 @@ def make_mesh(settings, devices=None):
     auto = (AxisType.Auto,) * len(AXES)  # logical constraints need it: the default, Explicit, refuses them
     try:
         grid = _grid(shape, settings.dcn_data, devices, split=False)
-    except NotImplementedError:  # an axis of 8 on a torus of 4 x 4 x 4: it goes along a part of a physical one
+    except RuntimeError:  # an axis of 8 on a torus of 4 x 4 x 4: it goes along a part of a physical one
         grid = _grid(shape, settings.dcn_data, devices, split=True)
     return Mesh(grid, AXES, axis_types=auto)
 
