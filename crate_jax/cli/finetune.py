@@ -78,7 +78,7 @@ def full(subject, recipe, out, arguments):
     if outcome.preempted:
         return config.distributed.preemption_exit_code
     subject.write("finetune.json", results, also=out)
-    draw(subject, out, "finetune.png", lambda: curve_figure(RunFolder(out).metrics, results))
+    subject.draw("finetune.png", lambda: curve_figure(RunFolder(out).metrics, results), also=out)
     say(f"{results['accuracy']:.1%} on {results['test_examples']} examples, after {results['steps']} steps: {out}")
     return 0
 
@@ -93,22 +93,12 @@ def few(subject, recipe, out, arguments):
     if results is None:
         return recipe.distributed.preemption_exit_code
     subject.write("few_labels.json", results, also=out)
-    draw(subject, out, "few_labels.png", lambda: few_labels_figure(results))
+    subject.draw("few_labels.png", lambda: few_labels_figure(results), also=out)
     say(
         f"{count} labels a class, {results['draws']} draws: pre-trained {results['pretrained']:.1%}, from scratch "
         f"{results['from_scratch']:.1%}, raw pixels {results['raw_pixels']:.1%}"
     )
     return 0
-
-
-def draw(subject, out, name, figure):
-    """Writes a figure beside the results, in the subject's folder and the training's; the first process does."""
-    import jax
-
-    from crate_jax.evaluation.figures import save_figure
-
-    for folder in {subject.out, out} if jax.process_index() == 0 else ():
-        save_figure(figure(), folder / "figures" / name)
 
 
 def say(sentence):

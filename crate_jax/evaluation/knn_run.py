@@ -1,6 +1,5 @@
 """The nearest-neighbour classifier of a subject, and pictures beside the training examples that vote for them."""
 
-import jax
 import numpy as np
 
 from crate_jax.data.sources import open_source
@@ -9,9 +8,8 @@ from crate_jax.evaluation import knn
 from crate_jax.evaluation.classifier_figures import SHOWN, neighbours_figure, shortened
 from crate_jax.evaluation.feature_store import check_labels, sample, split_features, split_rows
 from crate_jax.evaluation.features import candidate_names
-from crate_jax.evaluation.figures import save_figure
 from crate_jax.evaluation.linear_probe import compact_labels, held_out_mask
-from crate_jax.evaluation.pictures import class_namer, picture_features, split_pictures
+from crate_jax.evaluation.pictures import class_namer, picture_features, read_pictures, split_pictures
 
 CHOSEN_ON = 20_000  # training examples that the features are chosen on at most
 DRAWN = 8  # neighbours a row of the figure
@@ -34,10 +32,10 @@ def classify(subject, *, features=None, k=knn.NEIGHBOURS, temperature=knn.TEMPER
     """
     if temperature <= 0:
         raise UserError(f"--temperature={temperature:g}: give a number above 0.")
-    settings = subject.config.data
+    settings, model, own = subject.config.data, subject.model, None
     open_source(settings.name, settings.validation_split, settings.data_dir)
-    if pictures:
-        picture_features(subject, pictures, features or "mean@last")  # what cannot be read is told at once
+    if pictures:  # first: what cannot be read is told at once
+        own = read_pictures(pictures, subject.config, model.image_size, model.channels)
     features = features or choose(subject, k=k, temperature=temperature)
     train = split_rows(subject, settings.train_split, (features,))
     check_labels(train.label_N, subject, settings.train_split)
@@ -58,14 +56,10 @@ def classify(subject, *, features=None, k=knn.NEIGHBOURS, temperature=knn.TEMPER
         "test_examples": len(test_M),
         "of": subject.source,
     }
-    figures, first = subject.out / "figures", jax.process_index() == 0
-    if first:
-        figure = _of_the_test_set(bank, test, share_MxC, index_MxK, results)
-        save_figure(figure, figures / "knn.png")
-    if pictures:
-        figure, results["images"] = _of_pictures(bank, pictures)
-        if first:
-            save_figure(figure, figures / "knn_images.png")
+    subject.draw("knn.png", lambda: _of_the_test_set(bank, test, share_MxC, index_MxK, results))
+    if own:
+        figure, results["images"] = _of_pictures(bank, *own)
+        subject.draw("knn_images.png", lambda: figure)
     return results
 
 
@@ -120,10 +114,9 @@ def _of_the_test_set(bank, test, share_MxC, row_MxK, results):
     return neighbours_figure(rows, caption)
 
 
-def _of_pictures(bank, pictures):
+def _of_pictures(bank, images_BxHxWxC, names):
     """(figure, what `knn.json` says of a person's own pictures)."""
-    images, names, features_BxG = picture_features(bank.subject, pictures, bank.features)
-    share_BxC, cosine_BxK, row_BxK = bank.look_up(features_BxG)
+    share_BxC, cosine_BxK, row_BxK = bank.look_up(picture_features(bank.subject, images_BxHxWxC, bank.features))
     rows, said = [], []
     drawn = bank.pictures(row_BxK[:SHOWN])
     for number, name in enumerate(names):
@@ -139,7 +132,7 @@ def _of_pictures(bank, pictures):
         if number < SHOWN:
             title = f"{shortened(name, 22)}\n{winner}, {votes[winner]:.0%} of the vote"
             cells = [(image, one, None) for image, one in zip(drawn[number], called, strict=False)]
-            rows.append({"image": images[number], "title": title, "neighbours": cells})
+            rows.append({"image": images_BxHxWxC[number] / 255, "title": title, "neighbours": cells})
     return neighbours_figure(rows, f"neighbours by {bank.features}; all {bank.k} vote"), said
 
 

@@ -63,29 +63,25 @@ def read_pictures(text, config, image_size, channels):
     return np.stack(images).reshape(len(images), image_size, image_size, channels), names
 
 
-def picture_features(subject, text, features):
-    """A person's own pictures and their features.
+def picture_features(subject, images_BxHxWxC, features):
+    """Features of a person's own pictures.
 
     Args:
         subject: a `Subject`.
-        text: of `--images=`.
+        images_BxHxWxC: of `read_pictures`.
         features: POOLING@LAYER.
 
     Returns:
-        (images_BxHxWxC from 0 to 1, names, features_BxG).
-
-    Raises:
-        UserError: see `read_pictures`.
+        features_BxG.
     """
-    model = subject.model
-    images_BxHxWxC, names = read_pictures(text, subject.config, model.image_size, model.channels)
-    size, found = min(batch_size_of(model.image_size, 1), len(names)), []
-    for first in range(0, len(names), size):
+    model, count = subject.model, len(images_BxHxWxC)
+    size, found = min(batch_size_of(model.image_size, 1), count), []
+    for first in range(0, count, size):
         part = images_BxHxWxC[first : first + size]
         padded = np.pad(part, [(0, size - len(part)), *[(0, 0)] * 3])  # one shape, one compilation
         rows = several_features(model, subject.params, normalise(padded, *subject.statistics), (features,))
         found.append(jax.device_get(rows[features])[: len(part)])
-    return images_BxHxWxC / np.float32(255), names, np.concatenate(found)
+    return np.concatenate(found)
 
 
 def split_pictures(subject, split, index_N):

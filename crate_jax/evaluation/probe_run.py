@@ -3,7 +3,6 @@
 import dataclasses
 import logging
 
-import jax
 import numpy as np
 
 from crate_jax.data.sources import open_source
@@ -11,9 +10,8 @@ from crate_jax.evaluation.classifier_figures import probe_figure, verdicts_figur
 from crate_jax.evaluation.feature_store import RAW, check_labels, sample, split_features
 from crate_jax.evaluation.features import candidate_names
 from crate_jax.evaluation.few_shot import DRAWS, few_shot, possible
-from crate_jax.evaluation.figures import save_figure
 from crate_jax.evaluation.linear_probe import Classifier, choose, compact_labels, fit
-from crate_jax.evaluation.pictures import class_namer, picture_features
+from crate_jax.evaluation.pictures import class_namer, picture_features, read_pictures
 
 logger = logging.getLogger(__name__)
 
@@ -38,8 +36,9 @@ def probe(subject, *, features=None, shots=None, pictures=None):
     """
     names = (features,) if features else tuple(candidate_names(subject.model.depth))
     open_source(subject.config.data.name, subject.config.data.validation_split, subject.config.data.data_dir)
-    if pictures:
-        picture_features(subject, pictures, names[0])  # what cannot be read is told before minutes have passed
+    model, own = subject.model, None
+    if pictures:  # first: what cannot be read is told before minutes have passed
+        own = read_pictures(pictures, subject.config, model.image_size, model.channels)
     probed = probe_one(subject, names, shots)
     results = probed.numbers | {"held_out": probed.held_out}
     few = {one: {"accuracy": scores} for one, scores in probed.few_shot.items()}
@@ -61,13 +60,10 @@ def probe(subject, *, features=None, shots=None, pictures=None):
         "test_split": settings.validation_split,
         "of": subject.source,
     }
-    figures = subject.out / "figures"
-    if pictures:
-        images_BxHxWxC, results["images"] = verdicts(subject, probed, pictures)
-        if jax.process_index() == 0:
-            save_figure(verdicts_figure(images_BxHxWxC, results["images"]), figures / "probe_images.png")
-    if jax.process_index() == 0:
-        save_figure(probe_figure(results, subject.model.depth), figures / "probe.png")
+    if own:
+        results["images"] = verdicts(subject, probed, *own)
+        subject.draw("probe_images.png", lambda: verdicts_figure(own[0] / 255, results["images"]))
+    subject.draw("probe.png", lambda: probe_figure(results, model.depth))
     return results
 
 
@@ -125,23 +121,23 @@ def probe_one(subject, names, shots):
     return Probed(numbers, chosen.tried, few, classifier, np.unique(label_N))
 
 
-def verdicts(subject, probed, pictures):
+def verdicts(subject, probed, images_BxHxWxC, names):
     """What the classifier takes a person's own pictures for.
 
     Args:
         subject: a `Subject`.
         probed: its `Probed`.
-        pictures: of `--images=`.
+        images_BxHxWxC, names: of `read_pictures`.
 
     Returns:
-        (images_BxHxWxC, [{"name", "prediction", "probabilities": class to share, the likeliest first}]).
+        [{"name", "prediction", "probabilities": class to share, the likeliest first}].
     """
     settings = subject.config.data
     called = class_namer(open_source(settings.name, settings.train_split, settings.data_dir))
-    images_BxHxWxC, names, features_BxG = picture_features(subject, pictures, probed.numbers["features"])
+    features_BxG = picture_features(subject, images_BxHxWxC, probed.numbers["features"])
     found = []
     for name, share_K in zip(names, probed.classifier.probabilities(features_BxG), strict=True):
         order = np.argsort(-share_K, kind="stable")[:LIKELIEST]
         shares = {called(probed.class_K[place]): float(share_K[place]) for place in order}
         found.append({"name": name, "prediction": next(iter(shares)), "probabilities": shares})
-    return images_BxHxWxC, found
+    return found

@@ -13,6 +13,7 @@ from etils import epath
 from crate_jax.config import load_config, model_overrides, override
 from crate_jax.config_schema import LEAVES
 from crate_jax.errors import UserError
+from crate_jax.evaluation.figures import save_figure
 from crate_jax.interop.checkpoint_file import open_checkpoint
 from crate_jax.interop.torch_checkpoint import given, read_params
 from crate_jax.models.registry import boxed_shapes, create_model, init_params
@@ -63,6 +64,13 @@ class Subject:
             partial = folder / f".{name}.partial"
             partial.write_text(json.dumps(results, indent=2) + "\n")
             partial.replace(folder / name)
+
+    def draw(self, name, make_figure, also=None):
+        """Writes what `make_figure` returns into the folder's `figures` (and another's); the first process does."""
+        if jax.process_index() == 0:
+            figure = make_figure()
+            for folder in {self.out, also or self.out}:
+                save_figure(figure, folder / "figures" / name)
 
 
 def resolve(arguments, *, with_decoder=False):
