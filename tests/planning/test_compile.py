@@ -50,6 +50,14 @@ def test_a_step_compiles_for_sixteen_chips(tmp_path):
     assert not [name for name in plan["unsplit_parameters"] if "dictionary" in name or "subspaces" in name]
 
 
+def test_an_axis_may_take_a_part_of_a_torus(tmp_path):
+    """Eight ways on 4 x 4 x 4 chips: no physical axis, nor several, has that length."""
+    done = compile_(tmp_path, "--topology=v5p:4x4x4", "--json", **{"mesh.fsdp": 8})
+    assert done.returncode == 0, done.stderr
+    plan = json.loads(done.stdout)
+    assert (plan["fits"], plan["mesh"]) == (True, {"data": 8, "fsdp": 8, "tensor": 1})
+
+
 def test_what_does_not_fit_is_one_sentence(tmp_path):
     """So many images that the compiler refuses at once."""
     done = compile_(tmp_path, "--topology=v5e-1", "--json", **{"batch_size": 2**20, "model.dtype": "float32"})
