@@ -19,21 +19,29 @@ def split_along(initializer, *names):
     return nn.with_logical_partitioning(initializer, names)
 
 
-def constrain(x, *names):
-    """Asks for the layout that the rules give to these logical names; None is "whatever is best"."""
+def _axes(*names):
+    """Mesh axes of each logical name, and the mesh in force; (None, None) without a mesh or rules."""
     mesh = jax.sharding.get_abstract_mesh()
     if mesh.empty or not nn.get_logical_axis_rules():
-        return x
-    return jax.lax.with_sharding_constraint(x, nn.logical_to_mesh_axes(names))
+        return None, None
+    return nn.logical_to_mesh_axes(names), mesh
+
+
+def _parts(mesh, axes):
+    """How many parts these axes of a mesh, one or several or none, split something into."""
+    return math.prod(mesh.shape[axis] for axis in ((axes,) if isinstance(axes, str) else axes or ()))
+
+
+def constrain(x, *names):
+    """Asks for the layout that the rules give to these logical names; None is "whatever is best"."""
+    axes, _ = _axes(*names)
+    return x if axes is None else jax.lax.with_sharding_constraint(x, axes)
 
 
 def ways(name):
     """How many parts the mesh in force splits an axis of this logical name into; 1 without a mesh or rules."""
-    mesh = jax.sharding.get_abstract_mesh()
-    if mesh.empty or not nn.get_logical_axis_rules():
-        return 1
-    (axes,) = nn.logical_to_mesh_axes((name,))
-    return math.prod(mesh.shape[axis] for axis in ((axes,) if isinstance(axes, str) else axes or ()))
+    axes, mesh = _axes(name)
+    return 1 if axes is None else _parts(mesh, axes[0])
 
 
 def spec_of(shape, *names):
@@ -46,11 +54,8 @@ def spec_of(shape, *names):
     Returns:
         A spec; None without a mesh or rules.
     """
-    mesh = jax.sharding.get_abstract_mesh()
-    if mesh.empty or not nn.get_logical_axis_rules():
+    by_name, mesh = _axes(*names)
+    if by_name is None:
         return None
-    kept = []
-    for size, axes in zip(shape, nn.logical_to_mesh_axes(names), strict=True):
-        ways = math.prod(mesh.shape[axis] for axis in ((axes,) if isinstance(axes, str) else axes or ()))
-        kept.append(None if size % ways else axes)
+    kept = (None if size % _parts(mesh, axes) else axes for size, axes in zip(shape, by_name, strict=True))
     return jax.sharding.PartitionSpec(*kept)

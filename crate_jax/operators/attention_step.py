@@ -8,7 +8,6 @@
 
 from jax.ad_checkpoint import checkpoint_name
 
-from crate_jax.errors import UserError
 from crate_jax.operators.subspace_attention import attend
 
 
@@ -39,16 +38,17 @@ def attention_step(
         moved_BxNxD = attend(codes_BxNxKP, num_heads=num_heads, scale=scale, weight_KPxD=weight_KPxD.astype(dtype))
         return start_BxNxD + factor * (moved_BxNxD + bias_D.astype(dtype))
     from crate_jax.operators.kernels.attention_step_tpu import attention_step_tpu, vmem_bytes
-    from crate_jax.operators.kernels.tpu_call import VMEM_BYTES
+    from crate_jax.operators.kernels.tpu_call import check_room
 
     tokens, width = codes_BxNxKP.shape[-2:]
     needed = vmem_bytes(tokens, width, weight_KPxD.shape[1], num_heads, dtype.itemsize)
-    if needed > VMEM_BYTES:
-        raise UserError(
-            f"model.attention_kernel='pallas' with model.product_kernel='pallas' keeps a head's scores and a layer's "
-            f"matrix on the chip; {tokens} tokens of {width} would need about {needed / 2**20:.0f} MiB there of "
-            f"{VMEM_BYTES // 2**20}; choose 'xla' for one of them, or larger patches."
-        )
+    check_room(
+        needed,
+        keeps="model.attention_kernel='pallas' with model.product_kernel='pallas' keeps a head's scores and a layer's "
+        "matrix",
+        what=f"{tokens} tokens of {width}",
+        instead="'xla' for one of them, or larger patches",
+    )
     head_size = width // num_heads
     out_BxNxD = attention_step_tpu(start_BxNxD, codes_BxNxKP, weight_KPxD, bias_D, head_size, scale, factor, spec)
     return checkpoint_name(out_BxNxD, "attention")  # a recomputing backward pass keeps it: `models.layer_stack`

@@ -7,19 +7,15 @@ it, slowly. "auto" is "xla": the kernels have yet to be timed on a TPU.
 
 from jax.ad_checkpoint import checkpoint_name
 
-from crate_jax.errors import UserError
 from crate_jax.operators.ista import ista
 from crate_jax.operators.normalisation import layer_norm
 
 
 def _check_room(needed, tokens, width):
-    from crate_jax.operators.kernels.tpu_call import VMEM_BYTES
+    from crate_jax.operators.kernels.tpu_call import check_room
 
-    if needed > VMEM_BYTES:
-        raise UserError(
-            f"model.product_kernel='pallas' keeps a layer's matrix and an image's tokens on the chip; {tokens} tokens "
-            f"of {width} would need about {needed / 2**20:.0f} MiB there of {VMEM_BYTES // 2**20}; choose 'xla'."
-        )
+    keeps = "model.product_kernel='pallas' keeps a layer's matrix and an image's tokens"
+    check_room(needed, keeps=keeps, what=f"{tokens} tokens of {width}", instead="'xla'")
 
 
 def normalised_product(z_BxNxD, scale_D, bias_D, weight_DxE, *, epsilon, residual=False, kernel="auto", spec=None):

@@ -17,8 +17,6 @@ import jax
 import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 
-from crate_jax.errors import UserError
-
 
 def split_heads(codes_BxNxD, num_heads):
     """B x N x D to B x N x K x P: the k-th run of P = D / K entries is the k-th subspace."""
@@ -76,19 +74,6 @@ def _backward(scale, kept, cotangent_BxNxKxP):
 subspace_self_attention.defvjp(_forward, _backward)
 
 
-def _check_room(codes_BxNxKP, num_heads):
-    from crate_jax.operators.kernels.subspace_attention_tpu import vmem_bytes
-    from crate_jax.operators.kernels.tpu_call import VMEM_BYTES
-
-    tokens, width = codes_BxNxKP.shape[-2:]
-    needed = vmem_bytes(tokens, width, num_heads, codes_BxNxKP.dtype.itemsize)
-    if needed > VMEM_BYTES:
-        raise UserError(
-            f"model.attention_kernel='pallas' keeps a head's scores on the chip; {tokens} tokens would need about "
-            f"{needed / 2**20:.0f} MiB there of {VMEM_BYTES // 2**20}; choose 'xla', or larger patches."
-        )
-
-
 def attend(codes_BxNxKP, *, num_heads, scale, kernel="auto", spec=None, weight_KPxD=None):
     """SSA in every subspace at once, by the kernel that is asked for; the result is the same.
 
@@ -113,9 +98,16 @@ def attend(codes_BxNxKP, *, num_heads, scale, kernel="auto", spec=None, weight_K
         moved_BxNxKP = moved_BxNxKxP.reshape(codes_BxNxKP.shape)
         return moved_BxNxKP if weight_KPxD is None else moved_BxNxKP @ weight_KPxD
     from crate_jax.operators.kernels import subspace_attention_tpu as kernels
+    from crate_jax.operators.kernels.tpu_call import check_room
 
-    _check_room(codes_BxNxKP, num_heads)
-    head_size = codes_BxNxKP.shape[-1] // num_heads
+    tokens, width = codes_BxNxKP.shape[-2:]
+    check_room(
+        kernels.vmem_bytes(tokens, width, num_heads, codes_BxNxKP.dtype.itemsize),
+        keeps="model.attention_kernel='pallas' keeps a head's scores",
+        what=f"{tokens} tokens",
+        instead="'xla', or larger patches",
+    )
+    head_size = width // num_heads
     if weight_KPxD is None:
         moved = kernels.subspace_self_attention_tpu(codes_BxNxKP, head_size, scale, spec)
     else:

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from crate_jax.operators.kernels.normalised_tokens import normalised, normalised_backward
-from crate_jax.operators.kernels.tpu_call import by_image, on_platform, product, split_images
+from crate_jax.operators.kernels.tpu_call import product, run_by_image
 
 
 def vmem_bytes(num_tokens, width, itemsize):
@@ -68,33 +68,25 @@ def norm_ista_tpu(z_BxNxD, scale_D, bias_D, dictionary_DxD, epsilon, step_size, 
     return _forward(z_BxNxD, scale_D, bias_D, dictionary_DxD, epsilon, step_size, sparsity, spec)[0]
 
 
-def _run(kernel, images, whole, outputs, sums, products, spec):
+def _run(kernel, images, whole, *, outputs, sums, products, spec):
     """The kernel on every image; it costs `products` of N x D x D each."""
-
-    def local(*arrays):
-        def call(*arrays, interpret):
-            like = jax.ShapeDtypeStruct(arrays[0].shape, arrays[0].dtype)
-            _, tokens, width = like.shape
-            return by_image(
-                kernel,
-                images=arrays[: len(images)],
-                whole=arrays[len(images) :],
-                outputs=[like] * outputs,
-                sums=sums,
-                flops=2 * products * like.size * width,
-                vmem_bytes=vmem_bytes(tokens, width, like.dtype.itemsize),
-                interpret=interpret,
-            )
-
-        return on_platform(call, *arrays)
-
-    return split_images(local, spec, len(images), len(whole), outputs, len(sums))(*images, *whole)
+    _, tokens, width = images[0].shape
+    return run_by_image(
+        kernel,
+        images=images,
+        whole=whole,
+        outputs=[width] * outputs,
+        sums=sums,
+        flops_per_token=2 * products * width**2,
+        vmem_bytes=vmem_bytes(tokens, width, images[0].dtype.itemsize),
+        spec=spec,
+    )
 
 
 def _forward(z_BxNxD, scale_D, bias_D, dictionary_DxD, epsilon, step_size, sparsity, spec):
     kernel = functools.partial(_forward_kernel, epsilon=epsilon, eta=step_size, sparsity=sparsity)
     whole = (scale_D[None], bias_D[None], dictionary_DxD.astype(z_BxNxD.dtype))
-    code_BxNxD, residual_BxNxD = _run(kernel, (z_BxNxD,), whole, 2, [], 2, spec)
+    code_BxNxD, residual_BxNxD = _run(kernel, (z_BxNxD,), whole, outputs=2, sums=[], products=2, spec=spec)
     return code_BxNxD, (z_BxNxD, residual_BxNxD, code_BxNxD, scale_D, bias_D, dictionary_DxD)
 
 
@@ -104,11 +96,12 @@ def _backward(epsilon, step_size, sparsity, spec, kept, dcode_BxNxD):
     images = (z_BxNxD, residual_BxNxD, code_BxNxD, dcode_BxNxD.astype(z_BxNxD.dtype))
     whole = (scale_D[None], bias_D[None], dictionary_DxD.astype(z_BxNxD.dtype))
     width = dictionary_DxD.shape[0]
-    results = _run(kernel, images, whole, 1, [(1, width), (1, width), (width, width)], 4, spec)
+    sums = [(1, width), (1, width), (width, width)]
+    results = _run(kernel, images, whole, outputs=1, sums=sums, products=4, spec=spec)
     dz_BxNxD, dscale_1xD, dbias_1xD, ddictionary_DxD = results
-    sums = (dscale_1xD[0], dbias_1xD[0], ddictionary_DxD)
+    slopes = (dscale_1xD[0], dbias_1xD[0], ddictionary_DxD)
     kinds = (scale_D.dtype, bias_D.dtype, dictionary_DxD.dtype)
-    return (dz_BxNxD, *(x.astype(kind) for x, kind in zip(sums, kinds, strict=True)))
+    return (dz_BxNxD, *(x.astype(kind) for x, kind in zip(slopes, kinds, strict=True)))
 
 
 norm_ista_tpu.defvjp(_forward, _backward)

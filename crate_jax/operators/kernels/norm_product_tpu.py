@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from crate_jax.operators.kernels.normalised_tokens import normalised, normalised_backward
-from crate_jax.operators.kernels.tpu_call import by_image, on_platform, product, split_images
+from crate_jax.operators.kernels.tpu_call import product, run_by_image
 
 
 def vmem_bytes(num_tokens, width, outputs, itemsize):
@@ -41,10 +41,6 @@ def _backward_kernel(*refs, epsilon, residual):
     dz_ref[0] = back_NxD.astype(dz_ref.dtype)
 
 
-def _like(z_BxNxD, width):
-    return jax.ShapeDtypeStruct((*z_BxNxD.shape[:2], width), z_BxNxD.dtype)
-
-
 @functools.partial(jax.custom_vjp, nondiff_argnums=(4, 5, 6))
 def norm_product_tpu(z_BxNxD, scale_D, bias_D, weight_DxE, epsilon, residual, spec=None):
     """(z, LN(z) W), or LN(z) W alone.
@@ -64,49 +60,34 @@ def norm_product_tpu(z_BxNxD, scale_D, bias_D, weight_DxE, epsilon, residual, sp
 
 
 def _forward(z_BxNxD, scale_D, bias_D, weight_DxE, epsilon, residual, spec):
-    def local(z_BxNxD, scale_1xD, bias_1xD, weight_DxE):
-        def call(*arrays, interpret):
-            return by_image(
-                functools.partial(_forward_kernel, epsilon=epsilon),
-                images=arrays[:1],
-                whole=arrays[1:],
-                outputs=[_like(z_BxNxD, weight_DxE.shape[1])],
-                sums=[],
-                flops=2 * z_BxNxD.size * weight_DxE.shape[1],
-                vmem_bytes=vmem_bytes(z_BxNxD.shape[1], *weight_DxE.shape, z_BxNxD.dtype.itemsize),
-                interpret=interpret,
-            )
-
-        return on_platform(call, z_BxNxD, scale_1xD, bias_1xD, weight_DxE)
-
-    rows = (scale_D[None], bias_D[None], weight_DxE.astype(z_BxNxD.dtype))
-    (out_BxNxE,) = split_images(local, spec, 1, 3, 1, 0)(z_BxNxD, *rows)
+    width, outputs = weight_DxE.shape
+    (out_BxNxE,) = run_by_image(
+        functools.partial(_forward_kernel, epsilon=epsilon),
+        images=(z_BxNxD,),
+        whole=(scale_D[None], bias_D[None], weight_DxE.astype(z_BxNxD.dtype)),
+        outputs=[outputs],
+        sums=[],
+        flops_per_token=2 * width * outputs,
+        vmem_bytes=vmem_bytes(z_BxNxD.shape[1], width, outputs, z_BxNxD.dtype.itemsize),
+        spec=spec,
+    )
     return (z_BxNxD, out_BxNxE) if residual else out_BxNxE, (z_BxNxD, scale_D, bias_D, weight_DxE)
 
 
 def _backward(epsilon, residual, spec, kept, cotangent):
     z_BxNxD, scale_D, bias_D, weight_DxE = kept
     around_BxNxD, dp_BxNxE = cotangent if residual else (None, cotangent)
-
-    def local(*arrays):
-        def call(*arrays, interpret):
-            width, outputs = weight_DxE.shape
-            return by_image(
-                functools.partial(_backward_kernel, epsilon=epsilon, residual=residual),
-                images=arrays[: 2 + residual],
-                whole=arrays[2 + residual :],
-                outputs=[_like(arrays[0], width)],
-                sums=[(1, width), (1, width), (width, outputs)],
-                flops=4 * arrays[0].size * outputs,
-                vmem_bytes=vmem_bytes(arrays[0].shape[1], width, outputs, arrays[0].dtype.itemsize),
-                interpret=interpret,
-            )
-
-        return on_platform(call, *arrays)
-
-    images = (z_BxNxD, dp_BxNxE.astype(z_BxNxD.dtype), *((around_BxNxD,) if residual else ()))
-    rows = (scale_D[None], bias_D[None], weight_DxE.astype(z_BxNxD.dtype))
-    dz_BxNxD, dscale_1xD, dbias_1xD, dweight_DxE = split_images(local, spec, len(images), 3, 1, 3)(*images, *rows)
+    width, outputs = weight_DxE.shape
+    dz_BxNxD, dscale_1xD, dbias_1xD, dweight_DxE = run_by_image(
+        functools.partial(_backward_kernel, epsilon=epsilon, residual=residual),
+        images=(z_BxNxD, dp_BxNxE.astype(z_BxNxD.dtype), *((around_BxNxD,) if residual else ())),
+        whole=(scale_D[None], bias_D[None], weight_DxE.astype(z_BxNxD.dtype)),
+        outputs=[width],
+        sums=[(1, width), (1, width), (width, outputs)],
+        flops_per_token=4 * width * outputs,
+        vmem_bytes=vmem_bytes(z_BxNxD.shape[1], width, outputs, z_BxNxD.dtype.itemsize),
+        spec=spec,
+    )
     dtypes = scale_D.dtype, bias_D.dtype, weight_DxE.dtype
     sums = (dscale_1xD[0], dbias_1xD[0], dweight_DxE)
     return (dz_BxNxD, *(x.astype(dtype) for x, dtype in zip(sums, dtypes, strict=True)))

@@ -11,9 +11,30 @@ import jax.experimental.pallas as pl
 import jax.experimental.pallas.tpu as pltpu
 import jax.numpy as jnp
 
+from crate_jax.errors import UserError
+
 LANES = 128
 VMEM_BYTES = 28 * 2**20  # what there is on every generation from v4 on, and some room beside it
 DEFAULT_VMEM_BYTES = 16 * 2**20  # what a kernel is given without asking
+
+
+def check_room(needed, *, keeps, what, instead):
+    """Refuses a kernel whose arrays do not fit on the chip.
+
+    Args:
+        needed: bytes.
+        keeps: setting and what it keeps there, the sentence's beginning.
+        what: tokens, and their width where it matters.
+        instead: what to choose.
+
+    Raises:
+        UserError: more than `VMEM_BYTES`.
+    """
+    if needed > VMEM_BYTES:
+        raise UserError(
+            f"{keeps} on the chip; {what} would need about {needed / 2**20:.0f} MiB there of "
+            f"{VMEM_BYTES // 2**20}; choose {instead}."
+        )
 
 
 def product(a, b, contracted):
@@ -90,6 +111,39 @@ def by_image(kernel, *, images, whole, outputs, sums, flops, vmem_bytes, interpr
         cost_estimate=pl.CostEstimate(flops=flops, transcendentals=0, bytes_accessed=moved),
         interpret=interpret,
     )(*images, *whole)
+
+
+def run_by_image(kernel, *, images, whole, outputs, sums, flops_per_token, vmem_bytes, spec):
+    """`by_image` on each device of the mesh in force, compiled or interpreted; sums are over all images.
+
+    Args:
+        kernel, images, whole, sums, vmem_bytes: as in `by_image`.
+        outputs: width of each; B, N and type are those of the first of `images`.
+        flops_per_token: of all.
+        spec: as in `split_images`.
+
+    Returns:
+        Outputs and sums.
+    """
+
+    def local(*arrays):
+        (batch, tokens, _), kind = arrays[0].shape, arrays[0].dtype
+
+        def call(*arrays, interpret):
+            return by_image(
+                kernel,
+                images=arrays[: len(images)],
+                whole=arrays[len(images) :],
+                outputs=[jax.ShapeDtypeStruct((batch, tokens, width), kind) for width in outputs],
+                sums=sums,
+                flops=flops_per_token * batch * tokens,
+                vmem_bytes=vmem_bytes,
+                interpret=interpret,
+            )
+
+        return on_platform(call, *arrays)
+
+    return split_images(local, spec, len(images), len(whole), len(outputs), len(sums))(*images, *whole)
 
 
 def split_images(function, spec, images, whole, outputs, sums):
