@@ -10,34 +10,15 @@ too, since a faster step that computes something else is no gain.
 
 import argparse
 import contextlib
-import json
-import os
 import pathlib
 import statistics
 import subprocess
 import sys
 import tempfile
 
+from train_step import contender, start, take_turns
+
 REPOSITORY = pathlib.Path(__file__).resolve().parent.parent
-
-
-def worker(case):
-    """Takes a step for every line that comes in, and answers with its loss and seconds."""
-    import time
-
-    from train_step import our_step, settings
-
-    from crate_jax.distributed.host_cores import use_all_cores
-
-    config = settings(case)
-    use_all_cores(config)
-    from crate_jax.training.program import build_program
-
-    step = our_step(build_program(config, 1000))
-    for _ in sys.stdin:
-        begin = time.perf_counter()
-        loss = step()
-        print(json.dumps([loss, time.perf_counter() - begin]), flush=True)
 
 
 @contextlib.contextmanager
@@ -55,36 +36,13 @@ def checkout(commit):
             subprocess.run([*git, "remove", "--force", folder], check=True)
 
 
-def start(folder, case):
-    """A process that takes steps with the code of a folder."""
-    environment = os.environ | {"PYTHONPATH": str(folder)}
-    command = [sys.executable, __file__, "--worker", json.dumps(case)]
-    return subprocess.Popen(
-        command, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
-    )
-
-
-def step(process, name):
-    """(loss, seconds) of one step."""
-    process.stdin.write("\n")
-    process.stdin.flush()
-    answer = process.stdout.readline()
-    if not answer:
-        raise SystemExit(f"{name} ended before its step; run it by hand: {' '.join(process.args)}")
-    return json.loads(answer)
-
-
-def measure(folders, case, rounds):
-    """Seconds of each commit's steps, in turn, and its first loss."""
-    running = {name: start(folder, case) for name, folder in folders.items()}
-    losses = {name: step(process, name)[0] for name, process in running.items()}
-    for name, process in running.items():
-        step(process, name)
-    turns = [{name: step(process, name)[1] for name, process in running.items()} for _ in range(rounds)]
-    for process in running.values():
-        process.stdin.close()
-        process.wait()
-    return turns, losses
+def start_with(folder, case):
+    """A process that takes steps with the code of a folder: a new process looks where this one does."""
+    sys.path.insert(0, str(folder))
+    try:
+        return start(contender, "ours", case)
+    finally:
+        sys.path.pop(0)
 
 
 def main():
@@ -101,7 +59,8 @@ def main():
     with checkout(arguments.old) as old, checkout(arguments.new) as new:
         for size in arguments.cases.split(","):
             case = {"size": size, "batch": arguments.batch, "mask": arguments.mask, "small": False}
-            turns, losses = measure({"old": old, "new": new}, case, arguments.rounds)
+            running = {name: start_with(folder, case) for name, folder in (("old", old), ("new", new))}
+            _, losses, turns = take_turns(running, arguments.rounds)
             low, middle, high = statistics.quantiles([turn["new"] / turn["old"] for turn in turns], n=4)
             milliseconds = {name: 1000 * statistics.median(turn[name] for turn in turns) for name in losses}
             print(
@@ -112,7 +71,4 @@ def main():
 
 
 if __name__ == "__main__":
-    if sys.argv[1:2] == ["--worker"]:
-        worker(json.loads(sys.argv[2]))
-    else:
-        main()
+    main()

@@ -174,14 +174,17 @@ def start(target, *arguments):
     return process, mine
 
 
-def measure(case, names, rounds):
-    """Seconds of each contender's steps, in turn.
+def take_turns(running, rounds):
+    """Steps of several contenders, one each in turn; ends them.
+
+    Args:
+        running: name to what `start` returned.
+        rounds: that are measured, after the first step and another one.
 
     Returns:
-        The case, with `seconds` (name to list), `flops` of a step, `loss` of the first step by name.
+        (FLOP of a step by name, loss of the first step by name, seconds by name of each round).
     """
-    running = {name: start(contender, name, case) for name in names}
-    flops = {name: pipe.recv() for name, (_, pipe) in running.items()}["ours"]
+    flops = {name: pipe.recv() for name, (_, pipe) in running.items()}
 
     def turn():
         found = {}
@@ -191,14 +194,25 @@ def measure(case, names, rounds):
         return found
 
     loss = {name: value for name, (value, _) in turn().items()}
-    if any(abs(value / loss["ours"] - 1) > 1e-4 for value in loss.values()):
-        raise SystemExit(f"these should be one number: {loss}")
     turn()  # the first after compiling still fills caches
-    turns = [turn() for _ in range(rounds)]
+    seconds = [{name: one for name, (_, one) in turn().items()} for _ in range(rounds)]
     for process, pipe in running.values():
         pipe.send(False)
         process.join()
-    return {**case, "seconds": {name: [t[name][1] for t in turns] for name in names}, "flops": flops, "loss": loss}
+    return flops, loss, seconds
+
+
+def measure(case, names, rounds):
+    """Seconds of each contender's steps, in turn.
+
+    Returns:
+        The case, with `seconds` (name to list), `flops` of a step, `loss` of the first step by name.
+    """
+    flops, loss, turns = take_turns({name: start(contender, name, case) for name in names}, rounds)
+    if any(abs(value / loss["ours"] - 1) > 1e-4 for value in loss.values()):
+        raise SystemExit(f"these should be one number: {loss}")
+    seconds = {name: [turn[name] for turn in turns] for name in names}
+    return {**case, "seconds": seconds, "flops": flops["ours"], "loss": loss}
 
 
 def main():
