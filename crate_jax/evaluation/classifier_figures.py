@@ -83,7 +83,7 @@ def bars(axis, groups, kinds):
             axis.plot(
                 place + spread, draws, "o", markersize=3, color="white", markeredgecolor="black", markeredgewidth=0.7
             )
-            axis.text(place, max([height, *draws]) + 1.5, f"{height:.1f}", ha="center", fontsize=8)
+            axis.text(place, max([height, *draws]) + 2.5, f"{height:.1f}", ha="center", fontsize=8)
     axis.set_xticks(range(len(groups)), [name for name, _ in groups], fontsize=8)
     axis.set_ylim(0, 100 if not shown else 118)
     axis.set_yticks(range(0, 101, 20))
