@@ -16,6 +16,7 @@ import jax.numpy as jnp
 
 from crate_jax.errors import UserError
 from crate_jax.models.layout import constrain, spec_of, split_along, ways
+from crate_jax.operators.affine import affine, product, spread
 from crate_jax.operators.attention_step import attention_step
 from crate_jax.operators.ista import ista
 from crate_jax.operators.normalisation import layer_norm
@@ -86,14 +87,12 @@ class SubspaceAttention(nn.Module):
         num_heads: K.
         output_projection: "learned" (a matrix with bias; a single head of full width has none) or "tied" (U itself).
         logit_scale: None for P ** -0.5.
-        dtype: of the computation.
         kernel: how softmax(scale w w^T) w is computed (`operators.subspace_attention.attend`).
     """
 
     num_heads: int
     output_projection: str = "learned"
     logit_scale: float | None = None
-    dtype: Any = jnp.float32
     kernel: str = "auto"
 
     @nn.compact
@@ -111,7 +110,7 @@ class SubspaceAttention(nn.Module):
             weight_KPxD = self.param("output_kernel", split_along(xavier, "heads", "embed"), (width, width))
             bias_D = self.param("output_bias", split_along(zeros, None), (width,))
         if together is None:
-            return self.moved(normed_BxNxD @ subspaces_DxKP.astype(self.dtype), weight_KPxD, bias_D)
+            return self.moved(product(normed_BxNxD, subspaces_DxKP), weight_KPxD, bias_D)
         norm, how = together
         z_BxNxD, codes_BxNxKP = normalised_product(normed_BxNxD, *norm, subspaces_DxKP, residual=True, **how)
         if factor is not None and self.kernel == "pallas" and weight_KPxD is not None:
@@ -137,16 +136,16 @@ class SubspaceAttention(nn.Module):
             scale=self.scale(codes_BxNxKP.shape[-1]),
             kernel=self.kernel,
             spec=spec,
-            weight_KPxD=None if weight_KPxD is None else weight_KPxD.astype(self.dtype),
+            weight_KPxD=weight_KPxD,
         )
-        return moved_BxNxD if bias_D is None else moved_BxNxD + bias_D.astype(self.dtype)
+        return moved_BxNxD if bias_D is None else moved_BxNxD + spread(bias_D, moved_BxNxD)
 
 
 class CompressionStep(nn.Module):
     """z + MSSA(LN(z)), towards the subspaces; with sign -1 away from them, as the decoder goes.
 
     Attributes:
-        num_heads, output_projection, dtype: of the attention.
+        num_heads, output_projection: of the attention.
         sign: 1 compresses, -1 expands.
         skip: what the step adds to: "input" (z, the official code) or "normed" (LN(z), the paper's diagrams).
         attention_scale: "official" (logits times P^-1/2, step 1) or "paper" (logits as they are, step
@@ -165,7 +164,6 @@ class CompressionStep(nn.Module):
     epsilon: float = 0.5
     attention_kernel: str = "auto"
     product_kernel: str = "auto"
-    dtype: Any = jnp.float32
 
     @nn.compact
     def __call__(self, z_BxNxD, keep_Bx1x1=None):
@@ -174,7 +172,7 @@ class CompressionStep(nn.Module):
         paper = self.attention_scale == "paper"
         logit_scale = 1.0 if paper else None
         attention = SubspaceAttention(
-            self.num_heads, self.output_projection, logit_scale, self.dtype, self.attention_kernel, name="attention"
+            self.num_heads, self.output_projection, logit_scale, self.attention_kernel, name="attention"
         )
         together = fused(self, norm, z_BxNxD) if self.skip == "input" else None
         if together is None:
@@ -198,13 +196,11 @@ class SparsificationStep(nn.Module):
     Attributes:
         eta: step size.
         lambda_: sparsity weight.
-        dtype: of the computation.
         product_kernel: how norm and ISTA are computed (`operators.normalised`).
     """
 
     eta: float = 0.1
     lambda_: float = 0.5
-    dtype: Any = jnp.float32
     product_kernel: str = "auto"
 
     @nn.compact
@@ -215,7 +211,7 @@ class SparsificationStep(nn.Module):
         together = fused(self, norm, z_BxNxD)
         if together is not None:
             return normalised_ista(z_BxNxD, *together[0], dictionary_DxD, **together[1], **step)
-        return ista(norm(z_BxNxD), dictionary_DxD.astype(self.dtype), **step)
+        return ista(norm(z_BxNxD), dictionary_DxD, **step)
 
 
 class EncoderLayer(nn.Module):
@@ -224,23 +220,21 @@ class EncoderLayer(nn.Module):
     Attributes:
         compression: the fields of `CompressionStep`.
         eta, lambda_: of ISTA.
-        dtype: of the computation.
     """
 
     compression: Any
     eta: float = 0.1
     lambda_: float = 0.5
-    dtype: Any = jnp.float32
 
     @nn.compact
     def __call__(self, z_BxNxD, keep_1xBx1x1=None):
         self.sow("intermediates", "input", z_BxNxD)
         keep_Bx1x1 = None if keep_1xBx1x1 is None else keep_1xBx1x1[0]
-        compress = CompressionStep(**self.compression, dtype=self.dtype, name="compression")
+        compress = CompressionStep(**self.compression, name="compression")
         compressed_BxNxD = compress(z_BxNxD, keep_Bx1x1)
         self.sow("intermediates", "compressed", compressed_BxNxD)
         kernel = self.compression.get("product_kernel", "auto")
-        sparsify = SparsificationStep(self.eta, self.lambda_, self.dtype, kernel, name="sparsification")
+        sparsify = SparsificationStep(self.eta, self.lambda_, kernel, name="sparsification")
         sparse_BxNxD = constrain(sparsify(compressed_BxNxD), "images", None, None)
         self.sow("intermediates", "output", sparse_BxNxD)
         return sparse_BxNxD
@@ -251,11 +245,9 @@ class DecoderLayer(nn.Module):
 
     Attributes:
         compression: the fields of `CompressionStep`, with sign -1.
-        dtype: of the computation.
     """
 
     compression: Any
-    dtype: Any = jnp.float32
 
     @property
     def product_kernel(self):
@@ -269,12 +261,12 @@ class DecoderLayer(nn.Module):
         kernel_DxD = self.param("linear_kernel", split_along(kaiming, "embed", "atoms"), (width, width))
         together = fused(self, norm, y_BxNxD)
         if together is None:
-            mapped_BxNxD = norm(y_BxNxD) @ kernel_DxD.astype(self.dtype)
+            mapped_BxNxD = product(norm(y_BxNxD), kernel_DxD)
         else:
             mapped_BxNxD = normalised_product(y_BxNxD, *together[0], kernel_DxD, **together[1])
         mapped_BxNxD = constrain(mapped_BxNxD, "images", None, None)
         self.sow("intermediates", "mapped", mapped_BxNxD)
-        expanded_BxNxD = CompressionStep(**self.compression, dtype=self.dtype, name="expansion")(mapped_BxNxD)
+        expanded_BxNxD = CompressionStep(**self.compression, name="expansion")(mapped_BxNxD)
         self.sow("intermediates", "output", expanded_BxNxD)
         return expanded_BxNxD
 
@@ -284,11 +276,9 @@ class ViTLayer(nn.Module):
 
     Attributes:
         num_heads: K.
-        dtype: of the computation.
     """
 
     num_heads: int
-    dtype: Any = jnp.float32
 
     @nn.compact
     def __call__(self, z_BxNxD, keep_2xBx1x1=(None, None)):
@@ -298,7 +288,7 @@ class ViTLayer(nn.Module):
         def dense(name, z, size, axes):
             kernel = self.param(f"{name}_kernel", split_along(xavier, *axes), (z.shape[-1], size))
             bias = self.param(f"{name}_bias", split_along(zeros, None), (size,))
-            return z @ kernel.astype(self.dtype) + bias.astype(self.dtype)
+            return affine(z, kernel, bias)
 
         normed_BxNxD = LayerNorm(1e-6, name="attention_norm")(z_BxNxD)
         self.sow("intermediates", "normed", normed_BxNxD)

@@ -19,6 +19,7 @@ import jax.numpy as jnp
 from crate_jax.models.blocks import EncoderLayer, LayerNorm, ViTLayer, compression_fields, xavier, zeros
 from crate_jax.models.layer_stack import run_layers
 from crate_jax.models.layout import constrain, split_along
+from crate_jax.operators.affine import affine, spread
 from crate_jax.operators.patches import patchify
 from crate_jax.operators.positions import resize_positions, sincos_positions
 
@@ -124,14 +125,15 @@ class Classifier(nn.Module):
         patches_BxNxF = patchify(images_BxHxWxC.astype(self.dtype), self.patch_size)
         if self.embedding_norms:
             patches_BxNxF = self.patch_norm(patches_BxNxF)
-        z_BxNxD = patches_BxNxF @ self.embedding_kernel.astype(self.dtype) + self.embedding_bias.astype(self.dtype)
+        z_BxNxD = affine(patches_BxNxF, self.embedding_kernel, self.embedding_bias)
         if self.embedding_norms:
             z_BxNxD = self.embedding_norm(z_BxNxD)
-        class_Bx1xD = jnp.broadcast_to(self.class_token.astype(self.dtype), (z_BxNxD.shape[0], 1, self.width))
+        class_Bx1xD = spread(self.class_token, z_BxNxD[:, :1])
         table_TxD = self.position_table if self.learned_positions else sincos_positions(self.grid, self.width)
         grid = tuple(size // self.patch_size for size in images_BxHxWxC.shape[1:3])
-        table_TxD = jnp.asarray(resize_positions(table_TxD, self.grid, grid), self.dtype)
-        return constrain(jnp.concatenate([class_Bx1xD, z_BxNxD], 1) + table_TxD, "images", None, None)
+        z_BxTxD = jnp.concatenate([class_Bx1xD, z_BxNxD], 1)
+        table_BxTxD = spread(resize_positions(table_TxD, self.grid, grid), z_BxTxD)
+        return constrain(z_BxTxD + table_BxTxD, "images", None, None)
 
     def kept_branches(self, batch):
         """L x S x B x 1 x 1: what is left of each layer's S residual steps, 0 or 1 / (1 - rate); f32."""
@@ -168,7 +170,7 @@ class Classifier(nn.Module):
         """
         z_BxTxD = self._tokens(images_BxHxWxC, train)
         pooled_BxD = self.encoder_norm(self.pool(z_BxTxD))
-        logits_BxC = pooled_BxD @ self.head_kernel.astype(self.dtype) + self.head_bias.astype(self.dtype)
+        logits_BxC = affine(pooled_BxD, self.head_kernel, self.head_bias)
         return Classified(logits_BxC.astype(jnp.float32), self.encoder_norm(z_BxTxD))
 
 
@@ -189,7 +191,7 @@ class CrateClassifier(Classifier):
     product_kernel: str = "auto"
 
     def encoder_layer(self, **kwargs):
-        return EncoderLayer(compression_fields(self, self.num_heads), self.eta, self.lambda_, self.dtype, **kwargs)
+        return EncoderLayer(compression_fields(self, self.num_heads), self.eta, self.lambda_, **kwargs)
 
 
 class VitClassifier(Classifier):
@@ -198,7 +200,7 @@ class VitClassifier(Classifier):
     branches = 2
 
     def encoder_layer(self, **kwargs):
-        return ViTLayer(self.num_heads, self.dtype, **kwargs)
+        return ViTLayer(self.num_heads, **kwargs)
 
 
 class Crate(CrateClassifier):

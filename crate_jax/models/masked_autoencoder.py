@@ -19,6 +19,7 @@ import jax.numpy as jnp
 from crate_jax.models.blocks import DecoderLayer, EncoderLayer, LayerNorm, ViTLayer, compression_fields, xavier, zeros
 from crate_jax.models.layer_stack import run_layers
 from crate_jax.models.layout import constrain, split_along
+from crate_jax.operators.affine import affine, spread
 from crate_jax.operators.masking import num_visible, visible_first
 from crate_jax.operators.patches import patchify
 from crate_jax.operators.positions import resize_positions, sincos_positions
@@ -148,16 +149,15 @@ class MaskedAutoencoder(nn.Module):
         patches_BxNxF = patchify(images_BxHxWxC.astype(self.dtype), self.patch_size)
         if mask_BxN is not None and self.mask_mode == "zero":
             patches_BxNxF = jnp.where(mask_BxN[..., None] > 0, 0, patches_BxNxF)
-        z_BxNxD = patches_BxNxF @ self.embedding_kernel.astype(self.dtype) + self.embedding_bias.astype(self.dtype)
+        z_BxNxD = affine(patches_BxNxF, self.embedding_kernel, self.embedding_bias)
         table_1xTxD = self.position_table(self.width, images_BxHxWxC)
         if mask_BxN is not None and self.mask_mode == "token":
-            z_BxNxD = jnp.where(mask_BxN[..., None] > 0, self.mask_token.astype(self.dtype), z_BxNxD)
+            z_BxNxD = jnp.where(mask_BxN[..., None] > 0, spread(self.mask_token, z_BxNxD), z_BxNxD)
         z_BxNxD = z_BxNxD + table_1xTxD[:, 1:]
         if mask_BxN is not None and self.mask_mode == "drop":
             place_BxV = visible_first(mask_BxN, num_visible(z_BxNxD.shape[1], self.mask_ratio))
             z_BxNxD = jnp.take_along_axis(z_BxNxD, place_BxV[..., None], 1)
-        class_1x1xD = self.class_token.astype(self.dtype) + table_1xTxD[:, :1]
-        class_Bx1xD = jnp.broadcast_to(class_1x1xD, (z_BxNxD.shape[0], 1, self.width))
+        class_Bx1xD = spread(self.class_token, z_BxNxD[:, :1]) + table_1xTxD[:, :1]
         z_BxTxD = constrain(jnp.concatenate([class_Bx1xD, z_BxNxD], 1), "images", None, None)
         layer = self.encoder_layer(parent=None)
         z_BxTxD = run_layers(self, self.encoder_names, layer, z_BxTxD, scan=self.scan_layers, remat=self.remat)
@@ -177,8 +177,7 @@ class MaskedAutoencoder(nn.Module):
         y_BxTxD = latent_BxTxD
         inner = self.decoder_width or self.width
         if inner != self.width or self.has_decoder_embedding:
-            y_BxTxD = y_BxTxD @ self.decoder_embedding_kernel.astype(self.dtype)
-            y_BxTxD = y_BxTxD + self.decoder_embedding_bias.astype(self.dtype)
+            y_BxTxD = affine(y_BxTxD, self.decoder_embedding_kernel, self.decoder_embedding_bias)
         table_1xTxD = self.position_table(inner, images_BxHxWxC)
         if self.mask_mode == "drop":
             if mask_BxN is not None:
@@ -189,14 +188,14 @@ class MaskedAutoencoder(nn.Module):
         if self.positions == "subtracted":
             y_BxTxD = y_BxTxD - table_1xTxD
         y_BxNxD = self.decoder_norm(y_BxTxD)[:, 1:]
-        return y_BxNxD @ self.head_kernel.astype(self.dtype) + self.head_bias.astype(self.dtype)
+        return affine(y_BxNxD, self.head_kernel, self.head_bias)
 
     def _fill_in(self, y_BxVxD, mask_BxN):
         """Visible tokens back to their places, mask tokens between them."""
         before_BxN = jnp.cumsum(1 - mask_BxN, 1).astype(jnp.int32)  # visible patches up to here, this one included
         source_BxN = jnp.clip(before_BxN, 1, y_BxVxD.shape[1] - 1)  # row 0 is the class token
         patches_BxNxD = jnp.take_along_axis(y_BxVxD, source_BxN[..., None], 1)
-        patches_BxNxD = jnp.where(mask_BxN[..., None] > 0, self.mask_token.astype(self.dtype), patches_BxNxD)
+        patches_BxNxD = jnp.where(mask_BxN[..., None] > 0, spread(self.mask_token, patches_BxNxD), patches_BxNxD)
         return jnp.concatenate([y_BxVxD[:, :1], patches_BxNxD], 1)
 
     def __call__(self, images_BxHxWxC, mask_BxN=None):
@@ -235,11 +234,11 @@ class CrateMae(MaskedAutoencoder):
     product_kernel: str = "auto"
 
     def encoder_layer(self, **kwargs):
-        return EncoderLayer(compression_fields(self, self.num_heads), self.eta, self.lambda_, self.dtype, **kwargs)
+        return EncoderLayer(compression_fields(self, self.num_heads), self.eta, self.lambda_, **kwargs)
 
     def decoder_layer(self, **kwargs):
         fields = compression_fields(self, self.decoder_num_heads or self.num_heads, sign=-1)
-        return DecoderLayer(fields, self.dtype, **kwargs)
+        return DecoderLayer(fields, **kwargs)
 
 
 class VitMae(MaskedAutoencoder):
@@ -249,7 +248,7 @@ class VitMae(MaskedAutoencoder):
     has_decoder_embedding = True
 
     def encoder_layer(self, **kwargs):
-        return ViTLayer(self.num_heads, self.dtype, **kwargs)
+        return ViTLayer(self.num_heads, **kwargs)
 
     def decoder_layer(self, **kwargs):
-        return ViTLayer(self.decoder_num_heads or self.num_heads, self.dtype, **kwargs)
+        return ViTLayer(self.decoder_num_heads or self.num_heads, **kwargs)

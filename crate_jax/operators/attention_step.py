@@ -8,6 +8,7 @@
 
 from jax.ad_checkpoint import checkpoint_name
 
+from crate_jax.operators.affine import spread
 from crate_jax.operators.subspace_attention import attend
 
 
@@ -35,8 +36,8 @@ def attention_step(
     """
     dtype = start_BxNxD.dtype
     if kernel != "pallas":
-        moved_BxNxD = attend(codes_BxNxKP, num_heads=num_heads, scale=scale, weight_KPxD=weight_KPxD.astype(dtype))
-        return start_BxNxD + factor * (moved_BxNxD + bias_D.astype(dtype))
+        moved_BxNxD = attend(codes_BxNxKP, num_heads=num_heads, scale=scale, weight_KPxD=weight_KPxD)
+        return start_BxNxD + factor * (moved_BxNxD + spread(bias_D, moved_BxNxD))
     from crate_jax.operators.kernels.attention_step_tpu import attention_step_tpu, vmem_bytes
     from crate_jax.operators.kernels.tpu_call import check_room
 

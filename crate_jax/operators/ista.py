@@ -9,6 +9,8 @@ Pai et al. 2024 (arXiv 2404.02446), section 2. Tokens are rows here: D z becomes
 import jax
 import jax.numpy as jnp
 
+from crate_jax.operators.affine import product
+
 
 def ista(z_BxNxD, dictionary_DxD, *, step_size, sparsity):
     """One ISTA step from z towards a non-negative sparse code of z.
@@ -17,15 +19,15 @@ def ista(z_BxNxD, dictionary_DxD, *, step_size, sparsity):
 
     Args:
         z_BxNxD: tokens, f32 or bf16.
-        dictionary_DxD: D, atoms in columns.
+        dictionary_DxD: D, atoms in columns, f32; rounded to the type of z for the products.
         step_size: eta; a descent step if below 1 / ||D||^2, which nothing enforces.
         sparsity: lambda, in units of z.
 
     Returns:
         The code, same shape and type, non-negative.
     """
-    residual_BxNxD = z_BxNxD - z_BxNxD @ dictionary_DxD.T
-    return jax.nn.relu(z_BxNxD + step_size * (residual_BxNxD @ dictionary_DxD - sparsity))
+    residual_BxNxD = z_BxNxD - product(z_BxNxD, dictionary_DxD.T)
+    return jax.nn.relu(z_BxNxD + step_size * (product(residual_BxNxD, dictionary_DxD) - sparsity))
 
 
 def lasso_objective(code_BxNxD, z_BxNxD, dictionary_DxD, *, sparsity):

@@ -7,6 +7,7 @@ it, slowly. "auto" is "xla": the kernels have yet to be timed on a TPU.
 
 from jax.ad_checkpoint import checkpoint_name
 
+from crate_jax.operators.affine import product
 from crate_jax.operators.ista import ista
 from crate_jax.operators.normalisation import layer_norm
 
@@ -38,7 +39,7 @@ def normalised_product(z_BxNxD, scale_D, bias_D, weight_DxE, *, epsilon, residua
         UserError: "pallas", and W and an image's tokens do not fit on a TPU's chip.
     """
     if kernel != "pallas":
-        product_BxNxE = layer_norm(z_BxNxD, scale_D, bias_D, epsilon=epsilon) @ weight_DxE.astype(z_BxNxD.dtype)
+        product_BxNxE = product(layer_norm(z_BxNxD, scale_D, bias_D, epsilon=epsilon), weight_DxE)
         return (z_BxNxD, product_BxNxE) if residual else product_BxNxE
     from crate_jax.operators.kernels.norm_product_tpu import norm_product_tpu, vmem_bytes
 
@@ -72,7 +73,7 @@ def normalised_ista(
     """
     if kernel != "pallas":
         normed_BxNxD = layer_norm(z_BxNxD, scale_D, bias_D, epsilon=epsilon)
-        return ista(normed_BxNxD, dictionary_DxD.astype(z_BxNxD.dtype), step_size=step_size, sparsity=sparsity)
+        return ista(normed_BxNxD, dictionary_DxD, step_size=step_size, sparsity=sparsity)
     from crate_jax.operators.kernels.ista_tpu import norm_ista_tpu, vmem_bytes
 
     tokens, width = z_BxNxD.shape[-2:]

@@ -17,6 +17,8 @@ import jax
 import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 
+from crate_jax.operators.affine import product
+
 
 def split_heads(codes_BxNxD, num_heads):
     """B x N x D to B x N x K x P: the k-th run of P = D / K entries is the k-th subspace."""
@@ -85,7 +87,8 @@ def attend(codes_BxNxKP, *, num_heads, scale, kernel="auto", spec=None, weight_K
             other devices interpret it, slowly) or "auto", which is "xla": the other has yet to be timed on a TPU.
         spec: how the codes are split over the mesh in force, a `PartitionSpec` whose axes divide B and K; only
             "pallas" needs it.
-        weight_KPxD: the result is multiplied by it; "pallas" then keeps nothing but the codes for the backward pass.
+        weight_KPxD: the result is multiplied by it, f32 (rounded to the type of the codes for that); "pallas" then
+            keeps nothing but the codes for the backward pass.
 
     Returns:
         B x N x KP, or B x N x D, in the type of the codes.
@@ -96,7 +99,7 @@ def attend(codes_BxNxKP, *, num_heads, scale, kernel="auto", spec=None, weight_K
     if kernel != "pallas":
         moved_BxNxKxP = subspace_self_attention(split_heads(codes_BxNxKP, num_heads), scale)
         moved_BxNxKP = moved_BxNxKxP.reshape(codes_BxNxKP.shape)
-        return moved_BxNxKP if weight_KPxD is None else moved_BxNxKP @ weight_KPxD
+        return moved_BxNxKP if weight_KPxD is None else product(moved_BxNxKP, weight_KPxD)
     from crate_jax.operators.kernels import subspace_attention_tpu as kernels
     from crate_jax.operators.kernels.tpu_call import check_room
 

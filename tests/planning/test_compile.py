@@ -50,6 +50,22 @@ def test_a_step_compiles_for_sixteen_chips(tmp_path):
     assert not [name for name in plan["unsplit_parameters"] if "dictionary" in name or "subspaces" in name]
 
 
+@pytest.mark.parametrize(
+    "network",
+    [NETWORK | {"mask_mode": "drop"}, NETWORK | {"name": "vit_mae_small", "decoder_width": 64, "decoder_num_heads": 1}],
+    ids=["crate", "vit"],
+)
+def test_gradients_of_a_bfloat16_step_are_added_up_in_float32(tmp_path, network):
+    """Sixteen chips, each a part of the batch: four bytes a parameter cross the links, and two scalars."""
+    settings = {f"model.{name}": value for name, value in network.items()}
+    done = compile_(tmp_path, "--topology=v5e:4x4", "--json", **settings)
+    assert done.returncode == 0, done.stderr
+    options = {name: value for name, value in network.items() if name != "name"}
+    size = 4 * num_parameters(create_model(network.get("name", "crate_mae_tiny"), **options))
+    (kind,) = json.loads(done.stdout)["collectives"].items()
+    assert kind[0] == "all-reduce" and size <= kind[1]["bytes"] <= size + 64
+
+
 def test_an_axis_may_take_a_part_of_a_torus(tmp_path):
     """Eight ways on 4 x 4 x 4 chips: no physical axis, nor several, has that length."""
     done = compile_(tmp_path, "--topology=v5p:4x4x4", "--json", **{"mesh.fsdp": 8})

@@ -16,6 +16,7 @@ import jax.experimental.pallas as pl
 import jax.experimental.pallas.tpu as pltpu
 import jax.numpy as jnp
 
+from crate_jax.operators.affine import weight_gradient
 from crate_jax.operators.kernels.tpu_call import DEFAULT_VMEM_BYTES, LANES, on_platform, product
 
 _SQUARES = 5  # N x N arrays in f32 that the backward pass holds at once
@@ -190,7 +191,7 @@ def projected_self_attention_tpu(codes_BxNxKP, weight_KPxD, head_size, scale, sp
 
     Args:
         codes_BxNxKP, head_size, scale, spec: as in `subspace_self_attention_tpu`.
-        weight_KPxD: W, in the type of the codes.
+        weight_KPxD: W, f32; so is its gradient.
 
     Returns:
         B x N x D, in the type of the codes.
@@ -200,15 +201,15 @@ def projected_self_attention_tpu(codes_BxNxKP, weight_KPxD, head_size, scale, sp
 
 def _forward_projected(codes_BxNxKP, weight_KPxD, head_size, scale, spec):
     moved_BxNxKP, _ = _forward(codes_BxNxKP, head_size, scale, spec)
-    return moved_BxNxKP @ weight_KPxD, (codes_BxNxKP, weight_KPxD)
+    return moved_BxNxKP @ weight_KPxD.astype(moved_BxNxKP.dtype), (codes_BxNxKP, weight_KPxD)
 
 
 def _backward_projected(head_size, scale, spec, kept, cotangent_BxNxD):
     codes_BxNxKP, weight_KPxD = kept
-    arrays = (codes_BxNxKP, (cotangent_BxNxD @ weight_KPxD.T).astype(codes_BxNxKP.dtype))
+    dmoved_BxNxKP = (cotangent_BxNxD @ weight_KPxD.astype(cotangent_BxNxD.dtype).T).astype(codes_BxNxKP.dtype)
+    arrays = (codes_BxNxKP, dmoved_BxNxKP)
     dcodes_BxNxKP, moved_BxNxKP = _run(backward_kernel, arrays, head_size, scale, spec, products=5, outputs=2)
-    dweight_KPxD = jnp.einsum("bnp,bnd->pd", moved_BxNxKP, cotangent_BxNxD)
-    return dcodes_BxNxKP, dweight_KPxD.astype(weight_KPxD.dtype)
+    return dcodes_BxNxKP, weight_gradient(moved_BxNxKP, cotangent_BxNxD, weight_KPxD.dtype)
 
 
 projected_self_attention_tpu.defvjp(_forward_projected, _backward_projected)

@@ -1,0 +1,70 @@
+"""z W + b where z is narrow: the values in the type of z, the gradients of W and b in f32.
+
+    y = z W + b        dz = g W^T in the type of z,        dW = sum over tokens of z^T g,  db = sum of g, both in f32
+
+A parameter's gradient is a sum over every token of a batch, over every chip of a mesh. Autodiff makes it in the type of
+the product; in bf16 it would be rounded on each chip and then added up in bf16. The products' inputs stay bf16 here,
+their accumulator is what comes out (Micikevicius et al. 2018, arXiv 1710.03740, section 3.3).
+"""
+
+import jax
+import jax.numpy as jnp
+
+
+def product(z, weight_DxE):
+    """z W.
+
+    Args:
+        z: tokens, ... x D, f32 or bf16.
+        weight_DxE: W, rounded to the type of z for the product; its gradient is not.
+
+    Returns:
+        ... x E, in the type of z.
+    """
+    if z.dtype == weight_DxE.dtype:
+        return z @ weight_DxE
+    return _narrow_product(z, weight_DxE)
+
+
+@jax.custom_vjp
+def _narrow_product(z, weight_DxE):
+    return z @ weight_DxE.astype(z.dtype)
+
+
+def _forward(z, weight_DxE):
+    return _narrow_product(z, weight_DxE), (z, weight_DxE)
+
+
+def _backward(kept, cotangent):
+    z, weight_DxE = kept
+    dz = cotangent @ weight_DxE.astype(z.dtype).T
+    return dz, weight_gradient(z, cotangent, weight_DxE.dtype)
+
+
+_narrow_product.defvjp(_forward, _backward)
+
+
+def weight_gradient(z, cotangent, dtype):
+    """Sum over tokens of z^T g: ... x D and ... x E to D x E, accumulated in f32."""
+    leading = tuple(range(z.ndim - 1))
+    total_DxE = jax.lax.dot_general(z, cotangent, ((leading, leading), ((), ())), preferred_element_type=jnp.float32)
+    return total_DxE.astype(dtype)
+
+
+def spread(parameter, like):
+    """A bias, a token or a table, as large as `like` and in its type; its gradient is summed before it is rounded.
+
+    Args:
+        parameter: of a shape that broadcasts to that of `like`.
+        like: an array.
+
+    Returns:
+        An array of the shape and type of `like`.
+    """
+    return jnp.broadcast_to(parameter, like.shape).astype(like.dtype)
+
+
+def affine(z, weight_DxE, bias_E):
+    """z W + b; arguments as in `product` and `spread`."""
+    out = product(z, weight_DxE)
+    return out + spread(bias_E, out)
