@@ -146,7 +146,7 @@ class Classifier(nn.Module):
         z_BxTxD = self.embed(images_BxHxWxC)
         keep = self.kept_branches(z_BxTxD.shape[0]) if train and self.drop_path else None
         return run_layers(
-            self, self.encoder_names, self.encoder_layer(parent=None), z_BxTxD,
+            self, "encoder", self.encoder_names, self.encoder_layer(parent=None), z_BxTxD,
             scan=self.scan_layers, remat=self.remat, keep=keep,
         )  # fmt: skip
 

@@ -1,7 +1,8 @@
 """A stack of equal layers: unrolled or scanned, recomputed in the backward pass or not; one layout of parameters.
 
 Parameters are named by layer (`encoder_00`, ...), scanned or not, so a checkpoint does not know how it was computed. A
-scan stacks them inside the step: one copy of the parameters, in exchange for compiling one layer instead of all.
+scan takes them stacked, `encoder` in place of `encoder_00` and so on (`stack_layers`), and compiles one layer instead
+of all; given layers by name it stacks them itself, at the price of one copy.
 """
 
 import flax.linen as nn
@@ -21,11 +22,43 @@ def remat_policy(remat):
     }[remat]
 
 
-def run_layers(owner, names, layer, z_BxNxD, *, scan, remat, keep=None):
+def stacks_of(model):
+    """((name of a stack, names of its layers in order), ...) of a network that is scanned; () of any other."""
+    stacks = (("encoder", model.encoder_names), ("decoder", getattr(model, "decoder_names", ())))
+    return tuple((stack, tuple(names)) for stack, names in stacks if names) if model.scan_layers else ()
+
+
+def stack_layers(params, stacks, join=jnp.stack):
+    """{"encoder_00": .., "encoder_01": .., ..} to {"encoder": .., ..}, each leaf with an axis more, the first.
+
+    Args:
+        params: a dictionary with an entry for each layer, all of one structure.
+        stacks: from `stacks_of`.
+        join: a list of leaves, one a layer, to their stack.
+    """
+    layers = {name for _, names in stacks for name in names}
+    rest = {name: value for name, value in params.items() if name not in layers}
+    return rest | {
+        stack: jax.tree.map(lambda *leaves: join(leaves), *(params[name] for name in names)) for stack, names in stacks
+    }
+
+
+def unstack_layers(params, stacks, take=lambda leaf, index: leaf[index]):
+    """The reverse of `stack_layers`; `take` makes a layer's leaf from the stack's and the number of the layer."""
+    rest = {name: value for name, value in params.items() if name not in dict(stacks)}
+    return rest | {
+        name: jax.tree.map(lambda leaf, index=index: take(leaf, index), params[stack])
+        for stack, names in stacks
+        for index, name in enumerate(names)
+    }
+
+
+def run_layers(owner, stack, names, layer, z_BxNxD, *, scan, remat, keep=None):
     """Applies the submodules `names` of `owner` one after the other.
 
     Args:
         owner: a bound module that holds a submodule for each name.
+        stack: the name under which their parameters lie where they come stacked.
         names: of the layers, in order; all of one shape.
         layer: an unbound twin of each layer, to be applied to their parameters.
         z_BxNxD: tokens.
@@ -47,11 +80,11 @@ def run_layers(owner, names, layer, z_BxNxD, *, scan, remat, keep=None):
 
     if remat != "none":
         apply = jax.checkpoint(apply, policy=remat_policy(remat), prevent_cse=not scan)
-    by_layer = [nn.meta.unbox(owner.variables["params"][name]) for name in names]
+    params = nn.meta.unbox(owner.variables["params"])
     if not scan:
-        for index, params in enumerate(by_layer):
-            z_BxNxD = apply(z_BxNxD, params, *(() if keep is None else (keep[index],)))
+        for index, name in enumerate(names):
+            z_BxNxD = apply(z_BxNxD, params[name], *(() if keep is None else (keep[index],)))
         return z_BxNxD
-    stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *by_layer)
+    stacked = params[stack] if stack in params else stack_layers(params, ((stack, names),))[stack]
     by_step = (stacked,) if keep is None else (stacked, keep)
     return jax.lax.scan(lambda z, step: (apply(z, *step), None), z_BxNxD, by_step)[0]

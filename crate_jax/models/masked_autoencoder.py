@@ -160,7 +160,9 @@ class MaskedAutoencoder(nn.Module):
         class_Bx1xD = spread(self.class_token, z_BxNxD[:, :1]) + table_1xTxD[:, :1]
         z_BxTxD = constrain(jnp.concatenate([class_Bx1xD, z_BxNxD], 1), "images", None, None)
         layer = self.encoder_layer(parent=None)
-        z_BxTxD = run_layers(self, self.encoder_names, layer, z_BxTxD, scan=self.scan_layers, remat=self.remat)
+        z_BxTxD = run_layers(
+            self, "encoder", self.encoder_names, layer, z_BxTxD, scan=self.scan_layers, remat=self.remat
+        )
         return self.encoder_norm(z_BxTxD)
 
     def decode(self, latent_BxTxD, images_BxHxWxC, mask_BxN=None):
@@ -184,7 +186,9 @@ class MaskedAutoencoder(nn.Module):
                 y_BxTxD = self._fill_in(y_BxTxD, mask_BxN)
             y_BxTxD = y_BxTxD + table_1xTxD
         layer = self.decoder_layer(parent=None)
-        y_BxTxD = run_layers(self, self.decoder_names, layer, y_BxTxD, scan=self.scan_layers, remat=self.remat)
+        y_BxTxD = run_layers(
+            self, "decoder", self.decoder_names, layer, y_BxTxD, scan=self.scan_layers, remat=self.remat
+        )
         if self.positions == "subtracted":
             y_BxTxD = y_BxTxD - table_1xTxD
         y_BxNxD = self.decoder_norm(y_BxTxD)[:, 1:]

@@ -7,38 +7,45 @@ the product; in bf16 it would be rounded on each chip and then added up in bf16.
 their accumulator is what comes out (Micikevicius et al. 2018, arXiv 1710.03740, section 3.3).
 """
 
+import functools
+
 import jax
 import jax.numpy as jnp
 
 
-def product(z, weight_DxE):
+def product(z, weight_DxE, transposed=False):
     """z W.
 
     Args:
         z: tokens, ... x D, f32 or bf16.
         weight_DxE: W, rounded to the type of z for the product; its gradient is not.
+        transposed: multiply by the transpose of what is given, E x D. (A transpose outside would transpose the f32
+            gradient of a bf16 product, which XLA's CPU backend refuses to run.)
 
     Returns:
         ... x E, in the type of z.
     """
     if z.dtype == weight_DxE.dtype:
-        return z @ weight_DxE
-    return _narrow_product(z, weight_DxE)
+        return z @ (weight_DxE.T if transposed else weight_DxE)
+    return _narrow_product(z, weight_DxE, transposed)
 
 
-@jax.custom_vjp
-def _narrow_product(z, weight_DxE):
-    return z @ weight_DxE.astype(z.dtype)
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
+def _narrow_product(z, weight, transposed):
+    narrow = weight.astype(z.dtype)
+    return z @ (narrow.T if transposed else narrow)
 
 
-def _forward(z, weight_DxE):
-    return _narrow_product(z, weight_DxE), (z, weight_DxE)
+def _forward(z, weight, transposed):
+    return _narrow_product(z, weight, transposed), (z, weight)
 
 
-def _backward(kept, cotangent):
-    z, weight_DxE = kept
-    dz = cotangent @ weight_DxE.astype(z.dtype).T
-    return dz, weight_gradient(z, cotangent, weight_DxE.dtype)
+def _backward(transposed, kept, cotangent):
+    z, weight = kept
+    narrow = weight.astype(z.dtype)
+    dz = cotangent @ (narrow if transposed else narrow.T)
+    pair = (cotangent, z) if transposed else (z, cotangent)
+    return dz, weight_gradient(*pair, weight.dtype)
 
 
 _narrow_product.defvjp(_forward, _backward)

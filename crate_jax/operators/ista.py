@@ -26,7 +26,7 @@ def ista(z_BxNxD, dictionary_DxD, *, step_size, sparsity):
     Returns:
         The code, same shape and type, non-negative.
     """
-    residual_BxNxD = z_BxNxD - product(z_BxNxD, dictionary_DxD.T)
+    residual_BxNxD = z_BxNxD - product(z_BxNxD, dictionary_DxD, transposed=True)
     return jax.nn.relu(z_BxNxD + step_size * (product(residual_BxNxD, dictionary_DxD) - sparsity))
 
 

@@ -172,7 +172,7 @@ def unsplit_parameters(program):
     if program.mesh.shape["fsdp"] == 1:
         return []
     found = []
-    for path, leaf in jax.tree_util.tree_flatten_with_path(program.abstract.params)[0]:
+    for path, leaf in jax.tree_util.tree_flatten_with_path(program.abstract.by_layer().params)[0]:
         if "fsdp" not in str(leaf.sharding.spec):
             found.append(("/".join(key.key for key in path), leaf.size * leaf.dtype.itemsize))
     return sorted(found, key=lambda pair: -pair[1])

@@ -66,5 +66,10 @@ def make_optimizer(config, num_examples, scale_by_layer=None):
     return optax.chain(*steps)
 
 
+def works_entry_by_entry(config, scale_by_layer=None):
+    """Whether `make_optimizer` of these makes the same of a stack of layers as of each layer."""
+    return config.optimizer.name != "lars" and scale_by_layer is None
+
+
 def _multiply(updates, factors):
     return jax.tree.map(lambda update, factor: update * factor, updates, factors)

@@ -10,9 +10,10 @@ from typing import Any
 from crate_jax.config import model_overrides
 from crate_jax.distributed.mesh import make_mesh
 from crate_jax.distributed.sharding import check_batch, rules_for
+from crate_jax.models.layer_stack import stacks_of
 from crate_jax.models.registry import create_model
 from crate_jax.training.objective import MaskedCompletion, channel_statistics
-from crate_jax.training.optimizer import make_optimizer
+from crate_jax.training.optimizer import make_optimizer, works_entry_by_entry
 from crate_jax.training.schedule import learning_rate, total_steps
 from crate_jax.training.state import create_state, state_shardings
 from crate_jax.training.step import jit_train_step, make_train_step
@@ -77,7 +78,8 @@ def build_program(config, num_examples, *, mesh=None, model=None, objective=None
     check_batch(config.batch_size, settings.accumulate, mesh)
     objective = objective or masked_completion(config, model)
     optimizer = make_optimizer(config, num_examples, scale_by_layer)
-    abstract = state_shardings(model, optimizer, mesh, ema=settings.ema is not None, rules=rules)
+    stacks = stacks_of(model) if works_entry_by_entry(config, scale_by_layer) else ()
+    abstract = state_shardings(model, optimizer, mesh, ema=settings.ema is not None, stacks=stacks, rules=rules)
     step = make_train_step(
         objective,
         optimizer,

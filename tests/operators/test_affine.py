@@ -52,7 +52,7 @@ def test_a_dictionary_used_twice_gets_both_gradients():
     def total(z, dictionary):
         return jnp.sum(ista(z, dictionary, step_size=0.1, sparsity=-1e3).astype(jnp.float32))
 
-    narrow, wide = (jax.grad(total, 1)(x, dictionary) for x in (z, z.astype(jnp.float32)))
+    narrow, wide = (jax.jit(jax.grad(total, 1))(x, dictionary) for x in (z, z.astype(jnp.float32)))
     assert narrow.dtype == jnp.float32
     np.testing.assert_allclose(narrow, wide, atol=0.02 * float(jnp.max(jnp.abs(wide))))
 

@@ -10,6 +10,7 @@ from crate_jax.config import override
 from crate_jax.distributed.hosts import Preemption
 from crate_jax.training.loop import train
 from crate_jax.training.program import build_program
+from crate_jax.training.state import TrainState
 
 
 class Pending:
@@ -30,7 +31,7 @@ def test_a_step_is_read_only_when_it_is_logged_and_after_the_next_one_is_under_w
         dispatched.append(batch)
         step = len(dispatched)
         pending = [Pending(value, step, dispatched, reads) for value in (0.5, -1)]
-        return types.SimpleNamespace(step=step, bad_step=-1), {"loss": pending[0], "bad_step": pending[1]}
+        return state.replace(step=step), {"loss": pending[0], "bad_step": pending[1]}
 
     jitted = types.SimpleNamespace(lower=lambda *_: types.SimpleNamespace(compile=lambda: run_step))
     config = types.SimpleNamespace(log_every_steps=10, batch_size=8, checkpoint=types.SimpleNamespace(every_steps=25))
@@ -46,7 +47,7 @@ def test_a_step_is_read_only_when_it_is_logged_and_after_the_next_one_is_under_w
             Batches.given += 1
             return Batches.given
 
-    state = types.SimpleNamespace(step=0, bad_step=-1)
+    state = TrainState(step=0, params={}, opt_state=(), ema=None, bad_step=-1)
     outcome = train(program, state, Batches(), checkpoints, [], Preemption())
     assert outcome.step == 40 and dispatched == list(range(1, 41)) and saved == [25, 40]
     assert reads == {1: 2, 10: 11, 20: 21, 30: 31, 40: 40}
