@@ -73,7 +73,11 @@ LEAVES = {
         None, str, "what the backward pass recomputes", resume=True, choices=("none", "dots", "full", "names")
     ),
     "model.attention_kernel": Leaf(
-        None, str, "how MSSA is computed; the result is the same", resume=True, choices=("auto", "xla", "pallas")
+        None,
+        str,
+        "how MSSA is computed; the result is the same",
+        resume=True,
+        choices=("auto", "xla", "recompute", "pallas"),
     ),
     "model.product_kernel": Leaf(
         None,

@@ -23,7 +23,7 @@ from crate_jax.errors import UserError
 from crate_jax.evaluation.classification import Classification, layer_rates, pretrained_start
 from crate_jax.evaluation.feature_store import batch_size_of
 from crate_jax.evaluation.head_only import HeadOnly, check_head_only, fold_normalisation
-from crate_jax.models.registry import create_model, model_class
+from crate_jax.models.registry import create_model, for_platform, model_class
 from crate_jax.training import observers
 from crate_jax.training.checkpoint import Checkpoints
 from crate_jax.training.loop import train
@@ -181,7 +181,7 @@ def fine_tune(config, out, encoder=None):
     """
     indices = drawn_examples(config)
     count = pipeline.num_train_examples(config) if indices is None else len(indices)
-    model = create_model(config.model.name, **model_overrides(config))
+    model = for_platform(create_model(config.model.name, **model_overrides(config)), jax.default_backend())
     mean, std = channel_statistics(config, model.channels)
     mixes = bool(config.data.mixup or config.data.cutmix)
     head_only = config.finetune.head_only

@@ -66,7 +66,8 @@ def repeated_flops(model):
     """FLOPs of one image that the backward pass of training computes once more, to keep less for it.
 
     With `remat` "full" that is the forward pass, with "names" what a kernel of ISTA gave. Kernels of MSSA compute the
-    scores anew, and what SSA gave for its matrix's gradient: two products of T x T x P a head.
+    scores anew, and what SSA gave for its matrix's gradient; autodiff that recomputes ("recompute") the scores, and one
+    more for its gradient: two products of T x T x P a head either way.
     """
     remat, kernels = getattr(model, "remat", "none"), getattr(model, "product_kernel", "auto") == "pallas"
     if remat == "full" or (remat == "dots" and kernels):
@@ -75,7 +76,7 @@ def repeated_flops(model):
         again = 4 * model.depth * token_counts(model)[0] * model.width**2
     else:
         again = 0
-    if getattr(model, "attention_kernel", "auto") == "pallas":
+    if getattr(model, "attention_kernel", "auto") in ("pallas", "recompute"):
         stacks = zip((model.depth, getattr(model, "decoder_depth", 0)), token_counts(model), strict=True)
         again += sum(depth * 4 * tokens**2 * model.width for depth, tokens in stacks)
     return again

@@ -26,7 +26,7 @@ CHOICES = {
     "attention_scale": ("official", "paper"),
     "positions": ("added", "subtracted"),
     "remat": REMAT,
-    "attention_kernel": ("auto", "xla", "pallas"),
+    "attention_kernel": ("auto", "xla", "recompute", "pallas"),
     "product_kernel": ("auto", "xla", "pallas"),
     "pooling": ("cls", "mean"),
 }
@@ -41,6 +41,21 @@ def model_class(name):
     if name not in SIZES:
         raise UserError(f"model.name={name!r}: there is no such network{nearest(name, SIZES)}")
     return next(family for prefix, family in FAMILIES.items() if name.startswith(prefix + "_"))
+
+
+def for_platform(model, platform):
+    """The network with what "auto" stands for when it is trained on this platform.
+
+    On a TPU plain XLA moves less and keeps less where scores are recomputed (`benchmarks/README.md`, "Attention").
+    Pallas kernels are never chosen here: they have yet to be timed on a TPU.
+
+    Args:
+        model: from `create_model`.
+        platform: "cpu", "gpu" or "tpu".
+    """
+    if platform == "tpu" and getattr(model, "attention_kernel", None) == "auto":
+        return model.clone(attention_kernel="recompute")
+    return model
 
 
 def create_model(name, **overrides):

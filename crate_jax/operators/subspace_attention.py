@@ -76,6 +76,17 @@ def _backward(scale, kept, cotangent_BxNxKxP):
 subspace_self_attention.defvjp(_forward, _backward)
 
 
+@functools.partial(jax.checkpoint, static_argnums=1)
+def recomputed_self_attention(codes_BxNxKxP, scale):
+    """`subspace_self_attention` by autodiff, which keeps the codes alone and computes the scores anew.
+
+    Two products of N x N x P a head more, but no N x N array waits for the backward pass, and none is transposed: a TPU
+    moves less. On a CPU the products decide.
+    """
+    attention_BxKxNxN = subspace_attention_weights(codes_BxNxKxP, scale=scale).astype(codes_BxNxKxP.dtype)
+    return jnp.einsum("bknm,bmkp->bnkp", attention_BxKxNxN, codes_BxNxKxP)
+
+
 def attend(codes_BxNxKP, *, num_heads, scale, kernel="auto", spec=None, weight_KPxD=None):
     """SSA in every subspace at once, by the kernel that is asked for; the result is the same.
 
@@ -83,8 +94,9 @@ def attend(codes_BxNxKP, *, num_heads, scale, kernel="auto", spec=None, weight_K
         codes_BxNxKP: w, the tokens' coordinates U_k^T z, heads side by side; f32 or bf16.
         num_heads: K.
         scale: of the logits.
-        kernel: "xla" (`subspace_self_attention`), "pallas" (`kernels.subspace_attention_tpu`: scores stay on the chip;
-            other devices interpret it, slowly) or "auto", which is "xla": the other has yet to be timed on a TPU.
+        kernel: "xla" (`subspace_self_attention`), "recompute" (`recomputed_self_attention`), "pallas"
+            (`kernels.subspace_attention_tpu`: scores stay on the chip; other devices interpret it, slowly) or "auto",
+            which is "xla" here; a training on TPU takes "recompute" for it (`models.registry.for_platform`).
         spec: how the codes are split over the mesh in force, a `PartitionSpec` whose axes divide B and K; only
             "pallas" needs it.
         weight_KPxD: the result is multiplied by it, f32 (rounded to the type of the codes for that); "pallas" then
@@ -97,7 +109,8 @@ def attend(codes_BxNxKP, *, num_heads, scale, kernel="auto", spec=None, weight_K
         UserError: "pallas", and a head's scores do not fit on a TPU's chip.
     """
     if kernel != "pallas":
-        moved_BxNxKxP = subspace_self_attention(split_heads(codes_BxNxKP, num_heads), scale)
+        plain = recomputed_self_attention if kernel == "recompute" else subspace_self_attention
+        moved_BxNxKxP = plain(split_heads(codes_BxNxKP, num_heads), scale)
         moved_BxNxKP = moved_BxNxKxP.reshape(codes_BxNxKP.shape)
         return moved_BxNxKP if weight_KPxD is None else product(moved_BxNxKP, weight_KPxD)
     from crate_jax.operators.kernels import subspace_attention_tpu as kernels

@@ -11,7 +11,7 @@ from crate_jax.config import model_overrides
 from crate_jax.distributed.mesh import make_mesh
 from crate_jax.distributed.sharding import check_batch, rules_for
 from crate_jax.models.layer_stack import stacks_of
-from crate_jax.models.registry import create_model
+from crate_jax.models.registry import create_model, for_platform
 from crate_jax.training.objective import MaskedCompletion, channel_statistics
 from crate_jax.training.optimizer import make_optimizer, works_entry_by_entry
 from crate_jax.training.schedule import learning_rate, total_steps
@@ -74,6 +74,7 @@ def build_program(config, num_examples, *, mesh=None, model=None, objective=None
     """
     model = model or create_model(config.model.name, **model_overrides(config))
     mesh = mesh or make_mesh(config.mesh)
+    model = for_platform(model, mesh.devices.flat[0].platform)
     settings, rules = config.optimizer, rules_for(config.mesh)
     check_batch(config.batch_size, settings.accumulate, mesh)
     objective = objective or masked_completion(config, model)

@@ -9,7 +9,9 @@ import pytest
 
 from crate_jax.operators.coding_rate import subspace_coding_rate
 from crate_jax.operators.subspace_attention import (
+    attend,
     mssa,
+    recomputed_self_attention,
     split_heads,
     subspace_attention_weights,
     subspace_self_attention,
@@ -48,11 +50,12 @@ def plain(codes, scale):
     return jnp.einsum("bknm,bmkp->bnkp", jax.nn.softmax(scores * scale, -1), codes)
 
 
+@pytest.mark.parametrize("way", [subspace_self_attention, recomputed_self_attention])
 @pytest.mark.parametrize(("shape", "scale"), [((2, 1, 2, 3), 0.5), ((2, 9, 1, 1), 2.0), ((2, 8, 3, 4), 0.05)])
-def test_backward_by_hand_equals_autodiff(shape, scale):
+def test_backward_by_hand_equals_autodiff(shape, scale, way):
     @jax.jit
     def both(codes, cotangent):
-        ours, by_hand = jax.vjp(lambda w: subspace_self_attention(w, scale), codes)
+        ours, by_hand = jax.vjp(lambda w: way(w, scale), codes)
         theirs, by_autodiff = jax.vjp(lambda w: plain(w, scale), codes)
         return ours, theirs, by_hand(cotangent)[0], by_autodiff(cotangent)[0]
 
@@ -64,12 +67,13 @@ def test_backward_by_hand_equals_autodiff(shape, scale):
         np.testing.assert_allclose(by_hand, by_autodiff, atol=5e-5, rtol=1e-4)
 
 
-def test_backward_in_bf16():
+@pytest.mark.parametrize("way", [subspace_self_attention, recomputed_self_attention])
+def test_backward_in_bf16(way):
     """Against autodiff in f32 on the same bf16 numbers: within bf16's three digits, and the type is kept."""
     rng = np.random.default_rng(1)
     codes = jnp.asarray(rng.normal(size=(2, 16, 2, 8)), jnp.bfloat16)
     cotangent = jnp.asarray(rng.normal(size=codes.shape), jnp.bfloat16)
-    ours, by_hand = jax.vjp(lambda w: subspace_self_attention(w, 0.35), codes)
+    ours, by_hand = jax.vjp(lambda w: way(w, 0.35), codes)
     theirs, by_autodiff = jax.vjp(lambda w: plain(w, 0.35), codes.astype(jnp.float32))
     got, want = by_hand(cotangent)[0], by_autodiff(cotangent.astype(jnp.float32))[0]
     assert ours.dtype == got.dtype == jnp.bfloat16
@@ -83,6 +87,17 @@ def test_permutation_equivariance(order):
     z, u = problem(2)
     run = lambda z: mssa(jnp.float32(z), jnp.float32(u), num_heads=3, scale=0.5)  # noqa: E731
     np.testing.assert_allclose(run(z[:, list(order)]), run(z)[:, np.array(order)], atol=1e-5)
+
+
+def kept_scores(kernel, tokens=50):
+    """Arrays of N x N that the forward pass leaves for the backward pass."""
+    codes = jax.ShapeDtypeStruct((2, tokens, 12), jnp.float32)
+    _, pull = jax.eval_shape(lambda w: jax.vjp(lambda w: attend(w, num_heads=3, scale=0.5, kernel=kernel), w), codes)
+    return sum(leaf.shape[-2:] == (tokens, tokens) for leaf in jax.tree.leaves(pull))
+
+
+def test_what_waits_for_the_backward_pass():
+    assert (kept_scores("xla"), kept_scores("recompute")) == (1, 0)
 
 
 def test_weights():
