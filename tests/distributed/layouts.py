@@ -13,6 +13,7 @@ LAYOUTS = {
     "fsdp 4": (4, {"mesh.fsdp": 4, "mesh.data": 1}),
     "tensor 2": (2, {"mesh.tensor": 2, "mesh.data": 1}),
     "data 2 fsdp 2 tensor 2": (8, {"mesh.fsdp": 2, "mesh.tensor": 2}),
+    "fsdp 2 tensor 2, scanned": (4, {"mesh.fsdp": 2, "mesh.tensor": 2, "mesh.data": 1, "model.scan_layers": True}),
     "other rules": (2, {"mesh.fsdp": 2, "mesh.data": 1, "mesh.rules": (("embed", None), ("atoms", "fsdp"))}),
 }
 STEPS = 20
@@ -53,7 +54,8 @@ def main():
                 step = lowered.compile()
             state, metrics = jax.block_until_ready(step(state, batch))
             losses.append(float(metrics["loss"]))
-        means = [np.asarray(x, np.float64) for x in jax.tree.leaves((state.params, state.ema))]
+        apart = state.by_layer()
+        means = [np.asarray(x, np.float64) for x in jax.tree.leaves((apart.params, apart.ema))]
         told[name] = {
             "losses": losses,
             "params": np.concatenate([mean.ravel() for mean in means]).tolist(),
@@ -64,7 +66,7 @@ def main():
             "collectives": step.as_text().count("all-gather") + step.as_text().count("all-reduce"),
             "biggest_share": max(
                 shard.data.nbytes / leaf.nbytes
-                for leaf in jax.tree.leaves(state.params)
+                for leaf in jax.tree.leaves(apart.params)
                 if leaf.ndim == 2
                 for shard in leaf.addressable_shards[:1]
             ),

@@ -25,9 +25,9 @@ MORE = {"total_steps": 72, "batch_size": 8, "measure_every_steps": 0, "distribut
 class Pod:
     """A `launch/local_pod.py` whose output is read as it comes."""
 
-    def __init__(self, words, *, processes, devices):
+    def __init__(self, words, *, processes, devices, grace=60):
         launcher = [sys.executable, str(ROOT / "launch" / "local_pod.py")]
-        launcher += [f"--processes={processes}", f"--devices={devices}", "--grace_seconds=60", "--", *words[3:]]
+        launcher += [f"--processes={processes}", f"--devices={devices}", f"--grace_seconds={grace}", "--", *words[3:]]
         self.lines = []
         self.process = subprocess.Popen(launcher, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
         self.pids = [int(pid) for pid in self.wait_for(r"local_pod: pids (.*)")[1].split()]
@@ -101,6 +101,18 @@ def test_four_lives_of_one_run(tmp_path, digits, straight):
 
     subprocess.run(command(tmp_path, digits, workdir, **MORE), check=True, timeout=600)
     np.testing.assert_allclose(losses(workdir), straight, rtol=2e-5)
+
+
+def test_a_host_that_falls_silent_is_given_up(tmp_path, digits):
+    """Frozen, not dead: its connections stay open, so nothing but the missing heartbeats tells the other."""
+    more = MORE | {"total_steps": 5000, "distributed.lost_host_seconds": 8, "distributed.stall_seconds": 0}
+    pod = Pod(command(tmp_path, digits, tmp_path / "run", **more), processes=2, devices=1, grace=1)
+    pod.wait_for(r"step 2/")
+    os.kill(pod.pids[1], signal.SIGSTOP)
+    code, text, seconds = pod.end()
+    assert code == 128 + signal.SIGABRT, text
+    assert seconds < 8 + 20
+    assert "stopped sending heartbeats" in text and "process 0 (pid" in text, text
 
 
 def test_the_launcher_ends_with_the_first_failure():
