@@ -181,7 +181,8 @@ def fine_tune(config, out, encoder=None):
     """
     indices = drawn_examples(config)
     count = pipeline.num_train_examples(config) if indices is None else len(indices)
-    model = for_platform(create_model(config.model.name, **model_overrides(config)), jax.default_backend())
+    model = create_model(config.model.name, **model_overrides(config))
+    model = for_platform(model, jax.default_backend(), jax.device_count())
     mean, std = channel_statistics(config, model.channels)
     mixes = bool(config.data.mixup or config.data.cutmix)
     head_only = config.finetune.head_only

@@ -43,19 +43,22 @@ def model_class(name):
     return next(family for prefix, family in FAMILIES.items() if name.startswith(prefix + "_"))
 
 
-def for_platform(model, platform):
+def for_platform(model, platform, devices=1):
     """The network with what "auto" stands for when it is trained on this platform.
 
-    On a TPU plain XLA moves less and keeps less where scores are recomputed (`benchmarks/README.md`, "Attention").
-    Pallas kernels are never chosen here: they have yet to be timed on a TPU.
+    On a TPU plain XLA moves less and keeps less where scores are recomputed, a CPU is faster image by image
+    (`benchmarks/README.md`). Pallas kernels are never chosen here: they have yet to be timed on a TPU.
 
     Args:
         model: from `create_model`.
         platform: "cpu", "gpu" or "tpu".
+        devices: how many it is trained on.
     """
-    if platform == "tpu" and getattr(model, "attention_kernel", None) == "auto":
+    if getattr(model, "attention_kernel", None) != "auto":
+        return model
+    if platform == "tpu":
         return model.clone(attention_kernel="recompute")
-    return model
+    return model.clone(attention_kernel="image_by_image") if platform == "cpu" and devices == 1 else model
 
 
 def create_model(name, **overrides):

@@ -87,6 +87,43 @@ def recomputed_self_attention(codes_BxNxKxP, scale):
     return jnp.einsum("bknm,bmkp->bnkp", attention_BxKxNxN, codes_BxNxKxP)
 
 
+@functools.partial(jax.custom_vjp, nondiff_argnums=(1,))
+def image_by_image_self_attention(codes_BxNxKxP, scale):
+    """`subspace_self_attention` of one image after the other, which keeps the codes alone.
+
+    What one image's scores take stays in a core's cache, and is used again for the next; at base that outweighs the one
+    product of N x N x P a head that the backward pass does more. No good where images are split over devices.
+    """
+    return jax.lax.map(lambda codes_NxKxP: _forward(codes_NxKxP[None], scale)[0][0], codes_BxNxKxP)
+
+
+def _forward_by_image(codes_BxNxKxP, scale):
+    return image_by_image_self_attention(codes_BxNxKxP, scale), codes_BxNxKxP
+
+
+def _backward_by_image(scale, codes_BxNxKxP, cotangent_BxNxKxP):
+    """As `_backward`, with rowsum(g * o) = rowsum(A * g w^T), which needs no o."""
+
+    def one(both):
+        w_KxNxP, g_KxNxP = (jnp.swapaxes(x, 0, 1) for x in both)
+        wide, narrow = jnp.float32, w_KxNxP.dtype
+        scores_KxNxN = jnp.einsum("knp,kmp->knm", w_KxNxP, w_KxNxP, preferred_element_type=wide)
+        attention_KxNxN = jax.nn.softmax(scores_KxNxN * scale, -1)
+        product_KxNxN = jnp.einsum("knp,kmp->knm", g_KxNxP, w_KxNxP, preferred_element_type=wide)
+        inner_KxNx1 = jnp.sum(attention_KxNxN * product_KxNxN, -1, keepdims=True)
+        slope_KxNxN = attention_KxNxN * (product_KxNxN - inner_KxNx1) * scale
+        symmetric_KxNxN = (slope_KxNxN + jnp.swapaxes(slope_KxNxN, -1, -2)).astype(narrow)
+        by_value_KxNxP = jnp.einsum("kmn,kmp->knp", attention_KxNxN.astype(narrow), g_KxNxP)
+        return jnp.swapaxes(by_value_KxNxP + symmetric_KxNxN @ w_KxNxP, 0, 1)
+
+    return (jax.lax.map(one, (codes_BxNxKxP, cotangent_BxNxKxP)),)
+
+
+image_by_image_self_attention.defvjp(_forward_by_image, _backward_by_image)
+
+_SCORES_WORTH_IT = 2**20  # bytes of an image's scores; with fewer, all images at once are faster (benchmarks/README.md)
+
+
 def attend(codes_BxNxKP, *, num_heads, scale, kernel="auto", spec=None, weight_KPxD=None):
     """SSA in every subspace at once, by the kernel that is asked for; the result is the same.
 
@@ -96,7 +133,8 @@ def attend(codes_BxNxKP, *, num_heads, scale, kernel="auto", spec=None, weight_K
         scale: of the logits.
         kernel: "xla" (`subspace_self_attention`), "recompute" (`recomputed_self_attention`), "pallas"
             (`kernels.subspace_attention_tpu`: scores stay on the chip; other devices interpret it, slowly) or "auto",
-            which is "xla" here; a training on TPU takes "recompute" for it (`models.registry.for_platform`).
+            which is "xla" here; a training may take another for it (`models.registry.for_platform`), also
+            "image_by_image" (`image_by_image_self_attention`, if an image's scores are large; one device).
         spec: how the codes are split over the mesh in force, a `PartitionSpec` whose axes divide B and K; only
             "pallas" needs it.
         weight_KPxD: the result is multiplied by it, f32 (rounded to the type of the codes for that); "pallas" then
@@ -109,7 +147,11 @@ def attend(codes_BxNxKP, *, num_heads, scale, kernel="auto", spec=None, weight_K
         UserError: "pallas", and a head's scores do not fit on a TPU's chip.
     """
     if kernel != "pallas":
-        plain = recomputed_self_attention if kernel == "recompute" else subspace_self_attention
+        tokens, plain = codes_BxNxKP.shape[1], subspace_self_attention
+        if kernel == "recompute":
+            plain = recomputed_self_attention
+        elif kernel == "image_by_image" and 4 * num_heads * tokens**2 >= _SCORES_WORTH_IT:
+            plain = image_by_image_self_attention
         moved_BxNxKxP = plain(split_heads(codes_BxNxKP, num_heads), scale)
         moved_BxNxKP = moved_BxNxKxP.reshape(codes_BxNxKP.shape)
         return moved_BxNxKP if weight_KPxD is None else product(moved_BxNxKP, weight_KPxD)

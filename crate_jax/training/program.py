@@ -74,7 +74,7 @@ def build_program(config, num_examples, *, mesh=None, model=None, objective=None
     """
     model = model or create_model(config.model.name, **model_overrides(config))
     mesh = mesh or make_mesh(config.mesh)
-    model = for_platform(model, mesh.devices.flat[0].platform)
+    model = for_platform(model, mesh.devices.flat[0].platform, mesh.size)
     settings, rules = config.optimizer, rules_for(config.mesh)
     check_batch(config.batch_size, settings.accumulate, mesh)
     objective = objective or masked_completion(config, model)

@@ -10,6 +10,7 @@ import pytest
 from crate_jax.operators.coding_rate import subspace_coding_rate
 from crate_jax.operators.subspace_attention import (
     attend,
+    image_by_image_self_attention,
     mssa,
     recomputed_self_attention,
     split_heads,
@@ -50,7 +51,7 @@ def plain(codes, scale):
     return jnp.einsum("bknm,bmkp->bnkp", jax.nn.softmax(scores * scale, -1), codes)
 
 
-@pytest.mark.parametrize("way", [subspace_self_attention, recomputed_self_attention])
+@pytest.mark.parametrize("way", [subspace_self_attention, recomputed_self_attention, image_by_image_self_attention])
 @pytest.mark.parametrize(("shape", "scale"), [((2, 1, 2, 3), 0.5), ((2, 9, 1, 1), 2.0), ((2, 8, 3, 4), 0.05)])
 def test_backward_by_hand_equals_autodiff(shape, scale, way):
     @jax.jit
@@ -67,7 +68,7 @@ def test_backward_by_hand_equals_autodiff(shape, scale, way):
         np.testing.assert_allclose(by_hand, by_autodiff, atol=5e-5, rtol=1e-4)
 
 
-@pytest.mark.parametrize("way", [subspace_self_attention, recomputed_self_attention])
+@pytest.mark.parametrize("way", [subspace_self_attention, recomputed_self_attention, image_by_image_self_attention])
 def test_backward_in_bf16(way):
     """Against autodiff in f32 on the same bf16 numbers: within bf16's three digits, and the type is kept."""
     rng = np.random.default_rng(1)
@@ -97,7 +98,8 @@ def kept_scores(kernel, tokens=50):
 
 
 def test_what_waits_for_the_backward_pass():
-    assert (kept_scores("xla"), kept_scores("recompute")) == (1, 0)
+    assert [kept_scores(kernel) for kernel in ("xla", "recompute", "image_by_image")] == [1, 0, 1]
+    assert [kept_scores(kernel, 300) for kernel in ("xla", "image_by_image")] == [1, 0], "only where scores are large"
 
 
 def test_weights():
