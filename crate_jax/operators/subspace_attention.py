@@ -91,8 +91,8 @@ def recomputed_self_attention(codes_BxNxKxP, scale):
 def image_by_image_self_attention(codes_BxNxKxP, scale):
     """`subspace_self_attention` of one image after the other, which keeps the codes alone.
 
-    What one image's scores take stays in a core's cache, and is used again for the next; at base that outweighs the one
-    product of N x N x P a head that the backward pass does more. No good where images are split over devices.
+    What one image's scores take stays in a core's cache, and is used again for the next; at base that outweighs the
+    forward pass that the backward pass does again. No good where images are split over devices.
     """
     return jax.lax.map(lambda codes_NxKxP: _forward(codes_NxKxP[None], scale)[0][0], codes_BxNxKxP)
 
@@ -102,19 +102,10 @@ def _forward_by_image(codes_BxNxKxP, scale):
 
 
 def _backward_by_image(scale, codes_BxNxKxP, cotangent_BxNxKxP):
-    """As `_backward`, with rowsum(g * o) = rowsum(A * g w^T), which needs no o."""
-
     def one(both):
-        w_KxNxP, g_KxNxP = (jnp.swapaxes(x, 0, 1) for x in both)
-        wide, narrow = jnp.float32, w_KxNxP.dtype
-        scores_KxNxN = jnp.einsum("knp,kmp->knm", w_KxNxP, w_KxNxP, preferred_element_type=wide)
-        attention_KxNxN = jax.nn.softmax(scores_KxNxN * scale, -1)
-        product_KxNxN = jnp.einsum("knp,kmp->knm", g_KxNxP, w_KxNxP, preferred_element_type=wide)
-        inner_KxNx1 = jnp.sum(attention_KxNxN * product_KxNxN, -1, keepdims=True)
-        slope_KxNxN = attention_KxNxN * (product_KxNxN - inner_KxNx1) * scale
-        symmetric_KxNxN = (slope_KxNxN + jnp.swapaxes(slope_KxNxN, -1, -2)).astype(narrow)
-        by_value_KxNxP = jnp.einsum("kmn,kmp->knp", attention_KxNxN.astype(narrow), g_KxNxP)
-        return jnp.swapaxes(by_value_KxNxP + symmetric_KxNxN @ w_KxNxP, 0, 1)
+        codes_1xNxKxP, cotangent_1xNxKxP = (x[None] for x in both)
+        _, kept = _forward(codes_1xNxKxP, scale)
+        return _backward(scale, kept, cotangent_1xNxKxP)[0][0]
 
     return (jax.lax.map(one, (codes_BxNxKxP, cotangent_BxNxKxP)),)
 

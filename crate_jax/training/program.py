@@ -62,7 +62,7 @@ def build_program(config, num_examples, *, mesh=None, model=None, objective=None
         config: a checked config.
         num_examples: of the training split; turns epochs into steps.
         mesh: None is the config's, over all devices.
-        model: None is the config's.
+        model: None is the config's, for the platform of the mesh (`models.registry.for_platform`).
         objective: None is masked completion.
         scale_by_layer: see `training.optimizer.make_optimizer`.
 
@@ -72,9 +72,10 @@ def build_program(config, num_examples, *, mesh=None, model=None, objective=None
     Raises:
         UserError: settings that do not go together.
     """
-    model = model or create_model(config.model.name, **model_overrides(config))
     mesh = mesh or make_mesh(config.mesh)
-    model = for_platform(model, mesh.devices.flat[0].platform, mesh.size)
+    if model is None:
+        model = create_model(config.model.name, **model_overrides(config))
+        model = for_platform(model, mesh.devices.flat[0].platform, mesh.size)
     settings, rules = config.optimizer, rules_for(config.mesh)
     check_batch(config.batch_size, settings.accumulate, mesh)
     objective = objective or masked_completion(config, model)

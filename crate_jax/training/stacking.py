@@ -34,21 +34,21 @@ def by_layer(tree, stacks):
 def _stacked_shape(leaves):
     """Shape, type and sharding of a stack of equal ones."""
     first = leaves[0]
-    return jax.ShapeDtypeStruct((len(leaves), *first.shape), first.dtype, sharding=_with_layers(first.sharding))
+    where = _respecified(first.sharding, lambda spec: (None, *spec))
+    return jax.ShapeDtypeStruct((len(leaves), *first.shape), first.dtype, sharding=where)
 
 
 def _shape_of_one(leaf, _):
-    return jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype, sharding=_without_layers(leaf.sharding))
+    """Shape, type and sharding of each layer of a stack."""
+    where = _respecified(leaf.sharding, lambda spec: spec[1:])
+    return jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype, sharding=where)
 
 
-def _with_layers(sharding):
-    named = isinstance(sharding, NamedSharding)
-    return NamedSharding(sharding.mesh, PartitionSpec(None, *sharding.spec)) if named else sharding
-
-
-def _without_layers(sharding):
-    named = isinstance(sharding, NamedSharding)
-    return NamedSharding(sharding.mesh, PartitionSpec(*sharding.spec[1:])) if named else sharding
+def _respecified(sharding, change):
+    """A sharding whose `PartitionSpec` is changed; one that has none (a single device) is the same for any shape."""
+    if not isinstance(sharding, NamedSharding):
+        return sharding
+    return NamedSharding(sharding.mesh, PartitionSpec(*change(sharding.spec)))
 
 
 def _changed(change, tree, stacks):

@@ -25,7 +25,7 @@ class TrainState:
         ema: running mean of the parameters, or None.
         bad_step: number of the first step whose loss or gradient was not finite; -1: none was. Kept on the device, so
             that looking for it costs no synchronisation.
-        stacks: of layers whose parameters are kept as one array (`models.layer_stack.stacks_of`); ().
+        stacks: of layers whose parameters are kept as one array (`models.layer_stack.stacks_of`); () where none are.
     """
 
     step: jax.Array
