@@ -22,9 +22,12 @@ def add_arguments(parser):
 def run(arguments):
     """The command."""
     from crate_jax.analysis.analyze import analyze
+    from crate_jax.distributed.compilation_cache import keep_compiled
     from crate_jax.evaluation.subject import resolve
 
-    results, report = analyze(resolve(arguments), pictures=arguments.images, limit=arguments.limit)
+    subject = resolve(arguments)
+    keep_compiled(subject.out / "compiled")
+    results, report = analyze(subject, pictures=arguments.images, limit=arguments.limit)
     for sentence in results["alarms"]:
         print(f"ALARM: {sentence}")
     departs = [name for name, one in results["findings"].items() if one["departs"]]

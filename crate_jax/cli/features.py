@@ -24,6 +24,7 @@ def run(arguments):
     from etils import epath
 
     from crate_jax.data.sources import open_source
+    from crate_jax.distributed.compilation_cache import keep_compiled
     from crate_jax.errors import UserError
     from crate_jax.evaluation.feature_store import split_features
     from crate_jax.evaluation.figures import save_figure
@@ -38,6 +39,8 @@ def run(arguments):
         raise UserError(f"--out={file}: name the file to write, such as features.npz.")
     arguments.out = file.parent
     subject = resolve(arguments)
+    if arguments.workdir:
+        keep_compiled(epath.Path(arguments.workdir) / "compiled")
     found, labels_N = split_features(subject, arguments.split, (arguments.features,))
     features_NxG = np.asarray(found[arguments.features], np.float32)
     file.parent.mkdir(parents=True, exist_ok=True)

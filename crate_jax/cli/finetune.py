@@ -43,6 +43,7 @@ def finetune(arguments, recipe):
 
     from etils import epath
 
+    from crate_jax.distributed.compilation_cache import keep_compiled
     from crate_jax.errors import UserError
     from crate_jax.evaluation.subject import of_checkpoint, of_run
 
@@ -54,7 +55,7 @@ def finetune(arguments, recipe):
             raise UserError(f"--checkpoint={arguments.checkpoint} also needs --out.")
         subject, default = of_checkpoint(arguments.checkpoint, recipe, arguments.out), None
     out = epath.Path(arguments.out) if arguments.out else default
-    use_compilation_cache(out)
+    keep_compiled(out / "compiled")
     if arguments.labels_per_class:
         return few(subject, recipe, out, arguments)
     return full(subject, recipe, out, arguments)
@@ -107,12 +108,3 @@ def say(sentence):
 
     if jax.process_index() == 0:
         print(sentence)
-
-
-def use_compilation_cache(out):
-    """The trainings of one command compile the same step once; a cache already set stays."""
-    import jax
-
-    if jax.config.jax_compilation_cache_dir is None:
-        jax.config.update("jax_compilation_cache_dir", str(out / "compiled"))
-        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)

@@ -22,10 +22,12 @@ def add_arguments(parser):
 
 def run(arguments):
     """The command."""
+    from crate_jax.distributed.compilation_cache import keep_compiled
     from crate_jax.evaluation.knn_run import classify
     from crate_jax.evaluation.subject import resolve
 
     subject = resolve(arguments)
+    keep_compiled(subject.out / "compiled")
     results = classify(
         subject,
         features=arguments.features,

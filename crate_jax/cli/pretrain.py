@@ -139,6 +139,7 @@ def pretrain(config, workdir):
 
     from crate_jax.config import load_config
     from crate_jax.data import pipeline
+    from crate_jax.distributed.compilation_cache import keep_compiled
     from crate_jax.distributed.hosts import Preemption, abandon
     from crate_jax.distributed.sharding import batch_sharding
     from crate_jax.training.checkpoint import Checkpoints
@@ -153,7 +154,7 @@ def pretrain(config, workdir):
     program = build_program(config, pipeline.num_train_examples(config))
     folder = RunFolder(workdir)
     folder.open(config)
-    use_compilation_cache(folder)
+    keep_compiled(folder.compiled)
     settings = config.checkpoint
     checkpoints = Checkpoints(folder.checkpoints, keep=settings.keep, keep_every_steps=settings.keep_every_steps)
     state = checkpoints.restore_newest(program.abstract)
@@ -182,12 +183,3 @@ def pretrain(config, workdir):
         what = "stopped, to be gone on with," if outcome.preempted else "finished"
         logger.info("%s at step %d after %.0f s: %s", what, outcome.step, time.perf_counter() - begin, folder.path)
     return outcome
-
-
-def use_compilation_cache(folder):
-    """Keeps compiled programs in the workdir, so that a run that goes on starts at once; a cache already set stays."""
-    import jax
-
-    if jax.config.jax_compilation_cache_dir is None:
-        jax.config.update("jax_compilation_cache_dir", str(folder.compiled))
-        jax.config.update("jax_persistent_cache_min_compile_time_secs", 2.0)

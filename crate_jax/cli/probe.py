@@ -25,6 +25,7 @@ def add_arguments(parser):
 
 def run(arguments):
     """The command."""
+    from crate_jax.distributed.compilation_cache import keep_compiled
     from crate_jax.errors import UserError
     from crate_jax.evaluation.probe_run import probe
     from crate_jax.evaluation.subject import resolve
@@ -35,6 +36,7 @@ def run(arguments):
             raise UserError(f"--shots={arguments.shots}: give whole numbers, separated by commas, such as 5,10.")
         shots = sorted({int(part) for part in arguments.shots.split(",")})
     subject = resolve(arguments)
+    keep_compiled(subject.out / "compiled")
     results = probe(subject, features=arguments.features, shots=shots, pictures=arguments.images)
     subject.write("probe.json", results)
     print(

@@ -21,10 +21,12 @@ def add_arguments(parser):
 
 def run(arguments):
     """The command."""
+    from crate_jax.distributed.compilation_cache import keep_compiled
     from crate_jax.evaluation.reconstruction_run import reconstruct
     from crate_jax.evaluation.subject import resolve
 
     subject = resolve(arguments, with_decoder=True)
+    keep_compiled(subject.out / "compiled")
     results = reconstruct(subject, pictures=arguments.images, limit=arguments.limit)
     subject.write("reconstruction.json", results)
     print(

@@ -1,7 +1,6 @@
 """What each of the points that run at once gets of this machine, and that none outlives its sweep."""
 
 import ctypes
-import glob
 import os
 import signal
 import sys
@@ -17,29 +16,12 @@ def die_with_parent():
         _LIBC.prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
 
 
-def chips():
-    """(kind, count) of this machine's accelerators, found without opening them; ("cpu", 0) where there are none."""
-    platforms = os.environ.get("JAX_PLATFORMS", "")
-    if platforms in ("", "tpu"):
-        found = glob.glob("/dev/accel[0-9]*") or glob.glob("/dev/vfio/[0-9]*")
-        if found:
-            return "tpu", len(found)
-    if platforms in ("", "cuda", "gpu"):
-        visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-        if visible is not None:
-            return ("cuda", len([one for one in visible.split(",") if one])) if visible.strip() else ("cpu", 0)
-        found = glob.glob("/dev/nvidia[0-9]*")
-        if found:
-            return "cuda", len(found)
-    return "cpu", 0
-
-
 def shares(parallel, kind, count, cores):
     """What each of the points that run at once gets: (environment, cores).
 
     Args:
         parallel: points at once.
-        kind, count: from `chips`.
+        kind, count: from `distributed.chips`.
         cores: of the machine, a sorted list.
 
     Returns:

@@ -20,8 +20,10 @@ import threading
 
 from etils import epath
 
+from crate_jax.distributed.chips import chips
+from crate_jax.distributed.compilation_cache import shared_cache
 from crate_jax.errors import UserError
-from crate_jax.sweeps.machine import chips, die_with_parent, shares
+from crate_jax.sweeps.machine import die_with_parent, shares
 from crate_jax.sweeps.points import as_flags
 
 logger = logging.getLogger(__name__)
@@ -91,6 +93,7 @@ class Runner:
     def __init__(self, sweep, workdir, record):
         self._sweep, self._workdir, self._record = sweep, epath.Path(workdir), record
         self._children, self.stopped = set(), threading.Event()
+        self._cache = shared_cache(self._workdir / "compiled")  # points differ in less than what is compiled
 
     def stop(self, *_):
         """Tells every child to save and stop; no further point begins."""
@@ -135,7 +138,7 @@ class Runner:
                 [sys.executable, "-m", "crate_jax", *arguments],
                 stdout=stream,
                 stderr=subprocess.STDOUT,
-                env={**os.environ, "PYTHONPATH": paths, **environment},
+                env={**self._cache, **os.environ, "PYTHONPATH": paths, **environment},
                 preexec_fn=die_with_parent,
             )
             if hasattr(os, "sched_setaffinity"):
