@@ -61,16 +61,20 @@ jax.jit(lambda x: x * 2)(1.0)
 
 
 def test_points_of_a_sweep_share_what_is_compiled(tmp_path, monkeypatch):
-    for name in ("JAX_COMPILATION_CACHE_DIR", "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"):
-        monkeypatch.delenv(name)
-    said = tmp_path / "said"
-    program = f"import os; open({str(said)!r}, 'w').write(os.environ['JAX_COMPILATION_CACHE_DIR'])"
-    monkeypatch.setattr(sys, "executable", str(tmp_path / "python"))
-    (tmp_path / "python").write_text(f'#!/bin/sh\nexec {os.path.realpath("/proc/self/exe")} -c "{program}"\n')
-    (tmp_path / "python").chmod(0o755)
-    assert run.Runner(None, tmp_path, None)._child([], tmp_path / "log", {}, sorted(os.sched_getaffinity(0))) == 0
-    assert said.read_text() == str(tmp_path / "compiled")
-    monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", "mine")
-    run.Runner(None, tmp_path, None)._child([], tmp_path / "log", {}, sorted(os.sched_getaffinity(0)))
-    assert said.read_text() == "mine"
-    assert compilation_cache.shared_cache("x")["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] == "0.2"
+    found = []
+
+    class Child:
+        pid = os.getpid()
+
+        def __init__(self, *_, env, **__):
+            found.append((env["JAX_COMPILATION_CACHE_DIR"], env["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"]))
+
+        def wait(self):
+            return 0
+
+    monkeypatch.setattr(run.subprocess, "Popen", Child)
+    for folder, seconds in ((None, None), ("mine", "7")):
+        for name, value in zip(compilation_cache.shared_cache(""), (folder, seconds), strict=True):
+            monkeypatch.delenv(name) if value is None else monkeypatch.setenv(name, value)
+        run.Runner(None, tmp_path, None)._child([], tmp_path / "log", {}, sorted(os.sched_getaffinity(0)))
+    assert found == [(str(tmp_path / "compiled"), str(compilation_cache.FEWEST_SECONDS)), ("mine", "7")]
