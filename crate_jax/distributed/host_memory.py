@@ -33,9 +33,10 @@ def glibc_knows_them():
 def start_again_with_large_pages():
     """Replaces this program by the same command line with the settings in its environment; children inherit them.
 
-    Nothing happens where they are there already, where a person has set that variable, or where they mean nothing. Must
-    come before anything is opened.
+    Nothing happens where they are there already, where a person has set that variable (to anything), where they mean
+    nothing, and under a debugger, which would lose the program. Must come before anything is opened.
     """
-    if VARIABLE in os.environ or sys.platform != "linux" or not glibc_knows_them():
+    debugged = sys.gettrace() is not None or "pydevd" in sys.modules
+    if debugged or VARIABLE in os.environ or sys.platform != "linux" or not glibc_knows_them():
         return
     os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], {**os.environ, VARIABLE: large_pages()})
