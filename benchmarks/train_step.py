@@ -190,7 +190,7 @@ def take_turns(running, rounds):
 
     Args:
         running: name to what `start` returned.
-        rounds: that are measured, after the first step and another two.
+        rounds: that are measured, after the first step.
 
     Returns:
         (FLOP of a step by name, loss of the first step by name, seconds by name of each round).
@@ -205,7 +205,6 @@ def take_turns(running, rounds):
         return found
 
     loss = {name: value for name, (value, _) in turn(1).items()}
-    turn()  # the first after compiling still fills caches
     seconds = [{name: one for name, (_, one) in turn().items()} for _ in range(rounds)]
     for process, pipe in running.values():
         pipe.send(0)

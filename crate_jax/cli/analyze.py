@@ -26,7 +26,7 @@ def run(arguments):
     from crate_jax.evaluation.subject import resolve
 
     subject = resolve(arguments)
-    keep_compiled(subject.out / "compiled")
+    keep_compiled(subject.out)
     results, report = analyze(subject, pictures=arguments.images, limit=arguments.limit)
     for sentence in results["alarms"]:
         print(f"ALARM: {sentence}")

@@ -40,7 +40,7 @@ def run(arguments):
     arguments.out = file.parent
     subject = resolve(arguments)
     if arguments.workdir:
-        keep_compiled(epath.Path(arguments.workdir) / "compiled")
+        keep_compiled(arguments.workdir)
     found, labels_N = split_features(subject, arguments.split, (arguments.features,))
     features_NxG = np.asarray(found[arguments.features], np.float32)
     file.parent.mkdir(parents=True, exist_ok=True)

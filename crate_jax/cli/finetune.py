@@ -55,7 +55,7 @@ def finetune(arguments, recipe):
             raise UserError(f"--checkpoint={arguments.checkpoint} also needs --out.")
         subject, default = of_checkpoint(arguments.checkpoint, recipe, arguments.out), None
     out = epath.Path(arguments.out) if arguments.out else default
-    keep_compiled(out / "compiled")
+    keep_compiled(out)
     if arguments.labels_per_class:
         return few(subject, recipe, out, arguments)
     return full(subject, recipe, out, arguments)

@@ -27,7 +27,7 @@ def run(arguments):
     from crate_jax.evaluation.subject import resolve
 
     subject = resolve(arguments)
-    keep_compiled(subject.out / "compiled")
+    keep_compiled(subject.out)
     results = classify(
         subject,
         features=arguments.features,

@@ -154,7 +154,7 @@ def pretrain(config, workdir):
     program = build_program(config, pipeline.num_train_examples(config))
     folder = RunFolder(workdir)
     folder.open(config)
-    keep_compiled(folder.compiled)
+    keep_compiled(folder.path)
     settings = config.checkpoint
     checkpoints = Checkpoints(folder.checkpoints, keep=settings.keep, keep_every_steps=settings.keep_every_steps)
     state = checkpoints.restore_newest(program.abstract)

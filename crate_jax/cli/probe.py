@@ -36,7 +36,7 @@ def run(arguments):
             raise UserError(f"--shots={arguments.shots}: give whole numbers, separated by commas, such as 5,10.")
         shots = sorted({int(part) for part in arguments.shots.split(",")})
     subject = resolve(arguments)
-    keep_compiled(subject.out / "compiled")
+    keep_compiled(subject.out)
     results = probe(subject, features=arguments.features, shots=shots, pictures=arguments.images)
     subject.write("probe.json", results)
     print(

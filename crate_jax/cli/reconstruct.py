@@ -26,7 +26,7 @@ def run(arguments):
     from crate_jax.evaluation.subject import resolve
 
     subject = resolve(arguments, with_decoder=True)
-    keep_compiled(subject.out / "compiled")
+    keep_compiled(subject.out)
     results = reconstruct(subject, pictures=arguments.images, limit=arguments.limit)
     subject.write("reconstruction.json", results)
     print(

@@ -2,7 +2,7 @@
 
 XLA's CPU backend asks for the memory of a step anew at every step. glibc gives what is freed back to the kernel, which
 then hands out the next step's in pages of 4 KiB, each filled with zeros first: hundreds of thousands a step, up to two
-fifths of its time (`benchmarks/README.md`). Two of glibc's settings change that. It reads them when a program starts,
+fifths of its time (`benchmarks/README.md`). Three of glibc's settings change that. It reads them when a program starts,
 so the program starts again, as the same process.
 """
 

@@ -93,7 +93,7 @@ class Runner:
     def __init__(self, sweep, workdir, record):
         self._sweep, self._workdir, self._record = sweep, epath.Path(workdir), record
         self._children, self.stopped = set(), threading.Event()
-        self._cache = shared_cache(self._workdir / "compiled")  # points differ in less than what is compiled
+        self._cache = shared_cache(self._workdir)  # points differ in less than what is compiled
 
     def stop(self, *_):
         """Tells every child to save and stop; no further point begins."""

@@ -23,7 +23,6 @@ class RunFolder:
         self.checkpoints = self.path / "checkpoints"
         self.metrics = self.path / "metrics.jsonl"
         self.figures = self.path / "figures"
-        self.compiled = self.path / "compiled"
 
     def open(self, config):
         """Makes the folder a run of `config`, or checks that it is one already.

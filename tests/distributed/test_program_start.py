@@ -52,7 +52,7 @@ import jax
 jax.jit(lambda x: x + 1)(1.0)
 from crate_jax.distributed import compilation_cache
 compilation_cache.FEWEST_SECONDS = 0.0
-compilation_cache.keep_compiled({str(tmp_path / "compiled")!r})
+compilation_cache.keep_compiled({str(tmp_path)!r})
 jax.jit(lambda x: x * 2)(1.0)
 """
     environment = {name: value for name, value in os.environ.items() if "CACHE" not in name}
