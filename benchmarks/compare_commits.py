@@ -39,9 +39,8 @@ def checkout(commit):
 def start_with(folder, case):
     """A process that takes steps with the code of a folder: a new process looks where this one does."""
     sys.path.insert(0, str(folder))
-    paged = (folder / "crate_jax" / "distributed" / "host_memory.py").exists()  # as that commit's program starts itself
     try:
-        return start(contender, "ours", case, large_pages=paged)
+        return start(contender, "ours", case)
     finally:
         sys.path.pop(0)
 

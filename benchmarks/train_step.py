@@ -1,17 +1,18 @@
 """A full pre-training step on this machine, beside a PyTorch network of the same specification.
 
     python benchmarks/train_step.py [--cases=quickstart,tiny,small,base] [--batches=8,16] [--masks=token,drop]
-                                    [--rounds=7] [--compile] [--same_memory] [--small] [--out=FILE.json]
+                                    [--rounds=7] [--compile] [--small] [--out=FILE.json]
 
 Forward, backward and AdamW in f32, images of 224 pixels (`quickstart`: that config as it stands); the very step of
 `crate-jax pretrain`. PyTorch (extra torch) has fused attention, fused AdamW and ISTA in two products; eager, and with
 --compile also `torch.compile`. Each contender has a process of its own, since one's idle threads and memory slow the
 other down. All begin with the same parameters; that they compute the same loss on the same mask is checked first. Then
 they take turns, two steps each, of which the second is measured: in a training no step follows a pause, in which a
-virtual machine's host may have taken away what the process left idle. Medians are printed. Ours has the memory settings
-that `crate-jax` starts itself again with (`distributed.host_memory`); PyTorch is as it comes, and with --same_memory
-also with those. FLOP are counted by formula (`models.flops`); "of peak" is their rate over that of this machine's best
-matrix product, the better of the two frameworks. --small is a network of seconds, to see that all this works.
+virtual machine's host may have taken away what the process left idle. Medians are printed. All contenders inherit this
+command's environment, so a setting of the C library's memory (`GLIBC_TUNABLES=...`) is measured by setting it for one
+run and not for the next. FLOP are counted by formula (`models.flops`); "of peak" is their rate over that of this
+machine's best matrix product, the better of the two frameworks. --small is a network of seconds, to see that all this
+works.
 """
 
 import argparse
@@ -21,11 +22,7 @@ import os
 import statistics
 import sys
 import time
-import unittest.mock
 
-from crate_jax.distributed import host_memory
-
-PAGED = "torch, paged"  # PyTorch with our memory settings
 SMALL = {"width": 48, "num_heads": 3, "depth": 2, "decoder_depth": 2, "image_size": 32, "patch_size": 8}
 
 
@@ -172,15 +169,11 @@ def product_peak(size, pipe):
     pipe.send(2 * size**3 / best)
 
 
-def start(target, *arguments, large_pages=False):
+def start(target, *arguments):
     """A new process and the pipe to it."""
     mine, theirs = multiprocessing.Pipe()
     process = multiprocessing.get_context("spawn").Process(target=target, args=(*arguments, theirs), daemon=True)
-    with unittest.mock.patch.dict(os.environ):
-        os.environ.pop(host_memory.VARIABLE, None)
-        if large_pages:
-            os.environ[host_memory.VARIABLE] = host_memory.large_pages()
-        process.start()
+    process.start()
     theirs.close()  # so that a process that dies is an end of file and not a wait
     return process, mine
 
@@ -218,7 +211,7 @@ def measure(case, names, rounds):
     Returns:
         The case, with `seconds` (name to list), `flops` of a step, `loss` of the first step by name.
     """
-    running = {name: start(contender, name, case, large_pages=name in ("ours", PAGED)) for name in names}
+    running = {name: start(contender, name, case) for name in names}
     flops, loss, turns = take_turns(running, rounds)
     if any(abs(value / loss["ours"] - 1) > 1e-4 for value in loss.values()):
         raise SystemExit(f"these should be one number: {loss}")
@@ -233,15 +226,13 @@ def main():
         parser.add_argument(f"--{name}", default=default, help="some of them, by commas")
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--compile", action="store_true", help="torch.compile as well; needs a C++ compiler")
-    parser.add_argument("--same_memory", action="store_true", help="PyTorch with our memory settings as well")
     parser.add_argument("--small", action="store_true", help="a network of seconds instead")
     parser.add_argument("--out", help="numbers as JSON")
     arguments = parser.parse_args()
     peak = start(product_peak, 256 if arguments.small else 2048)[1].recv()
     print(f"best matrix product {peak / 1e9:.0f} GFLOP/s; medians of {arguments.rounds}")
     print("case        mask   batch   who              ms/step   ours/theirs   GFLOP/s   of peak")
-    extra = [name for name, wanted in (("torch.compile", arguments.compile), (PAGED, arguments.same_memory)) if wanted]
-    cases, names = [], ["ours", "torch", *extra]
+    cases, names = [], ["ours", "torch", *(["torch.compile"] if arguments.compile else [])]
     for size in arguments.cases.split(","):
         grid = [(mask, int(batch)) for mask in arguments.masks.split(",") for batch in arguments.batches.split(",")]
         for mask, batch in [("drop", 32)] if size == "quickstart" else grid:
