@@ -1,16 +1,16 @@
-"""What is wrong with a network, in plain words, from the measurements of its layers.
+"""Faults of a network, as sentences, from the measurements of its layers.
 
-Looked at every few hundred steps of pre-training, because the loss does not tell: a network can complete patches a
-little better while a layer dies, or while its features become worth less than those it began with.
+Checked every few hundred steps of pre-training, because the loss does not show them: it can fall while a layer dies,
+or while the features become worse than they were at the start.
 """
 
 import numpy as np
 
-DEAD = 0.002  # share of entries that ISTA leaves
+DEAD = 0.002  # fraction of entries that ISTA leaves
 ALIKE = 0.999  # mean cosine between tokens; 0.98 occurs in healthy last layers, whose mean token is long
-ONE_TOKEN = 0.5  # share of all attention
+ONE_TOKEN = 0.5  # fraction of all attention
 COINCIDE = 0.9  # of two subspaces, where 1 is the same subspace
-RANK_LEFT = 0.7  # of the richest layer's feature rank
+RANK_LEFT = 0.7  # of the highest feature rank of any layer
 
 
 def alarms(measurements, *, earlier=None):
@@ -20,7 +20,7 @@ def alarms(measurements, *, earlier=None):
         measurements: what `measure_layers` returned (arrays LxB, or L), and `loss` if there is one. Keys that are not
             there are not looked at.
         earlier: the same from an earlier step of the run (the first measured one is a good choice). With it, features
-            that get worse while the loss falls are told too.
+            that get worse while the loss falls are reported too.
 
     Returns:
         A list of strings.
@@ -52,29 +52,29 @@ def _of_layer(layer, value):
     found = []
     if value.get("nonzero", 1.0) < DEAD:
         found.append(
-            f"{where} is dead: {100 * value['nonzero']:.2f} % of its entries are not zero after ISTA, so hardly "
-            f"anything passes. Try a lower learning rate, a longer warm-up or a smaller model.lambda_."
+            f"{where} is dead: {100 * value['nonzero']:.2f} % of its entries are not zero after ISTA, so almost "
+            f"nothing passes. Try a lower learning rate, a longer warm-up or a smaller model.lambda_."
         )
     elif value.get("token_similarity", 0.0) > ALIKE:
         found.append(
-            f"{where} makes all tokens alike (mean cosine {value['token_similarity']:.3f}): what distinguishes one "
-            f"patch from another is lost there."
+            f"{where} makes all tokens alike (mean cosine {value['token_similarity']:.3f}): the differences between "
+            f"patches are lost there."
         )
     if value.get("attention_peak", 0.0) > ONE_TOKEN:
         found.append(
-            f"{where}: attention has collapsed onto one token, which receives {100 * value['attention_peak']:.0f} % "
-            f"of the weight from an average query."
+            f"{where}: attention has collapsed: one token receives {100 * value['attention_peak']:.0f} % of the weight "
+            f"from an average query."
         )
     if value.get("subspace_overlap", 0.0) > COINCIDE:
         found.append(
-            f"{where}: two of its subspaces coincide (they share {100 * value['subspace_overlap']:.0f} %), so two "
-            f"heads do the work of one."
+            f"{where}: two of its subspaces coincide (overlap {100 * value['subspace_overlap']:.0f} %), so two heads "
+            f"compute the same."
         )
     return found
 
 
 def _since(before, now, loss_before, loss_now):
-    """What has become worse while the loss fell, judged at the best layer, which is the one a probe would choose."""
+    """Features that became worse while the loss fell, by the highest feature rank of any layer."""
     if loss_before is None or loss_now is None or not loss_now < loss_before:
         return []
     fell = f"while the loss fell from {loss_before:.3g} to {loss_now:.3g}"
@@ -84,6 +84,6 @@ def _since(before, now, loss_before, loss_now):
     if now_is >= RANK_LEFT * was:
         return []
     return [
-        f"features get worse {fell}: at the richest layer the entries of a token say {now_is:.1f} different things, "
-        f"after {was:.1f} earlier."
+        f"features get worse {fell}: the highest feature rank of a layer (effective number of features) is now "
+        f"{now_is:.1f}, it was {was:.1f}."
     ]

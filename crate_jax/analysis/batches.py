@@ -19,7 +19,7 @@ def over_images(measure, images_BxHxWxC, *more, axis=-1, size=None):
 
     Args:
         measure: images (and further arrays with the same first axis) to a tree of arrays with one entry an image along
-            `axis`. The last batch is padded with its first image; what comes of the padding is cut off.
+            `axis`. The last batch is filled up with the first images; what comes of them is cut off.
         images_BxHxWxC: all images.
         *more: arrays that are cut up in the same way.
         axis: of the images in the results.
@@ -34,7 +34,7 @@ def over_images(measure, images_BxHxWxC, *more, axis=-1, size=None):
     for first in range(0, count, size):
         rows = np.arange(first, first + size)
         kept = int(np.sum(rows < count))
-        rows = np.where(rows < count, rows, first)
+        rows = rows % count  # what fills the last batch are other images: no image counts twice in a batch
         found = jax.device_get(measure(images_BxHxWxC[rows], *(array[rows] for array in more)))
         parts.append(jax.tree.map(lambda x, kept=kept: np.take(x, range(kept), axis), found))
     return jax.tree.map(lambda *x: np.concatenate(x, axis), *parts)

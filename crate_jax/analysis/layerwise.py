@@ -1,15 +1,16 @@
-"""What every layer does to the tokens, in numbers: a row a layer, a column an image.
+"""Measurements of every layer: a row per layer, a column per image.
 
-    coding_rate           R^c_eps(LN(Z^l) | U^l), eps = 0.5                            nats
-    coding_rate_official  the official script's variant: unit codes, eps = 0.01 unsquared   nats
-    nonzero               share of entries after ISTA that are not zero (encoder)
-    attention_peak        weight that the most attended token receives from an average query, mean over heads
-    attention_self        weight that a token gives to itself, mean over tokens and heads
-    token_similarity      mean cosine between two tokens of the layer's output
-    effective_rank        (sum s^2)^2 / sum s^4 of the centred output, s its singular values (participation ratio)
-    feature_rank          D^2 / ||C||_F^2, C the correlations of a token's entries over all images: how many different
-                          things they say (one number for all images together)
-    subspace_overlap      ||Q_j^T Q_k||_F^2 / P of the two closest subspaces: P/D for random ones, 1 if they coincide
+    coding_rate              R^c_eps(LN(Z^l) | U^l), eps = 0.5, with the learned U           nats
+    coding_rate_orthonormal  the same with an orthonormal basis of each U_k: R^c grows with ||U||, this does not   nats
+    coding_rate_official     the official script's variant: unit codes, eps = 0.01 unsquared   nats
+    nonzero                  fraction of entries after sparsification that are not zero (encoder)
+    attention_peak           weight that the most attended token receives from an average query, mean over heads
+    attention_self           weight that a token gives to itself, mean over tokens and heads
+    token_similarity         mean cosine between two tokens of the layer's output
+    effective_rank           (sum s^2)^2 / sum s^4 of the centred output, s its singular values (participation ratio)
+    feature_rank             D^2 / ||C||_F^2, C the correlations between features over all images, corrected for the
+                             finite sample (one number for all images together)
+    subspace_overlap         ||Q_j^T Q_k||_F^2 / P of the two closest subspaces: P/D for random ones, 1 if they coincide
 
 The first two and `nonzero` are Pai et al. 2024 (arXiv 2404.02446), section 4; the second is what its authors' layer
 script computes. Cheap enough to run in the training loop: one forward pass, and Gram matrices of size P, T or D.
@@ -65,6 +66,14 @@ def attention_weights(model, name, layer):
     return jax.nn.softmax(jnp.einsum("bnkp,bmkp->bknm", query, key) * query.shape[-1] ** -0.5, -1)
 
 
+def orthonormal(subspaces_DxKP, num_heads):
+    """[Q_1 .. Q_K]: an orthonormal basis of each U_k, so that scale and skew of the U_k no longer count. DxKP, f32."""
+    width = subspaces_DxKP.shape[0]
+    columns_DxKxP = subspaces_DxKP.astype(jnp.float32).reshape(width, num_heads, -1)
+    basis_KxDxP = jnp.linalg.qr(jnp.swapaxes(columns_DxKxP, 0, 1))[0]
+    return jnp.swapaxes(basis_KxDxP, 0, 1).reshape(width, -1)
+
+
 def subspace_overlap(subspaces_DxKP, num_heads):
     """How much any two of the K subspaces share: ||Q_j^T Q_k||_F^2 / P, Q an orthonormal basis of each.
 
@@ -75,10 +84,9 @@ def subspace_overlap(subspaces_DxKP, num_heads):
     Returns:
         overlap_KxK, f32: 1 on the diagonal; P/D between random subspaces, 0 between orthogonal ones.
     """
-    columns_DxKxP = subspaces_DxKP.astype(jnp.float32).reshape(subspaces_DxKP.shape[0], num_heads, -1)
-    basis_KxDxP = jnp.linalg.qr(jnp.swapaxes(columns_DxKxP, 0, 1))[0]
-    cosines = jnp.einsum("jdp,kdq->jkpq", basis_KxDxP, basis_KxDxP, precision="highest")
-    return jnp.sum(jnp.square(cosines), (-1, -2)) / basis_KxDxP.shape[-1]
+    basis_DxKxP = orthonormal(subspaces_DxKP, num_heads).reshape(subspaces_DxKP.shape[0], num_heads, -1)
+    cosines = jnp.einsum("djp,dkq->jkpq", basis_DxKxP, basis_DxKxP, precision="highest")
+    return jnp.sum(jnp.square(cosines), (-1, -2)) / basis_DxKxP.shape[-1]
 
 
 def effective_rank(tokens_BxTxD):
@@ -103,27 +111,59 @@ def token_similarity(tokens_BxTxD):
 
 
 def feature_rank(tokens_BxTxD, most=RANKED_TOKENS):
-    """How many different things the entries of a token say: participation ratio of their correlation matrix C.
+    """Effective number of features: participation ratio of their correlation matrix C, corrected for finite samples.
 
-        (number of entries that vary)^2 / sum C_ij^2,     over the tokens of all images together
+        (number of features that vary)^2 / ||C||_F^2,     over the tokens of all images together
 
-    Each entry counts alike, as it does for a probe on standardised features; a common mean or scale counts nothing.
+    ||C||_F^2 is estimated without bias from tokens of different images only: tokens of one image depend on each other,
+    and the squared sample correlations of N tokens are too large by about 1/N each (independent features would score
+    114 of 128 at N = 1,024). With fewer than four images, single tokens take the images' place.
+
+        ||C||_F^2 = E[((x1 - x2) . (x3 - x4))^2] / 4,     x1 .. x4 independent      (Chen & Qin 2010, a U-statistic)
 
     Args:
         tokens_BxTxD: a layer's output.
-        most: tokens that are used at most, evenly spread.
+        most: tokens that are used at most, the same number of each image.
 
     Returns:
-        A scalar, f32: 0 if nothing varies, 1 if all entries say the same, at most D.
+        A scalar, f32: 0 if nothing varies, 1 if all features are copies of one, at most D.
     """
-    flat_NxD = tokens_BxTxD.astype(jnp.float32).reshape(-1, tokens_BxTxD.shape[-1])
-    flat_NxD = flat_NxD[np.linspace(0, len(flat_NxD) - 1, min(most, len(flat_NxD))).astype(int)]
-    flat_NxD = flat_NxD - jnp.mean(flat_NxD, 0)
-    variance_D = jnp.mean(jnp.square(flat_NxD), 0)
+    tokens_BxTxD = tokens_BxTxD.astype(jnp.float32)
+    if len(tokens_BxTxD) < 4:
+        tokens_BxTxD = tokens_BxTxD.reshape(-1, 1, tokens_BxTxD.shape[-1])
+    if len(tokens_BxTxD) > most:
+        tokens_BxTxD = tokens_BxTxD[np.linspace(0, len(tokens_BxTxD) - 1, most).astype(int)]
+    images, tokens, width = tokens_BxTxD.shape
+    used = min(tokens, max(1, most // images))
+    x_BxTxD = tokens_BxTxD[:, np.linspace(0, tokens - 1, used).astype(int)]
+    x_BxTxD = x_BxTxD - jnp.mean(x_BxTxD, (0, 1))
+    variance_D = jnp.mean(jnp.square(x_BxTxD), (0, 1))
     varies_D = variance_D > 1e-8 * jnp.max(variance_D)
-    unit_NxD = jnp.where(varies_D, flat_NxD * jax.lax.rsqrt(jnp.where(varies_D, variance_D, 1.0)), 0.0)
-    correlation_DxD = jnp.matmul(unit_NxD.T, unit_NxD, precision="highest") / len(flat_NxD)
-    return jnp.square(jnp.sum(varies_D)) / jnp.maximum(jnp.sum(jnp.square(correlation_DxD)), 1e-30)
+    x_BxTxD = jnp.where(varies_D, x_BxTxD * jax.lax.rsqrt(jnp.where(varies_D, variance_D, 1.0)), 0.0)
+    varying = jnp.sum(varies_D)
+    squared = squared_norm_of_covariance(x_BxTxD) if images >= 4 else varying
+    return jnp.square(varying) / jnp.maximum(jnp.maximum(squared, varying), 1e-30)
+
+
+def squared_norm_of_covariance(x_BxTxD):
+    """||Cov||_F^2 of the features without bias; B >= 4 independent images of T dependent tokens each."""
+    images, tokens, width = x_BxTxD.shape
+    mean_BxD = jnp.mean(x_BxTxD, 1)
+    flat_NxD = x_BxTxD.reshape(-1, width)
+    gram = jnp.square(jnp.matmul(flat_NxD, flat_NxD.T, precision="highest"))
+    gram_BxB = jnp.mean(gram.reshape(images, tokens, images, tokens), (1, 3))
+    means_BxB = jnp.matmul(mean_BxD, mean_BxD.T, precision="highest")
+    other_BxB = 1 - jnp.eye(images)
+    means_BxB = means_BxB * other_BxB
+    mixed_BxBxT = jnp.einsum("bd,ctd->bct", mean_BxD, x_BxTxD, precision="highest") * other_BxB[..., None]
+    triples = jnp.square(jnp.sum(mixed_BxBxT, 0)) - jnp.sum(
+        jnp.square(mixed_BxBxT), 0
+    )  # the two means are of two images
+    squares = jnp.sum(jnp.square(means_BxB))
+    fours = jnp.square(jnp.sum(means_BxB)) - 4 * jnp.sum(jnp.square(jnp.sum(means_BxB, 1))) + 2 * squares
+    pairs_of = images * (images - 1)
+    triples_of, fours_of = pairs_of * (images - 2), pairs_of * (images - 2) * (images - 3)
+    return jnp.sum(gram_BxB * other_BxB) / pairs_of - 2 * jnp.sum(jnp.mean(triples, -1)) / triples_of + fours / fours_of
 
 
 def _of_one_layer(model, name, layer, subspaces_DxKP, epsilon):
@@ -143,6 +183,9 @@ def _of_one_layer(model, name, layer, subspaces_DxKP, epsilon):
     codes_BxTxKxP = split_heads(layer["codes"], heads)
     measured["coding_rate"] = subspace_coding_rate(codes_BxTxKxP, epsilon=epsilon)
     measured["coding_rate_official"] = official_coding_rate(codes_BxTxKxP)
+    basis_DxKP = orthonormal(subspaces_DxKP, heads)
+    orthonormal_codes = jnp.matmul(layer["normed"].astype(jnp.float32), basis_DxKP, precision="highest")
+    measured["coding_rate_orthonormal"] = subspace_coding_rate(split_heads(orthonormal_codes, heads), epsilon=epsilon)
     if name.startswith("encoder"):
         measured["nonzero"] = jnp.mean((layer["output"] != 0).astype(jnp.float32), (1, 2))
     others_KxK = subspace_overlap(subspaces_DxKP, heads) * (1 - jnp.eye(heads))
@@ -160,7 +203,7 @@ def _measure_part(model, params, layers, part, epsilon):
     names = sorted(name for name in layers if name.startswith(part))
     if not names:
         return {}
-    kept = ("output", "codes", "query", "key")
+    kept = ("normed", "output", "codes", "query", "key")
     # one layer is compiled and looped over: of what trace holds, only what is measured is stacked
     stacked = {key: jnp.stack([layers[name][key] for name in names]) for key in kept if key in layers[names[0]]}
     subspaces = jnp.stack([subspaces_of(params, name) for name in names]) if "codes" in stacked else None
@@ -168,10 +211,21 @@ def _measure_part(model, params, layers, part, epsilon):
     return jax.lax.map(lambda pair: one(*pair, epsilon), (stacked, subspaces))
 
 
+def parameter_of(params, layer, key):
+    """What a layer holds under a key, at any depth, such as "dictionary" or "attention_norm"; None where it does not."""
+
+    def find(tree):
+        if key in tree:
+            return tree[key]
+        found = (find(inside) for inside in tree.values() if hasattr(inside, "values"))
+        return next((one for one in found if one is not None), None)
+
+    return find(params[layer])
+
+
 def subspaces_of(params, layer):
     """[U_1 .. U_K] of a layer by its name: encoder layers compress against it, decoder layers expand."""
-    step = "compression" if layer.startswith("encoder") else "expansion"
-    return params[layer][step]["attention"]["subspaces"]
+    return parameter_of(params, layer, "subspaces")
 
 
 def measure_layers(model, params, images_BxHxWxC, *, epsilon=EPSILON):

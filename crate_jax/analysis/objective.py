@@ -1,11 +1,16 @@
-"""The sparse rate reduction along the network: what each half-layer does to each term of its objective.
+"""The sparse rate reduction along the network: how each half-layer changes each term, and the steps behind it.
 
     R(X) - R^c(X | U) - lambda ||X||_1          larger is better: tokens spread out, but near the subspaces, and sparse
 
 For an encoder layer X is LN(z) before the layer, after compression and after sparsification, always by the layer's own
 LayerNorm and its own U, so that the three can be compared; for a decoder layer before, after the linear map and after
-expansion, against V. Sparsity is measured on tokens scaled to a root mean square of one, where LN's shift cannot hide
-zeros: the mean of |x|, 1 at most. Pai et al. 2024 (arXiv 2404.02446), section 2.
+expansion, against V. R^c is given with the learned U and with orthonormal bases of the U_k, which takes the scale of U
+out of it. Sparsity is measured on tokens scaled to a root mean square of one, where LN's shift cannot hide zeros: the
+mean of |x|, 1 at most. Pai et al. 2024 (arXiv 2404.02446), section 2.
+
+Compression is compared with the exact descent direction of R^c(LN(Z) | U) with respect to Z: the gradient is taken
+through the layer's LayerNorm, because what a layer adds along a token's mean or length changes nothing that it reads.
+That MSSA with its skip connection ascends R^c was shown by Hu, Zou and Xu (NeurIPS 2024, arXiv 2411.17182).
 """
 
 import functools
@@ -14,11 +19,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from crate_jax.analysis.layerwise import heads_of, subspaces_of
+from crate_jax.analysis import theory
+from crate_jax.analysis.layerwise import heads_of, logit_scale, orthonormal, parameter_of
 from crate_jax.models.trace import trace
 from crate_jax.operators.coding_rate import EPSILON, coding_rate, subspace_coding_rate
 from crate_jax.operators.normalisation import layer_norm
-from crate_jax.operators.subspace_attention import split_heads
+from crate_jax.operators.subspace_attention import mssa, split_heads
 
 STAGES = {"encoder": ("input", "compressed", "output"), "decoder": ("input", "mapped", "output")}
 
@@ -32,10 +38,15 @@ def unit_tokens(z_BxTxD):
 
 def _terms(heads, epsilon, z_BxTxD, norm, subspaces_DxKP):
     x_BxTxD = layer_norm(z_BxTxD.astype(jnp.float32), norm["scale"], norm["bias"], epsilon=1e-5)
-    codes_BxTxKP = jnp.matmul(x_BxTxD, subspaces_DxKP, precision="highest")
+
+    def rate(bases_DxKP):
+        codes_BxTxKP = jnp.matmul(x_BxTxD, bases_DxKP, precision="highest")
+        return subspace_coding_rate(split_heads(codes_BxTxKP, heads), epsilon=epsilon)
+
     return {
         "rate": coding_rate(x_BxTxD, epsilon=epsilon),
-        "coding_rate": subspace_coding_rate(split_heads(codes_BxTxKP, heads), epsilon=epsilon),
+        "coding_rate": rate(subspaces_DxKP),
+        "coding_rate_orthonormal": rate(orthonormal(subspaces_DxKP, heads)),
         "l1": jnp.mean(jnp.abs(unit_tokens(z_BxTxD)), (1, 2)),
     }
 
@@ -52,8 +63,8 @@ def half_layers(model, params, images_BxHxWxC, epsilon=EPSILON):
 
     Returns:
         For "encoder" and "decoder", where the network has such layers, a dictionary of arrays LxSxB (layer, stage,
-        image): `rate` (R), `coding_rate` (R^c), both nats, and `l1`, the mean absolute entry of tokens with unit root
-        mean square. The stages are those of `STAGES`.
+        image): `rate` (R), `coding_rate` and `coding_rate_orthonormal` (R^c), nats, and `l1`, the mean absolute entry of
+        tokens with unit root mean square. The stages are those of `STAGES`.
     """
     layers = trace(model, params, images_BxHxWxC)[1]
     parts = {part: _half_layers_of(model, params, layers, part, epsilon) for part in STAGES}
@@ -64,10 +75,8 @@ def _half_layers_of(model, params, layers, part, epsilon):
     names = sorted(name for name in layers if name.startswith(part))
     if not names or "codes" not in layers[names[0]]:
         return {}
-    step = "compression" if part == "encoder" else "expansion"
     tokens_LxSxBxTxD = jnp.stack([jnp.stack([layers[name][stage] for stage in STAGES[part]]) for name in names])
-    norms = jax.tree.map(lambda *x: jnp.stack(x), *[params[name][step]["attention_norm"] for name in names])
-    subspaces = jnp.stack([subspaces_of(params, name) for name in names])
+    norms, subspaces = stacked_of(params, names, "attention_norm"), stacked_of(params, names, "subspaces")
     terms = functools.partial(_terms, heads_of(model, names[0]), epsilon)
 
     def of_layer(held):
@@ -75,6 +84,53 @@ def _half_layers_of(model, params, layers, part, epsilon):
         return jax.lax.map(lambda z: terms(z, norm, subspaces_DxKP), tokens)
 
     return jax.lax.map(of_layer, (tokens_LxSxBxTxD, norms, subspaces))
+
+
+def stacked_of(params, names, key):
+    """What layers hold under a key, with a leading layer axis."""
+    return jax.tree.map(lambda *x: jnp.stack(x), *[parameter_of(params, name, key) for name in names])
+
+
+@functools.partial(jax.jit, static_argnames=("model", "epsilon"))
+def own_steps(model, params, images_BxHxWxC, epsilon=EPSILON):
+    """Each encoder layer's own two steps against the objectives that they should descend.
+
+    Returns:
+        A dictionary of arrays LxB: `added_cosine`, of what compression adds to z and the descent direction of
+        R^c(LN(z) | U) through LayerNorm (positive descends, negative ascends); `tied_cosine`, of MSSA(LN(z)) - LN(z)
+        and the same (the paper's convex form, with U itself as the output projection); and, where the layer takes one
+        ISTA step from LN(z), the LASSO objective, mean over tokens: `lasso_start` (at LN(z)), `lasso_positive` (at its
+        positive part), `lasso_after`.
+    """
+    layers = trace(model, params, images_BxHxWxC)[1]
+    names = model.encoder_names
+    heads, scale = heads_of(model, names[0]), logit_scale(model, names[0], layers[names[0]]["codes"].shape[-1])
+    has_ista = parameter_of(params, names[0], "ista_norm") is not None
+
+    def of_layer(held):
+        layer, subspaces, norm, sparsification = held
+
+        def cosines(one):
+            z, normed = one["input"].astype(jnp.float32), one["normed"].astype(jnp.float32)
+            added = (one["compressed"] - one["input"]).astype(jnp.float32)
+            descent = -theory.gradient_through_norm(z, norm, subspaces, num_heads=heads, epsilon=epsilon)
+            tied = mssa(normed[None], subspaces, num_heads=heads, scale=scale)[0] - normed
+            return {"added_cosine": theory.cosine(added, descent), "tied_cosine": theory.cosine(tied, descent)}
+
+        found = jax.lax.map(cosines, layer)
+        if not has_ista:
+            return found
+        norm, dictionary_DxD = sparsification
+        x = layer_norm(layer["compressed"].astype(jnp.float32), norm["scale"], norm["bias"], epsilon=1e-5)
+        step = theory.layer_step(x, dictionary_DxD, step_size=model.eta, sparsity=model.lambda_)[:3]
+        lasso = zip(("lasso_start", "lasso_positive", "lasso_after"), step, strict=True)
+        return found | {key: jnp.mean(value, -1) for key, value in lasso}
+
+    kept = ("input", "normed", "compressed")
+    stacked = {key: jnp.stack([layers[name][key] for name in names]) for key in kept}
+    sparsification = [stacked_of(params, names, key) for key in ("ista_norm", "dictionary")] if has_ista else None
+    bases = (stacked_of(params, names, key) for key in ("subspaces", "attention_norm"))
+    return jax.lax.map(of_layer, (stacked, *bases, sparsification))
 
 
 def spectrum(tokens_BxTxD, most=512):

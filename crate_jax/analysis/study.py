@@ -11,21 +11,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from crate_jax.analysis import dictionary, diffusion, inverse, objective, theory
+from crate_jax.analysis import dictionary, diffusion, inverse, objective
 from crate_jax.analysis.attention_maps import layer_codes
 from crate_jax.analysis.batches import batch_size, over_images
-from crate_jax.analysis.layerwise import (
-    attention_weights,
-    heads_of,
-    logit_scale,
-    measure_both,
-    subspaces_of,
-)
+from crate_jax.analysis.layerwise import attention_weights, measure_both
 from crate_jax.analysis.principal_components import colours
 from crate_jax.models.trace import trace
 from crate_jax.operators.masking import example_masks
-from crate_jax.operators.normalisation import layer_norm
-from crate_jax.operators.subspace_attention import mssa
 
 SHOWN = 8  # images in pictures
 FEW = 16  # images of the dear measurements
@@ -161,45 +153,7 @@ def _bases(found, untrained):
         atoms = dictionary.telling_atoms(parts["usage"][layer], 8)
         if len(atoms):
             parts["favourites"][layer] = (atoms, *dictionary.favourite_patches(values, atoms, 8))
-    return parts | {"steps": over_images(functools.partial(own_steps, model, params), found.images[:FEW])}
-
-
-@functools.partial(jax.jit, static_argnames=("model",))
-def own_steps(model, params, images_BxHxWxC):
-    """Each encoder layer's own two steps against what they descend on.
-
-    Returns:
-        A dictionary of arrays LxB: `added_cosine` (of what compression adds to z and the descent direction of R^c at
-        LN(z), eps 0.5: positive compresses, negative expands), `tied_cosine` (of (MSSA - 1) LN(z), the paper's
-        direction), `lasso_start` and `lasso_positive` (LASSO objective at LN(z') and its positive part, mean over
-        tokens), `lasso_after`.
-    """
-    layers = trace(model, params, images_BxHxWxC)[1]
-    names = model.encoder_names
-
-    def of_layer(held):
-        layer, subspaces, dictionary_DxD, norm = held
-        heads, scale = heads_of(model, names[0]), logit_scale(model, names[0], layer["codes"].shape[-1])
-
-        def cosines(one):
-            z = one["normed"].astype(jnp.float32)
-            added = (one["compressed"] - one["input"]).astype(jnp.float32)
-            slope = -theory.gradient_of_rate(z, subspaces, num_heads=heads, epsilon=0.5)
-            moved = mssa(z[None], subspaces, num_heads=heads, scale=scale)[0]
-            return theory.cosine(added, slope), theory.cosine(moved - z, slope)
-
-        added, tied = jax.lax.map(cosines, layer)
-        z = layer_norm(layer["compressed"].astype(jnp.float32), norm["scale"], norm["bias"], epsilon=1e-5)
-        start, positive, after, _ = theory.layer_step(z, dictionary_DxD, step_size=model.eta, sparsity=model.lambda_)
-        means = {"lasso_start": start, "lasso_positive": positive, "lasso_after": after}
-        return {"added_cosine": added, "tied_cosine": tied, **{key: jnp.mean(x, -1) for key, x in means.items()}}
-
-    kept = ("input", "normed", "codes", "compressed")
-    stacked = {key: jnp.stack([layers[name][key] for name in names]) for key in kept}
-    subspaces = jnp.stack([subspaces_of(params, name) for name in names])
-    dictionaries = jnp.stack([params[name]["sparsification"]["dictionary"] for name in names])
-    norms = jax.tree.map(lambda *x: jnp.stack(x), *[params[name]["sparsification"]["ista_norm"] for name in names])
-    return jax.lax.map(of_layer, (stacked, subspaces, dictionaries, norms))
+    return parts | {"steps": over_images(functools.partial(objective.own_steps, model, params), found.images[:FEW])}
 
 
 def _decoder(found, norm_pix, seed):

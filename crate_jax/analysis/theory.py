@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from crate_jax.operators.ista import ista, lasso_objective
+from crate_jax.operators.normalisation import layer_norm
 from crate_jax.operators.subspace_attention import mssa, split_heads
 
 
@@ -121,6 +122,27 @@ def gradient_of_rate(z_NxD, subspaces_DxKP, *, num_heads, epsilon):
     shrunk = jnp.linalg.solve(jnp.eye(gram_KxPxP.shape[-1]) + factor * gram_KxPxP, jnp.swapaxes(codes_KxNxP, 1, 2))
     slope_NxKxP = factor * jnp.transpose(shrunk, (2, 0, 1))
     return jnp.matmul(slope_NxKxP.reshape(z_NxD.shape[0], -1), subspaces_DxKP.T, precision="highest")
+
+
+def gradient_through_norm(z_NxD, norm, subspaces_DxKP, *, num_heads, epsilon):
+    """grad of R^c_eps(LN(Z) | U) with respect to Z, through the LayerNorm.
+
+    A layer reads LN(z) and adds to z. LayerNorm removes a token's mean and length, so moves along them change nothing
+    that the layer sees: this gradient is orthogonal to both, `gradient_of_rate` at LN(z) is not.
+
+    Args:
+        z_NxD: the tokens that the layer adds to.
+        norm: a dictionary with its LayerNorm's `scale` and `bias`.
+        subspaces_DxKP: bases, side by side.
+        num_heads: K.
+        epsilon: the distortion.
+
+    Returns:
+        gradient_NxD.
+    """
+    normed_NxD, pull_back = jax.vjp(lambda z: layer_norm(z, norm["scale"], norm["bias"], epsilon=1e-5), z_NxD)
+    slope_NxD = gradient_of_rate(normed_NxD, subspaces_DxKP, num_heads=num_heads, epsilon=epsilon)
+    return pull_back(slope_NxD.astype(normed_NxD.dtype))[0]
 
 
 def neumann_gradient(z_NxD, subspaces_DxKP, *, num_heads, epsilon):

@@ -7,7 +7,6 @@ import pytest
 
 import crate_jax
 from crate_jax.analysis.alarms import alarms
-from crate_jax.analysis.layerwise import feature_rank
 
 SMALL = {"image_size": 32, "patch_size": 8, "width": 32, "num_heads": 4, "depth": 3, "decoder_depth": 1}
 
@@ -59,16 +58,3 @@ def test_features_that_get_worse_while_the_loss_falls(network):
     assert alarms({**late, "loss": 1.5}, earlier=early) == []  # the loss did not fall: nothing is hidden by it
     assert alarms({**early, "loss": 0.5}, earlier=early) == []
     assert alarms(late) == [] and alarms({}) == []
-
-
-def test_feature_rank():
-    """Independent entries count each, copies once, constants not at all; scale and mean do not matter."""
-    rng = np.random.default_rng(0)
-    independent = rng.normal(size=(20, 50, 8))
-    np.testing.assert_allclose(feature_rank(jnp.float32(independent)), 8, rtol=0.1)
-    np.testing.assert_allclose(feature_rank(jnp.float32(5 + independent * np.logspace(-1, 1, 8))), 8, rtol=0.1)
-    copies = np.concatenate([independent[..., :2]] * 4, -1)
-    np.testing.assert_allclose(feature_rank(jnp.float32(copies)), 2, rtol=0.1)
-    some = np.concatenate([independent[..., :4], np.full((20, 50, 4), 3.0)], -1)
-    np.testing.assert_allclose(feature_rank(jnp.float32(some)), 4, rtol=0.1)
-    assert feature_rank(jnp.zeros((2, 5, 8))) == 0

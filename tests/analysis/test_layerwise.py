@@ -9,8 +9,11 @@ import crate_jax
 from crate_jax.analysis.layerwise import (
     attention_weights,
     effective_rank,
+    feature_rank,
     measure_decoder_layers,
+    orthonormal,
     subspace_overlap,
+    subspaces_of,
     token_similarity,
 )
 
@@ -97,6 +100,67 @@ def test_subspaces_that_coincide_and_that_do_not():
     np.testing.assert_allclose(
         subspace_overlap(jnp.float32(twice), 3), [[1, 1, 0], [1, 1, 0], [0, 0, 1]], atol=1e-5
     )  # scaled bases span the same subspace
+
+
+def test_rate_with_orthonormal_bases(official):
+    """Equal to NumPy; and, unlike the rate with raw U, the same when each U_k is multiplied by any matrix."""
+    model, params, images, _ = official
+    tokens = np.asarray(crate_jax.trace(model, params, images)[1]["encoder_01"]["normed"], np.float64)
+    subspaces = np.asarray(subspaces_of(params, "encoder_01"), np.float64)
+    want = np.zeros(3)
+    for k in range(3):
+        q = np.linalg.qr(subspaces[:, 16 * k : 16 * (k + 1)])[0]
+        for b in range(3):
+            w = tokens[b] @ q
+            want[b] += np.linalg.slogdet(np.eye(16) + 16 / (len(w) * 0.25) * w.T @ w)[1] / 2
+    measured = crate_jax.measure_layers(model, params, images)
+    np.testing.assert_allclose(measured["coding_rate_orthonormal"][1], want, rtol=1e-4)
+
+    skew = np.random.default_rng(0).normal(size=(16, 16)) + 3 * np.eye(16)
+    skewed = (subspaces.reshape(48, 3, 16) @ (3 * skew)).reshape(48, 48)
+    bases = [np.asarray(orthonormal(jnp.float32(x), 3)).reshape(48, 3, 16) for x in (subspaces, skewed)]
+    for k in range(3):  # the same projection, and orthonormal
+        first, second = bases[0][:, k], bases[1][:, k]
+        np.testing.assert_allclose(first @ first.T, second @ second.T, atol=1e-4)
+        np.testing.assert_allclose(second.T @ second, np.eye(16), atol=1e-5)
+
+
+def test_feature_rank():
+    """Independent features count one each, copies once, constants not at all; scale and mean do not matter."""
+    rng = np.random.default_rng(0)
+    independent = rng.normal(size=(20, 50, 8))
+    np.testing.assert_allclose(feature_rank(jnp.float32(independent)), 8, rtol=0.03)
+    np.testing.assert_allclose(feature_rank(jnp.float32(5 + independent * np.logspace(-1, 1, 8))), 8, rtol=0.03)
+    copies = np.concatenate([independent[..., :2]] * 4, -1)
+    np.testing.assert_allclose(feature_rank(jnp.float32(copies)), 2, rtol=0.03)
+    some = np.concatenate([independent[..., :4], np.full((20, 50, 4), 3.0)], -1)
+    np.testing.assert_allclose(feature_rank(jnp.float32(some)), 4, rtol=0.03)
+    assert feature_rank(jnp.zeros((2, 5, 8))) == 0
+    assert feature_rank(jnp.float32(independent[:1])) > 7  # of one image: between its tokens
+
+
+@pytest.mark.parametrize("width", [128, 768])
+def test_feature_rank_does_not_depend_on_how_many_tokens(width):
+    """1,024 tokens of independent features: the plain participation ratio says 114 of 128 and 438 of 768."""
+    rng = np.random.default_rng(1)
+    features = rng.normal(size=(16, 64, width))
+    flat = features.reshape(-1, width)
+    plain = width**2 / np.sum(np.corrcoef(flat.T) ** 2)
+    assert plain < 0.9 * width
+    np.testing.assert_allclose(feature_rank(jnp.float32(features)), width, rtol=0.03)
+    loading = rng.normal(size=(width, width)) / width**0.5  # known correlations: features = independent @ loading
+    covariance = loading.T @ loading
+    true = covariance / np.sqrt(np.outer(np.diag(covariance), np.diag(covariance)))
+    np.testing.assert_allclose(feature_rank(jnp.float32(features @ loading)), width**2 / np.sum(true**2), rtol=0.05)
+
+
+def test_feature_rank_with_tokens_of_one_image_that_depend_on_each_other():
+    """Half of a feature's variance is the image's: still independent features; the true value is known."""
+    rng = np.random.default_rng(2)
+    features = rng.normal(size=(32, 1, 64)) + rng.normal(size=(32, 32, 64))
+    plain = 64**2 / np.sum(np.corrcoef(features.reshape(-1, 64).T) ** 2)
+    assert plain < 48
+    np.testing.assert_allclose(feature_rank(jnp.float32(features)), 64, rtol=0.1)
 
 
 def test_extremes_are_finite():

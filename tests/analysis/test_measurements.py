@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 
 import crate_jax
-from crate_jax.analysis import dictionary, diffusion, inverse, objective, principal_components
+from crate_jax.analysis import dictionary, diffusion, inverse, objective, principal_components, theory
 from crate_jax.analysis.batches import over_images
+from tests.analysis.test_theory import normed_rate
 
 SMALL = {"image_size": 32, "patch_size": 8, "width": 32, "num_heads": 4, "depth": 2, "decoder_depth": 2}
 
@@ -54,21 +55,42 @@ def test_half_layers(network):
         for index, stage in np.ndindex(2, 3):
             name = f"{part}_{index:02d}"
             z = np.asarray(layers[name][stages[stage]], np.float64)[1]
-            norm = params[name][step]["attention_norm"]
+            held = params[name][step]
+            norm = held["attention_norm"]
             x = (z - z.mean(-1, keepdims=True)) / np.sqrt(z.var(-1, keepdims=True) + 1e-5)
             x = x * np.asarray(norm["scale"]) + np.asarray(norm["bias"])
             rate = np.linalg.slogdet(np.eye(32) + 32 / (17 * 0.25) * x.T @ x)[1] / 2
-            w = (x @ np.asarray(params[name][step]["attention"]["subspaces"])).reshape(17, 4, 8)
+            w = (x @ np.asarray(held["attention"]["subspaces"])).reshape(17, 4, 8)
             codes = sum(np.linalg.slogdet(np.eye(8) + 8 / (17 * 0.25) * w[:, k].T @ w[:, k])[1] / 2 for k in range(4))
             scale = np.sqrt((z**2).mean(-1, keepdims=True))
             unit = np.divide(z, scale, out=np.zeros_like(z), where=scale > 0)
-            want = {"rate": rate, "coding_rate": codes, "l1": np.abs(unit).mean()}
+            bases = [np.linalg.qr(one)[0] for one in np.split(np.asarray(held["attention"]["subspaces"]), 4, axis=1)]
+            unscaled = sum(np.linalg.slogdet(np.eye(8) + 8 / (17 * 0.25) * (x @ q).T @ (x @ q))[1] / 2 for q in bases)
+            want = {"rate": rate, "coding_rate": codes, "coding_rate_orthonormal": unscaled, "l1": np.abs(unit).mean()}
             for key, value in want.items():
                 np.testing.assert_allclose(terms[key][index, stage, 1], value, rtol=1e-3, err_msg=f"{name} {key}")
     np.testing.assert_allclose(
         found["encoder"]["coding_rate"][:, 0],
         crate_jax.measure_layers(model, params, images)["coding_rate"], rtol=1e-4,
     )  # fmt: skip
+
+
+def test_own_steps(network):
+    """Along the exact descent direction, computed by finite differences of the float64 rate through LayerNorm."""
+    model, params, images = network
+    found = objective.own_steps(model, params, images)
+    assert {value.shape for value in found.values()} == {(2, 3)}
+    layer = crate_jax.trace(model, params, images)[1]["encoder_01"]
+    held = params["encoder_01"]["compression"]
+    z = np.asarray(layer["input"], np.float64)[1]
+    added = np.asarray(layer["compressed"], np.float64)[1] - z
+    gain, shift = (np.asarray(held["attention_norm"][key], np.float64) for key in ("scale", "bias"))
+    arguments = (gain, shift, np.asarray(held["attention"]["subspaces"], np.float64), 4, 0.5)
+    norm = {"scale": jnp.float32(gain), "bias": jnp.float32(shift)}
+    slope = theory.gradient_through_norm(jnp.float32(z), norm, jnp.float32(arguments[2]), num_heads=4, epsilon=0.5)
+    change = (normed_rate(z + 1e-5 * added, *arguments) - normed_rate(z - 1e-5 * added, *arguments)) / 2e-5
+    want = -change / (np.linalg.norm(added) * np.linalg.norm(slope))
+    np.testing.assert_allclose(found["added_cosine"][1, 1], want, rtol=1e-2, atol=1e-4)
 
 
 def test_spectrum():

@@ -7,6 +7,7 @@ import numpy as np
 from crate_jax.analysis import theory
 from crate_jax.operators.coding_rate import subspace_coding_rate
 from crate_jax.operators.ista import ista
+from crate_jax.operators.normalisation import layer_norm
 from crate_jax.operators.subspace_attention import split_heads
 
 
@@ -64,6 +65,49 @@ def test_mssa_follows_the_gradient_of_the_rate():
     assert error[0] > 1  # and worth nothing at a small eps
     assert np.all(got["mssa_cosine"][1:] > 0)  # (1 - c) z + c MSSA(z) descends
     assert np.all(got["added_cosine"][1:] < 0)  # z + MSSA(z) climbs: what the skip connection does
+
+
+def normed_rate(z, gain, shift, subspaces, heads, epsilon):
+    """R^c(LN(Z) | U) in float64 NumPy."""
+    x = z - z.mean(1, keepdims=True)
+    x = x / np.sqrt((x**2).mean(1, keepdims=True) + 1e-5) * gain + shift
+    codes = (x @ subspaces).reshape(len(z), heads, -1)
+    size = codes.shape[-1]
+    factor = size / (len(z) * epsilon**2)
+    return sum(np.linalg.slogdet(np.eye(size) + factor * w.T @ w)[1] for w in codes.swapaxes(0, 1)) / 2
+
+
+def test_gradient_through_layer_norm():
+    """Against central differences in float64; orthogonal to every token's length and mean, which LayerNorm removes."""
+    rng = np.random.default_rng(0)
+    z, gain, shift = 2 * rng.normal(size=(12, 16)) + 1, rng.uniform(0.5, 2, 16), rng.normal(size=16)
+    subspaces = rng.normal(size=(16, 16)) / 4
+    norm = {"scale": jnp.float32(gain), "bias": jnp.float32(shift)}
+    got = theory.gradient_through_norm(jnp.float32(z), norm, jnp.float32(subspaces), num_heads=2, epsilon=0.5)
+    got, want = np.asarray(got, np.float64), np.zeros_like(z)
+    for place in np.ndindex(*z.shape):
+        step = np.zeros_like(z)
+        step[place] = 1e-5
+        up, down = (normed_rate(z + sign * step, gain, shift, subspaces, 2, 0.5) for sign in (1, -1))
+        want[place] = (up - down) / 2e-5
+    np.testing.assert_allclose(got, want, atol=1e-4 * np.abs(want).max())
+    lengths = np.linalg.norm(got, axis=1)
+    centred = z - z.mean(1, keepdims=True)
+    assert np.all(np.abs((got * centred).sum(1)) < 1e-4 * lengths * np.linalg.norm(centred, axis=1))
+    assert np.all(np.abs(got.sum(1)) < 1e-4 * lengths * 4)
+
+
+def test_gradient_at_the_normalised_tokens_is_another_direction():
+    """On random tokens a third or more of its square lies along the tokens themselves, where the layer is blind."""
+    z = jax.random.normal(jax.random.key(4), (64, 128))
+    norm = {"scale": jnp.ones(128), "bias": jnp.zeros(128)}
+    subspaces = jax.random.normal(jax.random.key(5), (128, 128)) / 128**0.5
+    x = layer_norm(z, norm["scale"], norm["bias"], epsilon=1e-5)
+    at = theory.gradient_of_rate(x, subspaces, num_heads=4, epsilon=0.5)
+    through = theory.gradient_through_norm(z, norm, subspaces, num_heads=4, epsilon=0.5)
+    radial = jnp.sum(at * x, -1) / jnp.linalg.norm(x, axis=-1)
+    assert jnp.sum(radial**2) / jnp.sum(at**2) > 0.25
+    assert theory.cosine(at, through) < 0.9
 
 
 def test_ista_descends_below_its_step_and_not_beyond():
