@@ -1,36 +1,59 @@
-"""Configs: found by file or by installed name, overridden by leaf, checked against the schema before anything starts.
+"""Configs: every leaf of the schema, overridden by leaf, checked before anything starts.
 
 A config file is Python with a `get_config()` that takes `default_config()` and sets what differs. Nothing is silently
-ignored: an unknown leaf, a wrong type or an impossible value ends in one sentence.
+ignored: an unknown leaf, a wrong type or a value outside its range ends in one sentence. A config remembers which
+leaves were given (set by its file or the command line, be it to the default), for fine-tuning inherits the others.
 """
 
 import ast
 import json
-import math
-import pathlib
-import runpy
+import numbers
 
 import ml_collections
 
+from crate_jax.config_files import config_of_file, find_config
 from crate_jax.config_schema import LEAVES
 from crate_jax.errors import UserError, nearest
 
+_KINDS = {int: "a whole number", float: "a number", str: "a text", bool: "True or False", tuple: "a list"}
+
+
+class Config(ml_collections.ConfigDict):
+    """A ConfigDict that remembers which of its leaves were set after it was made."""
+
+    def __init__(self):
+        object.__setattr__(self, "_given", set())
+        super().__init__(type_safe=False)
+
+    def __setitem__(self, key, value):
+        super().__setitem__(key, value)
+        self._given.add(key)
+
+    def __setstate__(self, state):
+        object.__setattr__(self, "_given", set())
+        super().__setstate__(state)
+        object.__setattr__(self, "_given", set(state["_given"]))
+
 
 def default_config():
-    """A config with every leaf at its default."""
+    """A config with every leaf at its default, none of them given."""
     return _nest({name: leaf.default for name, leaf in LEAVES.items()})
 
 
-def _nest(flat):
-    config = ml_collections.ConfigDict(type_safe=False, convert_dict=True)
+def _nest(flat, given_leaves=()):
+    config = Config()
     for name, value in flat.items():
-        node = config
-        *parents, last = name.split(".")
+        node, (*parents, last) = config, name.split(".")
         for parent in parents:
             if parent not in node:
-                node[parent] = ml_collections.ConfigDict(type_safe=False)
+                node[parent] = Config()
             node = node[parent]
         node[last] = value
+    for node in (config, *(value for value in config.values() if isinstance(value, Config))):
+        node._given.clear()
+    for name in given_leaves:
+        parent, _, last = name.rpartition(".")
+        (config[parent] if parent else config)._given.add(last)
     return config
 
 
@@ -45,76 +68,34 @@ def flatten(config):
     return flat
 
 
-def installed_configs():
-    """Name to path of the configs that came with the package (or stand in the checkout it runs from)."""
-    here = pathlib.Path(__file__).resolve().parent
-    for folder in (here / "configs", here.parent / "configs"):
-        if (folder / "quickstart.py").is_file():
-            return {path.stem: path for path in sorted(folder.glob("*.py")) if path.stem != "__init__"}
-    return {}
-
-
-def find_config(name):
-    """The file that `--config=NAME` means.
-
-    Raises:
-        UserError: neither a file nor an installed config.
-    """
-    path = pathlib.Path(name)
-    if path.is_file():
-        return path
-    installed = installed_configs()
-    if path.stem in installed and path.suffix in ("", ".py") and path.parent.name in ("", "configs"):
-        return installed[path.stem]
-    raise UserError(f"--config={name}: no such file, and no config of this name is installed{nearest(name, installed)}")
-
-
-def run_config_file(path):
-    """The names that a config file defines.
-
-    Raises:
-        UserError: the file fails, with its own error and line.
-    """
-    try:
-        return runpy.run_path(str(path))
-    except UserError:
-        raise
-    except Exception as error:  # whatever a person's file raises is told, not traced
-        raise UserError(f"--config={path}: the file itself fails: {_where(error, path)}") from error
-
-
-def _where(error, path):
-    line, trace = getattr(error, "lineno", None), error.__traceback__
-    while trace is not None:
-        if trace.tb_frame.f_code.co_filename == str(path):
-            line = trace.tb_lineno
-        trace = trace.tb_next
-    return f"{type(error).__name__}: {error}" + (f" (line {line})" if line else "")
+def given(config):
+    """The dotted leaves that a file or a command line gave, whatever the value; all of a plain ConfigDict."""
+    names = set()
+    for key, value in config.items():
+        if isinstance(value, ml_collections.ConfigDict):
+            names |= {f"{key}.{inner}" for inner in given(value)}
+        elif not isinstance(config, Config) or key in config._given:
+            names.add(key)
+    return names
 
 
 def load_config(name, overrides=()):
     """A checked config.
 
     Args:
-        name: a file, or the name of an installed config.
+        name: a file or an installed config, with an argument or without (`config_files`).
         overrides: pairs (dotted leaf, text or value), as `--config.a.b=v` gives them.
 
     Returns:
-        An `ml_collections.ConfigDict` with every leaf of the schema.
+        A `Config` with every leaf of the schema.
 
     Raises:
-        UserError: see `check_config`.
+        UserError: see `check_leaf`; an unknown leaf.
     """
-    path = find_config(name)
-    get_config = run_config_file(path).get("get_config")
-    if get_config is None:
-        raise UserError(f"--config={path}: the file has no get_config()")
-    try:
-        config = get_config()
-    except UserError:
-        raise
-    except Exception as error:
-        raise UserError(f"--config={path}: get_config() fails: {_where(error, path)}") from error
+    path, argument = find_config(name)
+    if path.suffix == ".json":
+        return from_json(path.read_text(), overrides)
+    config = config_of_file(path, argument)
     if not isinstance(config, ml_collections.ConfigDict):
         raise UserError(f"--config={path}: get_config() returns {type(config).__name__}, not a ConfigDict")
     return override(config, overrides, source=str(path))
@@ -125,27 +106,28 @@ def override(config, overrides=(), *, source="the config"):
 
     Args:
         config: a ConfigDict; leaves it lacks take their defaults.
-        overrides: pairs (dotted leaf, text or value).
+        overrides: pairs (dotted leaf, text or value); these leaves count as given.
         source: what an error calls the config.
 
     Raises:
-        UserError: see `check_config`.
+        UserError: see `check_leaf`; an unknown leaf.
     """
     flat = {name: leaf.default for name, leaf in LEAVES.items()}
     for name, value in flatten(config).items():
         if name not in LEAVES:
             raise UserError(f"{source}: there is no setting {name}{nearest(name, LEAVES)}")
         flat[name] = value
+    leaves = given(config)
     for name, value in overrides:
         if name not in LEAVES:
             raise UserError(f"--config.{name}: there is no such setting{nearest(name, LEAVES)}")
         flat[name] = _parse(name, value) if isinstance(value, str) else value
-    config = _nest({name: _coerce(name, value) for name, value in flat.items()})
-    check_config(config)
-    return config
+        leaves.add(name)
+    return _nest({name: check_leaf(name, value) for name, value in flat.items()}, leaves)
 
 
 def _parse(name, text):
+    """The value that a command line's text stands for; the text itself where it is no Python literal."""
     leaf = LEAVES[name]
     if text in ("None", "none", "null") and (leaf.default is None or leaf.type is not str):
         return None
@@ -155,47 +137,75 @@ def _parse(name, text):
         return text.lower() == "true"
     try:
         return ast.literal_eval(text)
-    except (ValueError, SyntaxError):
+    except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
         return text
 
 
-def _coerce(name, value):
-    """The value in its leaf's type; refuses what is not of it."""
-    leaf = LEAVES[name]
-    if value is None:
-        if leaf.default is None:
-            return None
-    elif leaf.type is float and isinstance(value, int | float) and not isinstance(value, bool):
-        return float(value)
-    elif leaf.type is int and isinstance(value, int | float) and not isinstance(value, bool) and value == int(value):
-        return int(value)
-    elif leaf.type is tuple and isinstance(value, list | tuple):
-        return tuple(value)
-    elif leaf.type in (str, bool) and isinstance(value, leaf.type):
-        return value
-    kind = {int: "a whole number", float: "a number", str: "a text", bool: "True or False", tuple: "a list"}[leaf.type]
-    raise UserError(f"{name}={value!r} is not {kind} ({leaf.doc}).")
+def check_leaf(name, value):
+    """The value of one leaf, in the leaf's type; settings that must fit together are checked where they are used.
 
-
-def check_config(config):
-    """Checks every leaf for itself; what must fit together is checked where it is used.
+    Args:
+        name: dotted leaf.
+        value: what a file or a command line gives.
 
     Raises:
-        UserError: a value outside its bounds or choices.
+        UserError: another type, or a value outside the leaf's range or choices.
     """
-    flat = flatten(config)
-    for name, leaf in LEAVES.items():
-        value = flat[name]
-        if value is None:
-            continue
-        if leaf.choices and value not in leaf.choices:
-            raise UserError(f"{name}={value!r} is none of {', '.join(leaf.choices)}.")
-        if leaf.type is float and not math.isfinite(value):
-            raise UserError(f"{name}={value} is not a finite number.")
-        if leaf.low is not None and value < leaf.low:
-            raise UserError(f"{name}={value} is below {leaf.low} ({leaf.doc}).")
-        if leaf.high is not None and value > leaf.high:
-            raise UserError(f"{name}={value} is above {leaf.high} ({leaf.doc}).")
+    leaf = LEAVES[name]
+    if value is None and leaf.default is None:
+        return None
+    if leaf.type in (int, float) and _is_number(value):
+        value = _number(name, leaf, leaf.type, value)
+    elif leaf.type is tuple and isinstance(value := _entries(leaf, value), tuple | list):
+        value = _checked_entries(name, leaf, value)
+    elif leaf.type not in (str, bool) or not isinstance(value, leaf.type):
+        raise UserError(f"{name}={shown(value)} is not {_KINDS[leaf.type]} ({leaf.doc}).")
+    if leaf.choices and value not in leaf.choices:
+        raise UserError(f"{name}={shown(value)} is none of {', '.join(map(str, leaf.choices))} ({leaf.doc}).")
+    if leaf.type is str and not value.strip():
+        raise UserError(f"{name} is empty; give it a value ({leaf.doc}).")
+    return value
+
+
+def _entries(leaf, value):
+    """A lone number or text as a list: 0.5 as (0.5,), "cat,dog" as ("cat", "dog")."""
+    if leaf.items is str and isinstance(value, str):
+        return tuple(part.strip() for part in value.split(","))
+    return (value,) if leaf.items is float and _is_number(value) else value
+
+
+def _checked_entries(name, leaf, value):
+    kind = {float: "numbers", str: "texts"}.get(leaf.items)
+    if kind and not all(_is_number(one) if leaf.items is float else isinstance(one, str) for one in value):
+        raise UserError(f"{name}={shown(value)} is not a list of {kind} ({leaf.doc}).")
+    if leaf.length and len(value) not in leaf.length:
+        wanted = " or ".join(map(str, leaf.length))
+        raise UserError(f"{name}={shown(value)} has {len(value)} entries, not {wanted} ({leaf.doc}).")
+    if leaf.items is float:
+        value = [_number(name, leaf, float, one) for one in value]
+    if leaf.ascending and list(value) != sorted(value):
+        raise UserError(f"{name}={tuple(value)} must not decrease ({leaf.doc}).")
+    return tuple(value)
+
+
+def shown(value):
+    """The value as an error shows it: its `repr`, cut where it is long."""
+    text = repr(value)
+    return text if len(text) <= 80 else f"{text[:60]}... ({len(text)} characters)"
+
+
+def _is_number(value):
+    return isinstance(value, numbers.Real) and not isinstance(value, bool)
+
+
+def _number(name, leaf, kind, value):
+    """An int or a float within the leaf's range."""
+    if not leaf.admits(value):
+        allowed = f"outside {leaf.range}" if leaf.range else "not a finite number"
+        raise UserError(f"{name}={shown(value)} is {allowed} ({leaf.doc}).")
+    if kind is int and value != int(value):
+        raise UserError(f"{name}={shown(value)} is not a whole number ({leaf.doc}).")
+    return kind(value)
 
 
 def model_overrides(config):
@@ -222,6 +232,8 @@ def from_json(text, overrides=()):
         tree = json.loads(text)
     except ValueError as error:
         raise UserError(f"config.json is not JSON ({error}); restore it from the run's config file.") from error
+    if not isinstance(tree, dict):
+        raise UserError("config.json holds no settings; restore it from the run's config file.")
     return override(ml_collections.ConfigDict(tree, type_safe=False), overrides, source="config.json")
 
 

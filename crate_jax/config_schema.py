@@ -1,8 +1,8 @@
-"""Every leaf of every config: its default, its type, and what it is for.
+"""The schema: every leaf of every config, with its type, default, range, unit and meaning, in one table.
 
-One table, so that an unknown key can be refused with the nearest known one, a type can be checked before anything
-slow starts, and `crate-jax inspect` can say what a number means. A default of None together with a type reads "from the
-name of the model", or "not set".
+Whatever speaks of settings reads this table: an unknown key is refused with the nearest known one, and a value outside
+its range before anything slow starts; `crate-jax inspect --config=NAME` and the documentation print it. A default of
+None reads "from the name of the model" below `model.`, elsewhere "not set".
 """
 
 import dataclasses
@@ -16,10 +16,14 @@ class Leaf:
     Attributes:
         default: its value where a config says nothing.
         type: int, float, bool, str or tuple.
-        doc: what it is, with its unit.
+        doc: one sentence or clause: what it is, with its unit.
         choices: the values allowed, if they are few.
-        resume: True if a run may change it when it goes on; it must not change the result.
-        low, high: bounds, inclusive; None is none.
+        resume: True if a run may change it on resume; it must not change the result.
+        low, high: inclusive bounds, of each entry of a tuple; None is no bound.
+        above, below: exclusive bounds, likewise.
+        items: type of a tuple's entries: float, str, or None where whoever reads the leaf checks them.
+        length: how many entries a tuple may have; () is any number.
+        ascending: True if the entries of a tuple must not decrease.
     """
 
     default: Any
@@ -29,46 +33,94 @@ class Leaf:
     resume: bool = False
     low: float | None = None
     high: float | None = None
+    above: float | None = None
+    below: float | None = None
+    items: type | None = None
+    length: tuple = ()
+    ascending: bool = False
 
+    @property
+    def range(self):
+        """The allowed numbers as a person writes an interval, such as "[0, 1)" or ">= 1"; "" for no bounds."""
+        bottom = self.above if self.low is None else self.low
+        top = self.below if self.high is None else self.high
+        if top is None:
+            return "" if bottom is None else f"{'>' if self.low is None else '>='} {bottom}"
+        return f"{'(' if self.low is None else '['}{bottom}, {top}{')' if self.high is None else ']'}"
+
+    def admits(self, number):
+        """Whether a number is finite and lies within the bounds; exact for integers of any size."""
+        finite = abs(number) != float("inf") and number == number
+        return finite and not (
+            (self.low is not None and number < self.low)
+            or (self.high is not None and number > self.high)
+            or (self.above is not None and number <= self.above)
+            or (self.below is not None and number >= self.below)
+        )
+
+
+STEPS = 2**31 - 1  # a step's number is an int32 on the device
+WORD = 2**32 - 1  # the largest seed of JAX's and NumPy's generators
 
 LEAVES = {
-    "seed": Leaf(0, int, "of parameters, data order, augmentation and masks", low=0),
-    "total_steps": Leaf(None, int, "optimizer steps; wins over total_epochs", low=1),
-    "total_epochs": Leaf(None, float, "passes over the training split", low=0),
-    "batch_size": Leaf(128, int, "images a step, over all hosts", low=1),
-    "log_every_steps": Leaf(50, int, "steps between lines of metrics.jsonl", resume=True, low=1),
-    "measure_every_steps": Leaf(200, int, "steps between measurements of the layers; 0: never", resume=True, low=0),
-    "measure_images": Leaf(16, int, "images of the batch that the layers are measured on", resume=True, low=1),
-    "evaluate_every_steps": Leaf(
-        0, int, "steps between kNN and probe of frozen features, on the validation split; 0: never", resume=True, low=0
+    "seed": Leaf(0, int, "seed of parameters, data order, augmentation and masks", low=0, high=WORD),
+    "total_steps": Leaf(None, int, "optimizer steps; wins over total_epochs", low=1, high=STEPS),
+    "total_epochs": Leaf(None, float, "passes over the training split", above=0, high=1e6),
+    "batch_size": Leaf(128, int, "images per step, over all hosts", low=1, high=2**24),
+    "log_every_steps": Leaf(50, int, "steps between lines of metrics.jsonl", resume=True, low=1, high=STEPS),
+    "measure_every_steps": Leaf(
+        200, int, "steps between measurements of the layers; 0: never", resume=True, low=0, high=STEPS
     ),
-    "profile_at_step": Leaf(None, int, "writes a profiler trace of five steps from here", resume=True, low=1),
+    "measure_images": Leaf(
+        16, int, "images of the batch that the layers are measured on", resume=True, low=1, high=2**24
+    ),
+    "evaluate_every_steps": Leaf(
+        0,
+        int,
+        "steps between kNN and probe of frozen features, on the validation split; 0: never",
+        resume=True,
+        low=0,
+        high=STEPS,
+    ),
+    "profile_at_step": Leaf(
+        None, int, "step from which a profiler trace of five steps is written", resume=True, low=1, high=STEPS
+    ),
     "norm_pix_loss": Leaf(False, bool, "targets are each patch's standardised pixels"),
     # -- the network: any of these is an override of create_model; None is what the name says
-    "model.name": Leaf("crate_mae_base", str, "crate_mae_base, vit_mae_base, ...: see crate-jax inspect"),
-    "model.image_size": Leaf(None, int, "pixels, height and width", low=1),
-    "model.patch_size": Leaf(None, int, "pixels; divides image_size", low=1),
-    "model.channels": Leaf(None, int, "of the image", low=1),
-    "model.width": Leaf(None, int, "D, the length of a token", low=4),
-    "model.depth": Leaf(None, int, "encoder layers", low=1),
-    "model.decoder_depth": Leaf(None, int, "decoder layers", low=0),
-    "model.num_heads": Leaf(None, int, "K subspaces; divides width", low=1),
-    "model.decoder_width": Leaf(None, int, "ViT-MAE only: token length in the decoder", low=4),
-    "model.decoder_num_heads": Leaf(None, int, "ViT-MAE only", low=1),
-    "model.eta": Leaf(None, float, "step size of ISTA", low=0),
-    "model.lambda_": Leaf(None, float, "sparsity weight of ISTA", low=0),
+    "model.name": Leaf("crate_mae_base", str, "named network, such as crate_mae_base or vit_mae_large"),
+    "model.image_size": Leaf(None, int, "height and width of the images, pixels", low=1, high=8192),
+    "model.patch_size": Leaf(None, int, "side of a patch, pixels; divides image_size", low=1, high=1024),
+    "model.channels": Leaf(None, int, "channels of the images: 1 grey, 3 RGB", choices=(1, 3)),
+    "model.width": Leaf(None, int, "D, the length of a token; a multiple of 4", low=4, high=65536),
+    "model.depth": Leaf(None, int, "encoder layers", low=1, high=1024),
+    "model.decoder_depth": Leaf(None, int, "decoder layers", low=0, high=1024),
+    "model.num_heads": Leaf(None, int, "K, the number of subspaces (attention heads); divides width", low=1, high=4096),
+    "model.decoder_width": Leaf(None, int, "ViT-MAE only: token length in the decoder", low=4, high=65536),
+    "model.decoder_num_heads": Leaf(None, int, "ViT-MAE only: heads in the decoder", low=1, high=4096),
+    "model.eta": Leaf(None, float, "eta, the step size of ISTA", low=0, high=1000),
+    "model.lambda_": Leaf(None, float, "lambda, the sparsity weight of ISTA", low=0, high=1e6),
     "model.mask_mode": Leaf(None, str, "what the encoder sees of a removed patch", choices=("token", "zero", "drop")),
-    "model.mask_ratio": Leaf(None, float, "fraction of patches removed, in (0, 1)"),
-    "model.output_projection": Leaf(None, str, "of MSSA: a matrix of its own, or U", choices=("learned", "tied")),
-    "model.skip": Leaf(None, str, "what the compression step adds to", choices=("input", "normed")),
-    "model.attention_scale": Leaf(None, str, "of MSSA: P^-1/2, or P/(N eps^2)", choices=("official", "paper")),
-    "model.kappa": Leaf(None, float, "step size of compression, attention_scale='paper'", low=0),
-    "model.epsilon": Leaf(None, float, "eps of the coding rate, attention_scale='paper'", low=0),
-    "model.positions": Leaf(None, str, "added once, or taken off again at the end", choices=("added", "subtracted")),
-    "model.table_image_size": Leaf(None, int, "pixels the position table was made for; None: image_size", low=1),
+    "model.mask_ratio": Leaf(None, float, "fraction of the patches that are removed", above=0, below=1),
+    "model.output_projection": Leaf(
+        None, str, "output projection of MSSA: a matrix of its own, or U", choices=("learned", "tied")
+    ),
+    "model.skip": Leaf(None, str, "what the compression step is added to", choices=("input", "normed")),
+    "model.attention_scale": Leaf(
+        None, str, "scale of MSSA: P^-1/2, or the paper's P/(N eps^2)", choices=("official", "paper")
+    ),
+    "model.kappa": Leaf(None, float, "step size of compression, attention_scale='paper'", low=0, high=1000),
+    "model.epsilon": Leaf(None, float, "eps of the coding rate, attention_scale='paper'", low=1e-3, high=1000),
+    "model.positions": Leaf(
+        None, str, "positions are added once, or subtracted again at the output", choices=("added", "subtracted")
+    ),
+    "model.table_image_size": Leaf(
+        None, int, "image size of the position table, pixels; None: image_size", low=1, high=8192
+    ),
     "model.learned_positions": Leaf(None, bool, "classifiers only: the position table is trained"),
-    "model.dtype": Leaf(None, str, "of the computation; parameters stay float32", choices=("float32", "bfloat16")),
-    "model.scan_layers": Leaf(None, bool, "one compiled layer, looped over", resume=True),
+    "model.dtype": Leaf(
+        None, str, "dtype of the computation; parameters stay float32", choices=("float32", "bfloat16")
+    ),
+    "model.scan_layers": Leaf(None, bool, "one compiled layer in a loop over the depth", resume=True),
     "model.remat": Leaf(
         None, str, "what the backward pass recomputes", resume=True, choices=("none", "dots", "full", "names")
     ),
@@ -86,83 +138,182 @@ LEAVES = {
         resume=True,
         choices=("auto", "xla", "pallas"),
     ),
-    "model.num_classes": Leaf(None, int, "classifiers only; None: as the data set has", low=1),
-    "model.drop_path": Leaf(None, float, "classifiers only: stochastic depth of the last layer", low=0, high=1),
+    "model.num_classes": Leaf(None, int, "classifiers only; None: as the data set has", low=2, high=10**7),
+    "model.drop_path": Leaf(None, float, "classifiers only: stochastic depth, rate of the last layer", low=0, below=1),
     "model.pooling": Leaf(None, str, "classifiers only: what the head reads", choices=("cls", "mean")),
     # -- data
     "data.name": Leaf("imagenet2012", str, "a TFDS name, embedded_photographs, embedded_digits, or image_folder"),
-    "data.data_dir": Leaf(None, str, "where the data set lies; None: TFDS's own place", resume=True),
-    "data.train_split": Leaf("train", str, "TFDS slicing syntax is understood"),
-    "data.validation_split": Leaf("validation", str, "held out; reconstructed and evaluated, never trained on"),
-    "data.show_split": Leaf(
-        None, str, "pictures that figures complete tile by tile, beside held-out images", resume=True
+    "data.data_dir": Leaf(
+        None, str, "folder of pictures, or TFDS's root folder; None: TFDS's default folder", resume=True
     ),
-    "data.show_classes": Leaf((), tuple, "which of them: the first of each of these classes", resume=True),
+    "data.train_split": Leaf("train", str, "split that is trained on, with TFDS slicing syntax"),
+    "data.validation_split": Leaf(
+        "validation", str, "held-out split: reconstructed and evaluated, never trained on", resume=True
+    ),
+    "data.show_split": Leaf(
+        None, str, "split whose pictures figures complete tile by tile, beside held-out images", resume=True
+    ),
+    "data.show_classes": Leaf(
+        (), tuple, "classes of show_split that are shown: the first picture of each", resume=True, items=str
+    ),
     "data.augmentation": Leaf(
         "mae",
         str,
-        "of training images: MAE's crop, small affine maps, or a centre crop",
+        "augmentation of training images: MAE's random crop, small affine maps, or a centre crop",
         choices=("mae", "affine", "none"),
     ),
-    "data.crop_scale": Leaf((0.2, 1.0), tuple, "area of the random crop, as fractions of the image"),
-    "data.crop_ratio": Leaf((3 / 4, 4 / 3), tuple, "width over height of the random crop"),
+    "data.crop_scale": Leaf(
+        (0.2, 1.0),
+        tuple,
+        "least and greatest area of the random crop, as fractions of the image",
+        above=0,
+        high=1,
+        items=float,
+        length=(2,),
+        ascending=True,
+    ),
+    "data.crop_ratio": Leaf(
+        (3 / 4, 4 / 3),
+        tuple,
+        "least and greatest width over height of the random crop",
+        low=0.01,
+        high=100,
+        items=float,
+        length=(2,),
+        ascending=True,
+    ),
     "data.flip": Leaf(True, bool, "half of the training images are mirrored"),
-    "data.interpolation": Leaf("bicubic", str, "of every resize", choices=("bilinear", "bicubic")),
-    "data.resize": Leaf(None, int, "shorter side before the centre crop; None: image_size * 256 / 224", low=1),
-    "data.randaugment": Leaf(0, int, "operations drawn for each training image (fine-tuning: 2)", low=0),
-    "data.randaugment_magnitude": Leaf(9.0, float, "of each operation, on a scale to 10", low=0, high=10),
-    "data.randaugment_std": Leaf(0.5, float, "standard deviation of the magnitude", low=0),
+    "data.interpolation": Leaf("bicubic", str, "interpolation of every resize", choices=("bilinear", "bicubic")),
+    "data.resize": Leaf(
+        None, int, "shorter side before the centre crop, pixels; None: image_size * 256 / 224", low=1, high=16384
+    ),
+    "data.randaugment": Leaf(
+        0, int, "RandAugment operations drawn per training image (fine-tuning: 2)", low=0, high=100
+    ),
+    "data.randaugment_magnitude": Leaf(9.0, float, "magnitude of each operation, on a scale to 10", low=0, high=10),
+    "data.randaugment_std": Leaf(0.5, float, "standard deviation of the magnitude", low=0, high=10),
     "data.erasing": Leaf(0.0, float, "chance that a rectangle becomes noise (fine-tuning: 0.25)", low=0, high=1),
-    "data.mixup": Leaf(0.0, float, "alpha of mixup's weight; 0: off (fine-tuning: 0.8)", low=0),
-    "data.cutmix": Leaf(0.0, float, "alpha of CutMix's weight; 0: off (fine-tuning: 1)", low=0),
-    "data.label_smoothing": Leaf(0.0, float, "part of a target spread over all classes", low=0, high=1),
-    "data.mean": Leaf((0.485, 0.456, 0.406), tuple, "taken off each channel, in units of 255"),
-    "data.std": Leaf((0.229, 0.224, 0.225), tuple, "each channel is divided by it, in units of 255"),
-    "data.max_corrupt_fraction": Leaf(0.1, float, "of the examples read; more is an error", low=0, high=1),
-    "data.num_workers": Leaf(None, int, "that read and augment at once; None: by the machine", resume=True, low=0),
-    "data.worker_processes": Leaf(None, bool, "workers are processes; None: if there are more than 8", resume=True),
-    "data.prefetch": Leaf(2, int, "batches kept ready on the device", resume=True, low=1),
+    "data.mixup": Leaf(0.0, float, "alpha of mixup's weight; 0: off (fine-tuning: 0.8)", low=0, high=1000),
+    "data.cutmix": Leaf(0.0, float, "alpha of CutMix's weight; 0: off (fine-tuning: 1)", low=0, high=1000),
+    "data.label_smoothing": Leaf(
+        0.0, float, "fraction of a target that is shared evenly by all classes", low=0, below=1
+    ),
+    "data.mean": Leaf(
+        (0.485, 0.456, 0.406),
+        tuple,
+        "mean of the normalisation, per channel, pixels in [0, 1]",
+        low=0,
+        high=1,
+        items=float,
+        length=(1, 3),
+    ),
+    "data.std": Leaf(
+        (0.229, 0.224, 0.225),
+        tuple,
+        "standard deviation of the normalisation, per channel, pixels in [0, 1]",
+        low=1e-3,
+        high=1000,
+        items=float,
+        length=(1, 3),
+    ),
+    "data.max_corrupt_fraction": Leaf(
+        0.1, float, "corrupt fraction of the examples read that ends the run", low=0, high=1
+    ),
+    "data.num_workers": Leaf(
+        None,
+        int,
+        "workers that read and augment images; None: as the machine has cores",
+        resume=True,
+        low=0,
+        high=1024,
+    ),
+    "data.worker_processes": Leaf(
+        None, bool, "workers are processes, not threads; None: if there are more than 8", resume=True
+    ),
+    "data.prefetch": Leaf(2, int, "batches ready on the device ahead of the step", resume=True, low=1, high=64),
     # -- optimizer
-    "optimizer.name": Leaf("adamw", str, "", choices=("adamw", "lion", "sgd", "lars")),
-    "optimizer.learning_rate": Leaf(1.5e-4, float, "peak; MAE's rule: base rate * batch_size / 256", low=0),
-    "optimizer.final_learning_rate": Leaf(0.0, float, "at the last step", low=0),
-    "optimizer.warmup_steps": Leaf(None, int, "linear from 0; wins over warmup_epochs", low=0),
-    "optimizer.warmup_epochs": Leaf(None, float, "linear from 0", low=0),
-    "optimizer.weight_decay": Leaf(0.05, float, "decoupled; not on biases and norms", low=0),
-    "optimizer.b1": Leaf(0.9, float, "", low=0, high=1),
-    "optimizer.b2": Leaf(0.95, float, "", low=0, high=1),
-    "optimizer.clip_norm": Leaf(None, float, "of the global gradient; None: not clipped", low=0),
-    "optimizer.moments_dtype": Leaf("float32", str, "of Adam's first moment", choices=("float32", "bfloat16")),
-    "optimizer.accumulate": Leaf(1, int, "micro-batches a step; the result is that of the whole batch", low=1),
-    "optimizer.ema": Leaf(None, float, "decay of a running mean of the parameters; None: no mean", low=0, high=1),
-    "optimizer.layer_decay": Leaf(None, float, "fine-tuning: rate of a layer over that of the next", low=0, high=1),
+    "optimizer.name": Leaf("adamw", str, "optimizer", choices=("adamw", "lion", "sgd", "lars")),
+    "optimizer.learning_rate": Leaf(
+        1.5e-4, float, "peak learning rate; MAE's rule: base rate * batch_size / 256", low=0, high=1000
+    ),
+    "optimizer.final_learning_rate": Leaf(0.0, float, "learning rate at the last step", low=0, high=1000),
+    "optimizer.warmup_steps": Leaf(
+        None, int, "steps of linear warm-up from 0; wins over warmup_epochs", low=0, high=STEPS
+    ),
+    "optimizer.warmup_epochs": Leaf(None, float, "epochs of linear warm-up from 0", low=0, high=1e6),
+    "optimizer.weight_decay": Leaf(0.05, float, "decoupled weight decay; not on biases and norms", low=0, high=100),
+    "optimizer.b1": Leaf(0.9, float, "decay of the first moment; of SGD and LARS the momentum", low=0, below=1),
+    "optimizer.b2": Leaf(0.95, float, "decay of the second moment (AdamW, Lion)", low=0, below=1),
+    "optimizer.clip_norm": Leaf(
+        None, float, "largest global norm of the gradient; None: not clipped", above=0, high=1e9
+    ),
+    "optimizer.moments_dtype": Leaf(
+        "float32", str, "dtype of the first moment (AdamW, Lion)", choices=("float32", "bfloat16")
+    ),
+    "optimizer.accumulate": Leaf(
+        1, int, "micro-batches per step; the result is that of the whole batch", low=1, high=2**20
+    ),
+    "optimizer.ema": Leaf(None, float, "decay of the parameters' moving average; None: none is kept", low=0, below=1),
+    "optimizer.layer_decay": Leaf(
+        None, float, "fine-tuning: learning rate of a layer over that of the next", above=0, high=1
+    ),
     # -- fine-tuning: what it begins with, and on how much
     "finetune.source": Leaf(None, str, "workdir or file of the pre-trained encoder; None: from scratch"),
-    "finetune.identity": Leaf(None, str, "of its parameters, so that a run goes on with the same ones only"),
-    "finetune.labels_per_class": Leaf(None, int, "examples of each class that are trained on; None: all", low=1),
-    "finetune.draw": Leaf(0, int, "which examples those are", low=0),
-    "finetune.head_only": Leaf(False, bool, "the encoder stays, its features are batch-normalised: MAE's linear probe"),
+    "finetune.identity": Leaf(None, str, "hash of its parameters; a run resumes with the same ones only"),
+    "finetune.labels_per_class": Leaf(None, int, "training examples per class; None: all there are", low=1, high=10**9),
+    "finetune.draw": Leaf(0, int, "seed of the draw of those examples", low=0, high=WORD),
+    "finetune.head_only": Leaf(
+        False, bool, "the encoder is frozen and its features are batch-normalised: MAE's linear probe"
+    ),
     # -- checkpoints
-    "checkpoint.every_steps": Leaf(1000, int, "", resume=True, low=1),
-    "checkpoint.keep": Leaf(2, int, "newest checkpoints kept", resume=True, low=1),
-    "checkpoint.keep_every_steps": Leaf(None, int, "and every one at a multiple of this, for good", resume=True, low=1),
+    "checkpoint.every_steps": Leaf(1000, int, "steps between checkpoints", resume=True, low=1, high=STEPS),
+    "checkpoint.keep": Leaf(2, int, "newest checkpoints that are kept", resume=True, low=1, high=STEPS),
+    "checkpoint.keep_every_steps": Leaf(
+        None, int, "checkpoints at a multiple of this step are kept for good", resume=True, low=1, high=STEPS
+    ),
     # -- devices
-    "mesh.data": Leaf(-1, int, "ways the batch is split; -1: whatever is left", resume=True, low=-1),
+    "mesh.data": Leaf(
+        -1, int, "devices that the batch is sharded over; -1: all that are left", resume=True, low=-1, high=2**20
+    ),
     "mesh.fsdp": Leaf(
-        1, int, "ways the parameters are split, the batch too; -1: whatever is left", resume=True, low=-1
+        1,
+        int,
+        "devices that the parameters are sharded over, the batch too; -1: all that are left",
+        resume=True,
+        low=-1,
+        high=2**20,
     ),
-    "mesh.tensor": Leaf(1, int, "ways a layer's heads and atoms are split", resume=True, low=-1),
+    "mesh.tensor": Leaf(
+        1,
+        int,
+        "devices that a layer's heads and atoms are sharded over; -1: all that are left",
+        resume=True,
+        low=-1,
+        high=2**20,
+    ),
     "mesh.dcn_data": Leaf(
-        1, int, "slices joined by the data-centre network, over which the batch is split", resume=True, low=1
+        1,
+        int,
+        "slices joined by the data-centre network, over which the batch is sharded",
+        resume=True,
+        low=1,
+        high=2**20,
     ),
-    "mesh.rules": Leaf((), tuple, "(logical axis, mesh axis) pairs in place of distributed.sharding's", resume=True),
+    "mesh.rules": Leaf(
+        (), tuple, "(logical axis, mesh axis) pairs that replace those of distributed.sharding", resume=True
+    ),
     "distributed.preemption_exit_code": Leaf(
-        143, int, "of a run that SIGTERM stopped; schedulers take it for not finished", resume=True, low=0, high=255
+        143, int, "exit code of a preempted run, which launchers retry", resume=True, low=1, high=255
     ),
     "distributed.stall_seconds": Leaf(
-        1800.0, float, "without a step before the run ends with every thread's stack; 0: never", resume=True, low=0
+        1800.0,
+        float,
+        "seconds without a step before the run ends with every thread's stack; 0: never",
+        resume=True,
+        low=0,
+        high=1e8,
     ),
     "distributed.lost_host_seconds": Leaf(
-        100, int, "until a host that says nothing counts as lost", resume=True, low=1
+        100, int, "seconds of silence after which a host counts as lost", resume=True, low=1, high=10**6
     ),
 }

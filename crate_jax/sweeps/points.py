@@ -14,7 +14,8 @@ import itertools
 import pathlib
 import re
 
-from crate_jax.config import find_config, installed_configs, load_config, run_config_file
+from crate_jax.config import load_config
+from crate_jax.config_files import find_config, installed_configs, run_config_file
 from crate_jax.errors import UserError, nearest
 
 EVALUATIONS = ("probe", "knn", "reconstruct", "analyze", "finetune")
@@ -124,9 +125,9 @@ def find_sweep(name):
     Raises:
         UserError: neither.
     """
-    folders = {path.parent / "sweeps" for path in installed_configs().values()}
+    folders = {path.parent / "sweeps" for path, _ in installed_configs().values()}
     installed = {path.stem: path for folder in folders for path in folder.glob("*.py")}
-    return installed[name] if name in installed and not pathlib.Path(name).is_file() else find_config(name)
+    return installed[name] if name in installed and not pathlib.Path(name).is_file() else find_config(name)[0]
 
 
 def safe(text):

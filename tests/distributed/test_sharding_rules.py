@@ -13,7 +13,8 @@ import jax.numpy as jnp
 import pytest
 from jax.sharding import AbstractMesh, AxisType
 
-from crate_jax.config import default_config, installed_configs, load_config, model_overrides, override
+from crate_jax.config import default_config, load_config, model_overrides, override
+from crate_jax.config_files import installed_configs
 from crate_jax.distributed.mesh import AXES, mesh_shape
 from crate_jax.distributed.sharding import RULES, parameter_shardings, rules_for
 from crate_jax.errors import UserError

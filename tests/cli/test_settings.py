@@ -1,0 +1,118 @@
+"""Settings: every leaf has a type, a range and a sentence; what is given is remembered; nonsense is refused."""
+
+import copy
+import pickle
+
+import numpy as np
+import pytest
+
+from crate_jax.config import check_leaf, default_config, flatten, from_json, given, load_config, override, to_json
+from crate_jax.config_files import installed_configs
+from crate_jax.config_schema import LEAVES
+from crate_jax.errors import UserError
+
+
+def test_every_leaf_says_what_it_is_and_where_it_ends():
+    for name, leaf in LEAVES.items():
+        assert leaf.doc and leaf.doc == leaf.doc.strip() and not leaf.doc.endswith("."), name
+        if leaf.type in (int, float) and not leaf.choices:
+            assert leaf.range and "None" not in leaf.range, name
+        assert leaf.default is None or check_leaf(name, leaf.default) == leaf.default
+    docs = [leaf.doc for leaf in LEAVES.values()]
+    assert len(set(docs)) == len(docs)
+
+
+WRONG = [
+    ("batch_size", "1e999"),
+    ("total_steps", "inf"),
+    ("total_steps", float("inf")),
+    ("total_epochs", "nan"),
+    ("seed", 2**32),
+    ("seed", 2**63),
+    ("seed", "9" * 5000),
+    ("optimizer.b1", 1),
+    ("optimizer.b2", 1.0),
+    ("optimizer.clip_norm", 0),
+    ("optimizer.learning_rate", 10**400),
+    ("optimizer.learning_rate", True),
+    ("model.epsilon", 0),
+    ("data.mean", "()"),
+    ("data.mean", "['a']"),
+    ("data.std", "[]"),
+    ("data.std", "0,0,0"),
+    ("data.std", "nan,1,1"),
+    ("data.crop_scale", "2,5"),
+    ("data.crop_scale", "1.0,0.2"),
+    ("data.crop_scale", "[0.2]"),
+    ("data.crop_ratio", "0,1"),
+    ("data.show_classes", "(1,)"),
+    ("data.name", " "),
+    ("mesh.rules", "(" * 5000),
+]
+
+
+@pytest.mark.parametrize(("name", "value"), WRONG, ids=lambda value: str(value)[:20])
+def test_what_makes_no_sense_is_one_short_sentence(name, value):
+    with pytest.raises(UserError) as refusal:
+        override(default_config(), [(name, value)])
+    said = str(refusal.value)
+    assert said.startswith(name) and "\n" not in said and len(said) < 300
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "value"),
+    [
+        ("batch_size", "1e3", 1000),
+        ("batch_size", np.int64(7), 7),
+        ("optimizer.b1", 0, 0.0),
+        ("data.mean", "0.5", (0.5,)),
+        ("data.mean", "0.1,0.2,0.3", (0.1, 0.2, 0.3)),
+        ("data.show_classes", "cat, dog", ("cat", "dog")),
+        ("total_steps", "none", None),
+        ("seed", 2**32 - 1, 2**32 - 1),
+    ],
+)
+def test_what_a_value_becomes(name, text, value):
+    found = flatten(override(default_config(), [(name, text)]))[name]
+    assert found == value and type(found) is type(value)
+
+
+def test_a_leaf_set_to_its_default_counts_as_given():
+    config = default_config()
+    assert given(config) == set()
+    config.data.flip, config.seed = LEAVES["data.flip"].default, 0
+    assert given(config) == {"data.flip", "seed"}
+    for other in (pickle.loads(pickle.dumps(config)), copy.deepcopy(config), override(config)):
+        assert given(other) == {"data.flip", "seed"}
+    assert given(override(config, [("data.erasing", "0.0")])) == {"data.flip", "seed", "data.erasing"}
+    assert given(from_json(to_json(config))) == set(LEAVES)
+    digits = load_config("quickstart_digits", [("optimizer.name", "adamw")])
+    assert {"data.flip", "optimizer.name"} <= given(digits) and "data.erasing" not in given(digits)
+
+
+def test_configs_by_name_by_argument_and_by_file(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    file = tmp_path / "mine.py"
+    file.write_text(
+        'from crate_jax.config import load_config\nARGUMENTS = ("few", "many")\n'
+        'def get_config(argument="few"):\n    config = load_config("quickstart")\n'
+        '    config.total_steps = 9 if argument == "many" else 3\n    return config\n'
+    )
+    assert load_config("mine.py").total_steps == load_config("mine.py:few").total_steps == 3
+    assert load_config(f"{file}:many").total_steps == 9
+    (tmp_path / "config.json").write_text(to_json(load_config("mine.py:many")))
+    assert load_config("config.json").total_steps == 9
+    for name, said in [
+        ("mine", "there is a file mine.py: write --config=mine.py"),
+        ("mine.py:lots", "mine.py takes few, many"),
+        ("quickstart:x", "takes no argument"),
+        ("quikstart", "did you mean quickstart"),
+        ("x" * 5000, "no such file"),
+    ]:
+        with pytest.raises(UserError, match=said):
+            load_config(name)
+
+
+def test_every_installed_config_is_a_config():
+    for name in installed_configs():
+        assert set(flatten(load_config(name))) == set(LEAVES)
