@@ -6,9 +6,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.test_util import check_grads
 
 from crate_jax.operators.coding_rate import (
     coding_rate,
+    coding_rate_gradient,
     logdet_gram,
     official_coding_rate,
     sparse_rate_reduction,
@@ -114,3 +116,41 @@ def test_sparse_rate_reduction():
     codes = split_heads(jnp.asarray(z), 3)
     want = [rate(x, 0.5) - sum(rate(x[:, h : h + 4], 0.5) for h in (0, 4, 8)) - 0.1 * np.abs(x).sum() for x in z]
     np.testing.assert_allclose(sparse_rate_reduction(jnp.asarray(z), codes, sparsity=0.1), want, rtol=1e-4)
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), [("float32", 1e-4), ("bfloat16", 2e-2)])
+@pytest.mark.parametrize("eps", [0.1, 0.5, 4.0])
+@pytest.mark.parametrize("count", [3, 30])  # fewer and more tokens than a subspace has dimensions
+def test_closed_form_gradient(dtype, tolerance, eps, count):
+    """Against finite differences of float64 singular values, and against autodiff of the rate."""
+    codes = tokens(8, 2, count, 12).reshape(2, count, 3, 4)
+    got = coding_rate_gradient(jnp.asarray(codes, dtype), epsilon=eps)
+    assert got.dtype == dtype and got.shape == codes.shape
+    by_autodiff = jax.grad(lambda w: jnp.sum(subspace_coding_rate(w, epsilon=eps)))(jnp.asarray(codes))
+    largest = np.abs(by_autodiff).max()
+    np.testing.assert_allclose(np.asarray(got, float), by_autodiff, atol=tolerance * largest)
+    rng = np.random.default_rng(9)
+    for _ in range(5):
+        direction, w = rng.normal(size=codes.shape[1:]), codes[0].astype(np.float64)
+        ahead, behind = (sum(rate((w + step * direction)[:, k], eps) for k in range(3)) for step in (1e-5, -1e-5))
+        np.testing.assert_allclose(
+            np.sum(np.asarray(got[0], float) * direction), (ahead - behind) / 2e-5, atol=20 * tolerance * largest
+        )
+
+
+def test_a_step_against_the_gradient_descends():
+    """The rate's curvature is at most a = P/(N eps^2), so a step of 1/a descends by at least |gradient|^2 / (2 a)."""
+    for seed, eps, size in ((0, 0.5, 1.0), (1, 0.1, 1.0), (2, 2.0, 10.0), (3, 0.5, 0.01)):
+        codes = jnp.asarray(size * tokens(seed, 1, 20, 12).reshape(1, 20, 3, 4))
+        a = 4 / (20 * eps**2)
+        slope = coding_rate_gradient(codes, epsilon=eps)
+        before, after = (float(subspace_coding_rate(w, epsilon=eps)[0]) for w in (codes, codes - slope / a))
+        assert before - after > 0.49 * float(jnp.sum(jnp.square(slope))) / a
+
+
+def test_the_gradient_has_gradients_and_no_array_of_tokens_squared():
+    codes = jnp.asarray(tokens(10, 1, 50, 12).reshape(1, 50, 3, 4))
+    check_grads(coding_rate_gradient, (codes,), 1, modes=["rev"], atol=1e-2, rtol=1e-2)
+    program = jax.make_jaxpr(jax.grad(lambda w: jnp.sum(jnp.sin(coding_rate_gradient(w)))))(codes)
+    assert "50,50" not in str(program)
+    assert np.all(np.isfinite(jax.grad(lambda w: jnp.sum(coding_rate_gradient(w)))(0 * codes)))

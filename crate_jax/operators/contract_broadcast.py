@@ -1,0 +1,92 @@
+"""Contract-and-broadcast self-attention (CBSA): compression of a few representatives, broadcast to the tokens.
+
+    R  = average pool of w to M = pool x pool representatives
+    A  = softmax over tokens of (R w^T / sqrt P)                M x N
+    R' = R + s_r A w                                            contract: representatives move towards tokens
+    CBSA = s_x A^T softmax(R' R'^T / sqrt P) R'                 compress them, broadcast the result back
+
+Wen et al. 2025 (arXiv 2509.16875), in every subspace; s_r and s_x are learned, one per subspace. Cost is linear in the
+number of tokens N.
+"""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+
+def _windows(size, bins):
+    """bins x size of 0 and 1: the entries that PyTorch's adaptive average pool takes into each bin."""
+    first, last = np.arange(bins) * size // bins, -(-(np.arange(bins) + 1) * size // bins)
+    place = np.arange(size)
+    return (place >= first[:, None]) & (place < last[:, None])
+
+
+def pooled_representatives(codes_BxNxKxP, grid, pool=8):
+    """Average pool of the patches' codes, with PyTorch's windows where the grid is not a multiple of `pool`.
+
+    Args:
+        codes_BxNxKxP: codes of the patches alone, row by row.
+        grid: (rows, columns) with rows * columns = N, pooled to pool x pool; None: the N tokens are pooled in their
+            order, as one row, to pool * pool runs (for masks that drop tokens).
+        pool: representatives along each side.
+
+    Returns:
+        representatives_BxKxMxP, dtype of the codes, M = pool * pool; sums are float32.
+
+    Raises:
+        ValueError: N is not rows * columns.
+    """
+    num_images, num_tokens, num_heads, size = codes_BxNxKxP.shape
+    (rows, columns), bins = (grid, (pool, pool)) if grid is not None else ((1, num_tokens), (1, pool * pool))
+    if rows * columns != num_tokens:
+        raise ValueError(f"{num_tokens} tokens do not fill a grid of {rows} x {columns}")
+    by_row, by_column = _windows(rows, bins[0]), _windows(columns, bins[1])
+    codes_BxRxCxKxP = codes_BxNxKxP.reshape(num_images, rows, columns, num_heads, size)
+    in_row_BxRxJxKxP = jnp.einsum(
+        "jc,brckp->brjkp", by_column.astype(codes_BxNxKxP.dtype), codes_BxRxCxKxP,
+        precision="highest", preferred_element_type=jnp.float32,
+    )  # fmt: skip
+    total_BxKxIxJxP = jnp.einsum("ir,brjkp->bkijp", by_row.astype(np.float32), in_row_BxRxJxKxP, precision="highest")
+    count_IxJ = np.outer(by_row.sum(1), by_column.sum(1)).astype(np.float32)
+    mean_BxKxIxJxP = total_BxKxIxJxP / count_IxJ[..., None]
+    return mean_BxKxIxJxP.reshape(num_images, num_heads, -1, size).astype(codes_BxNxKxP.dtype)
+
+
+def contract_broadcast_attention(
+    codes_BxNxKxP, grid, *, step_tokens_K, step_representatives_K, pool=8, class_token="first"
+):
+    """s_x A^T softmax(R' R'^T / sqrt P) R' in every subspace.
+
+    Args:
+        codes_BxNxKxP: w, the tokens' coordinates U_k^T z, float32 or bfloat16; softmaxes and sums are float32.
+        grid: (rows, columns) of the patches that are pooled; None pools them in their order
+            (`pooled_representatives`).
+        step_tokens_K: s_x, float32.
+        step_representatives_K: s_r, float32.
+        pool: representatives along each side.
+        class_token: where it is: "first"; "none"; "last" pools the first N - 1 tokens, as the official code does
+            although its class token is the first. It takes part in everything but the pool.
+
+    Returns:
+        Shape and dtype of the codes, before the output map.
+
+    Raises:
+        ValueError: the patches do not fill the grid; an unknown `class_token`.
+    """
+    patches = {"first": slice(1, None), "last": slice(0, -1), "none": slice(None)}
+    if class_token not in patches:
+        raise ValueError(f"class_token={class_token!r}: one of {', '.join(patches)}")
+    dtype, scale = codes_BxNxKxP.dtype, codes_BxNxKxP.shape[-1] ** -0.5
+
+    def times(equation, left, right):
+        return jnp.einsum(equation, left, right, preferred_element_type=jnp.float32)
+
+    start_BxKxMxP = pooled_representatives(codes_BxNxKxP[:, patches[class_token]], grid, pool)
+    attention_BxKxMxN = jax.nn.softmax(times("bkmp,bnkp->bkmn", start_BxKxMxP, codes_BxNxKxP) * scale, -1).astype(dtype)
+    moved_BxKxMxP = step_representatives_K[:, None, None] * times("bkmn,bnkp->bkmp", attention_BxKxMxN, codes_BxNxKxP)
+    representatives_BxKxMxP = (start_BxKxMxP.astype(jnp.float32) + moved_BxKxMxP).astype(dtype)
+    scores_BxKxMxM = times("bkmp,bklp->bkml", representatives_BxKxMxP, representatives_BxKxMxP) * scale
+    among_BxKxMxM = jax.nn.softmax(scores_BxKxMxM, -1).astype(dtype)
+    compressed_BxKxMxP = times("bkml,bklp->bkmp", among_BxKxMxM, representatives_BxKxMxP).astype(dtype)
+    back_BxNxKxP = times("bkmn,bkmp->bnkp", attention_BxKxMxN, compressed_BxKxMxP)
+    return (step_tokens_K[:, None] * back_BxNxKxP).astype(dtype)
