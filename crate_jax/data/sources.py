@@ -31,6 +31,7 @@ class Source:
         fingerprint: hexadecimal digits; equal on two hosts only if their indices name the same examples.
         location: where it was found, for people.
         read: indices in [0, N) -> list of Example; what cannot be read has `error` set instead of raising.
+        labels: label_N (int32, -1 where there is none) where they are known before reading, else None.
     """
 
     name: str
@@ -41,6 +42,14 @@ class Source:
     fingerprint: str
     location: str
     read: Callable[[np.ndarray], list[Example]]
+    labels: np.ndarray | None = None
+
+    @property
+    def labelled(self):
+        """Indices of the examples with a label, where some are known to have none; None stands for all."""
+        if self.labels is None or self.labels.min() >= 0 or self.labels.max() < 0:
+            return None
+        return np.flatnonzero(self.labels >= 0)
 
 
 def open_source(name, split, data_dir=None):
@@ -75,6 +84,7 @@ def open_source(name, split, data_dir=None):
         fingerprint=hashlib.sha256("\0".join(words).encode()).hexdigest()[:16],
         location=index.location,
         read=functools.partial(read_checked, index),
+        labels=getattr(index, "labels", None),
     )
 
 

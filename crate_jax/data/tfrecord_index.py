@@ -13,7 +13,7 @@ import threading
 
 import numpy as np
 
-from crate_jax.data.image_folder import is_remote
+from crate_jax.data.folder_listing import is_remote
 from crate_jax.errors import UserError
 
 HEADER = 12  # bytes before the content

@@ -8,7 +8,7 @@ import numpy as np
 from etils import epath
 
 from crate_jax.evaluation import knn
-from crate_jax.evaluation.feature_store import check_labels, sample, split_features
+from crate_jax.evaluation.feature_store import check_labels, labelled, split_features
 from crate_jax.evaluation.linear_probe import compact_labels, fit_and_score
 from crate_jax.evaluation.subject import Subject
 from crate_jax.training.observers import Silent, on_one_device
@@ -41,7 +41,7 @@ def make_evaluator(config, model, *, features=None, most=MOST):
         subject = Subject(model, params, config, epath.Path("."), "this run")
         found = {}
         for part, split in (("train", settings.train_split), ("test", settings.validation_split)):
-            rows, label_N = split_features(subject, split, (features,), indices=sample(settings, split, most))
+            rows, label_N = split_features(subject, split, (features,), indices=labelled(settings, split, most))
             check_labels(label_N, subject, split)
             found[part] = np.asarray(rows[features], np.float32), label_N
         (train, label_N), (test, test_label_M) = found["train"], found["test"]

@@ -42,8 +42,27 @@ def sample(settings, split, most):
         split: of the data set.
         most: how many at most.
     """
-    count = open_source(settings.name, split, settings.data_dir).num_examples
-    return None if count <= most else np.sort(np.random.RandomState(0).permutation(count)[:most])
+    return drawn(open_source(settings.name, split, settings.data_dir).num_examples, most)
+
+
+def drawn(count, most):
+    """At most `most` of `count` numbers, ascending, the same each time; None is all of them."""
+    return None if most is None or count <= most else np.sort(np.random.RandomState(0).permutation(count)[:most])
+
+
+def labelled(settings, split, most=None):
+    """Indices of the examples of a split that have a label, in its order; None is all examples.
+
+    Args:
+        settings: the config's `data`.
+        split: of the data set.
+        most: how many at most; see `sample`.
+    """
+    index_N = open_source(settings.name, split, settings.data_dir).labelled
+    if index_N is None:
+        return sample(settings, split, most)
+    chosen = drawn(len(index_N), most)
+    return index_N if chosen is None else index_N[chosen]
 
 
 class Rows(NamedTuple):

@@ -6,7 +6,7 @@ trains the head alone (MAE's probe), "from scratch" is the same head on the untr
 
 import numpy as np
 
-from crate_jax.evaluation.feature_store import RAW, split_features
+from crate_jax.evaluation.feature_store import RAW, labelled, split_features
 from crate_jax.evaluation.fine_tuning import compose, drawn_examples, fine_tune
 from crate_jax.evaluation.linear_probe import choose, compact_labels, fit_and_score
 
@@ -61,7 +61,9 @@ def raw_pixels(subject, config):
     """Accuracy of logistic regression on the pixels of the drawn examples; C is chosen among them."""
     settings = config.data
     train, label_N = split_features(subject, settings.train_split, (RAW,), indices=drawn_examples(config))
-    test, test_label_M = split_features(subject, settings.validation_split, (RAW,))
+    test, test_label_M = split_features(
+        subject, settings.validation_split, (RAW,), indices=labelled(settings, settings.validation_split)
+    )
     train_N, test_M, count = compact_labels(label_N, test_label_M)
     chosen = choose(train, train_N, count)
     return fit_and_score(train[RAW], train_N, test[RAW], test_M, chosen.C, count)

@@ -111,7 +111,7 @@ def compose(recipe, pretrained, model, *, source=None, identity=None, labels_per
 
 
 def drawn_examples(config):
-    """Indices of `finetune.labels_per_class` training examples of each class, or None for all.
+    """Indices of `finetune.labels_per_class` training examples of each class, or of all that have a label; None is all.
 
     They follow from `finetune.draw` alone, so that what is compared sees the same ones.
 
@@ -119,11 +119,13 @@ def drawn_examples(config):
         UserError: a class has fewer.
     """
     wanted = config.finetune.labels_per_class
-    if wanted is None:
-        return None
     source = open_source(config.data.name, config.data.train_split, config.data.data_dir)
-    chunks = np.array_split(np.arange(source.num_examples), max(1, source.num_examples // 4096))
-    label_N = np.array([example.label for chunk in chunks for example in source.read(chunk)])
+    if wanted is None:
+        return source.labelled
+    label_N = source.labels
+    if label_N is None:
+        chunks = np.array_split(np.arange(source.num_examples), max(1, source.num_examples // 4096))
+        label_N = np.array([example.label for chunk in chunks for example in source.read(chunk)])
     random, kept = np.random.RandomState(config.finetune.draw), []
     for label in range(source.num_classes):
         members = np.flatnonzero(label_N == label)
@@ -154,14 +156,16 @@ def accuracy(model, params, config, split):
     def right_of(params, batch):
         with jax.default_matmul_precision("highest" if jnp.dtype(model.dtype) == jnp.float32 else "default"):
             logits_BxC = model.apply({"params": params}, normalise(batch["image"], mean, std)).logits_BxC
-        right_B = (jnp.argmax(logits_BxC, -1) == batch["label"]) & batch["valid"]
-        return jnp.sum(right_B), jnp.sum(batch["valid"])
+        known_B = batch["valid"] & (batch["label"] >= 0)
+        return jnp.sum((jnp.argmax(logits_BxC, -1) == batch["label"]) & known_B), jnp.sum(known_B)
 
     size = batch_size_of(model.image_size, mesh.size)
     batches = pipeline.evaluation_batches(config, split, model.image_size, model.channels, size, batch_sharding(mesh))
     counts = [jax.device_get(right_of(params, batch)) for batch in batches]
     batches.close()
     right, seen = (int(sum(count)) for count in zip(*counts, strict=True))
+    if not seen:
+        raise UserError(f"split {split!r} of data.name={config.data.name} has no labels; choose one that has some.")
     return right / max(seen, 1), seen
 
 

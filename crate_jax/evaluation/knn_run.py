@@ -6,7 +6,7 @@ from crate_jax.data.sources import open_source
 from crate_jax.errors import UserError
 from crate_jax.evaluation import knn
 from crate_jax.evaluation.classifier_figures import SHOWN, neighbours_figure, shortened
-from crate_jax.evaluation.feature_store import check_labels, sample, split_features, split_rows
+from crate_jax.evaluation.feature_store import check_labels, labelled, split_features, split_rows
 from crate_jax.evaluation.features import candidate_names
 from crate_jax.evaluation.linear_probe import compact_labels, held_out_mask
 from crate_jax.evaluation.pictures import class_namer, picture_features, read_pictures, split_pictures
@@ -37,9 +37,11 @@ def classify(subject, *, features=None, k=knn.NEIGHBOURS, temperature=knn.TEMPER
     if pictures:  # first: what cannot be read is told at once
         own = read_pictures(pictures, subject.config, model.image_size, model.channels)
     features = features or choose(subject, k=k, temperature=temperature)
-    train = split_rows(subject, settings.train_split, (features,))
+    train = split_rows(subject, settings.train_split, (features,), indices=labelled(settings, settings.train_split))
     check_labels(train.label_N, subject, settings.train_split)
-    test = split_rows(subject, settings.validation_split, (features,))
+    test = split_rows(
+        subject, settings.validation_split, (features,), indices=labelled(settings, settings.validation_split)
+    )
     check_labels(test.label_N, subject, settings.validation_split)
     train_N, test_M, count = compact_labels(train.label_N, test.label_N)
     if count < 2:
@@ -76,9 +78,10 @@ class Bank:
 
     def __init__(self, subject, train, train_N, features, k, temperature):
         settings = subject.config.data
-        source = open_source(settings.name, settings.train_split, settings.data_dir)
+        splits = (settings.train_split, settings.validation_split)  # the latter may have further classes
+        sources = [open_source(settings.name, split, settings.data_dir) for split in splits]
         self.subject, self.train, self.features, self.k = subject, train, features, k
-        self.class_C, self.called = np.unique(train.label_N), class_namer(source)
+        self.class_C, self.called = np.unique(train.label_N), class_namer(*sources)
         self._train_N, self._temperature = train_N, temperature
 
     def look_up(self, test_QxG):
@@ -145,7 +148,7 @@ def choose(subject, *, k, temperature):
     settings = subject.config.data
     names = tuple(candidate_names(subject.model.depth))
     train, label_N = split_features(
-        subject, settings.train_split, names, indices=sample(settings, settings.train_split, CHOSEN_ON)
+        subject, settings.train_split, names, indices=labelled(settings, settings.train_split, CHOSEN_ON)
     )
     check_labels(label_N, subject, settings.train_split)
     held_N = held_out_mask(label_N)

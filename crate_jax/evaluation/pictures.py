@@ -3,14 +3,23 @@
 And pictures of a split by their numbers, for figures.
 """
 
-import pathlib
+import os
 
 import jax
 import numpy as np
 
 from crate_jax.data.augment import centre_crop
-from crate_jax.data.image_folder import PICTURES
-from crate_jax.data.picture import CorruptPicture, decoded
+from crate_jax.data.folder_listing import (
+    entries_of,
+    is_file,
+    is_picture,
+    is_remote,
+    is_there,
+    joined,
+    printable,
+    read_bytes,
+)
+from crate_jax.data.picture import decoded
 from crate_jax.data.pipeline import evaluation_batches
 from crate_jax.errors import UserError
 from crate_jax.evaluation.feature_store import batch_size_of
@@ -19,22 +28,40 @@ from crate_jax.training.objective import normalise
 
 
 def picture_paths(text):
-    """What `--images=` names: files, separated by commas, or a folder.
+    """What `--images=` names: files and folders, local or remote, separated by commas.
+
+    A comma may be part of a name: the longest name that exists is taken. Of a folder, the pictures directly in it.
 
     Raises:
         UserError: there is no such file, or no picture in the folder.
     """
-    folder = pathlib.Path(text).expanduser()
-    if folder.is_dir():
-        found = sorted(path for path in folder.iterdir() if path.suffix.lower() in PICTURES)
-        if not found:
-            raise UserError(f"--images={text}: the folder holds no pictures.")
-        return found
-    paths = [pathlib.Path(part.strip()).expanduser() for part in text.split(",") if part.strip()]
-    missing = [str(path) for path in paths if not path.is_file()]
-    if missing or not paths:
-        raise UserError(f"--images={text}: there is no file {', '.join(missing) or 'named'}.")
-    return paths
+    parts, found, first = text.split(","), [], 0
+    while first < len(parts):
+        for last in range(len(parts), first, -1):
+            path = ",".join(parts[first:last]).strip()
+            path = path if is_remote(path) else os.path.expanduser(path)
+            if path and is_there(path):
+                found += pictures_in(path)
+                break
+            if path and is_file(path):
+                found.append(path)
+                break
+        else:
+            if path:
+                raise UserError(f"--images={printable(text)}: there is no file {printable(path)}.")
+            last = first + 1
+        first = last
+    if not found:
+        raise UserError(f"--images={printable(text)}: there is no file named.")
+    return found
+
+
+def pictures_in(folder):
+    """Paths of the pictures directly in a folder; hidden ones and what is no regular file are left out."""
+    names = [entry.name for entry in entries_of(folder) if entry.kind == "file" and is_picture(entry.name)]
+    if not names:
+        raise UserError(f"--images={printable(folder)}: the folder holds no pictures.")
+    return [joined(folder, name) for name in names]
 
 
 def read_pictures(text, config, image_size, channels):
@@ -55,11 +82,12 @@ def read_pictures(text, config, image_size, channels):
     images, names = [], []
     for path in picture_paths(text):
         try:
-            picture = decoded(path.read_bytes(), channels)
-        except (CorruptPicture, OSError) as error:
-            raise UserError(f"--images: {path} cannot be read as a picture ({error}).") from error
+            picture = decoded(read_bytes(path), channels)
+        except Exception as error:  # object stores raise what their client library raises
+            reason = (str(error).splitlines() or [type(error).__name__])[0]
+            raise UserError(f"--images: {printable(path)} cannot be read as a picture ({reason}).") from error
         images.append(np.asarray(centre_crop(picture, image_size, image_size, config.data.interpolation)))
-        names.append(path.name)
+        names.append(printable(os.path.basename(path)))
     return np.stack(images).reshape(len(images), image_size, image_size, channels), names
 
 
@@ -94,7 +122,7 @@ def split_pictures(subject, split, index_N):
     return images / np.float32(255)
 
 
-def class_namer(source):
-    """A function from a label to what to call it."""
-    names = source.class_names
-    return lambda label: str(names[label] if names else label)
+def class_namer(*sources):
+    """A function from a label of any of these sources to what to call it; their classes are numbered alike."""
+    names = max((source.class_names or () for source in sources), key=len)
+    return lambda label: str(names[label] if 0 <= label < len(names) else label)

@@ -7,7 +7,7 @@ import numpy as np
 
 from crate_jax.data.sources import open_source
 from crate_jax.evaluation.classifier_figures import probe_figure, verdicts_figure
-from crate_jax.evaluation.feature_store import RAW, check_labels, sample, split_features
+from crate_jax.evaluation.feature_store import RAW, check_labels, labelled, split_features
 from crate_jax.evaluation.features import candidate_names
 from crate_jax.evaluation.few_shot import DRAWS, few_shot, possible
 from crate_jax.evaluation.linear_probe import Classifier, choose, compact_labels, fit
@@ -95,16 +95,18 @@ def probe_one(subject, names, shots):
         shots: see `probe`.
     """
     settings = subject.config.data
-    indices = sample(settings, settings.train_split, CHOSEN_ON)
+    indices, everything = (labelled(settings, settings.train_split, most) for most in (CHOSEN_ON, None))
     train, label_N = split_features(subject, settings.train_split, names, indices=indices)
     check_labels(label_N, subject, settings.train_split)
     compact_N, _, num_classes = compact_labels(label_N, label_N)
     shots = possible(compact_N, shots)
     chosen = choose(train, compact_N, num_classes)
     logger.info("%s: %s at C = %g, %.1f %% held out", subject.source, chosen.features, chosen.C, 100 * chosen.accuracy)
-    if indices is not None:
-        train, label_N = split_features(subject, settings.train_split, (chosen.features,))
-    test, test_label_M = split_features(subject, settings.validation_split, (chosen.features,))
+    if not np.array_equal(indices, everything):
+        train, label_N = split_features(subject, settings.train_split, (chosen.features,), indices=everything)
+    test, test_label_M = split_features(
+        subject, settings.validation_split, (chosen.features,), indices=labelled(settings, settings.validation_split)
+    )
     check_labels(test_label_M, subject, settings.validation_split)
     train_N, test_M, num_classes = compact_labels(label_N, test_label_M)
     train, test = train[chosen.features], test[chosen.features]

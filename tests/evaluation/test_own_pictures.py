@@ -1,14 +1,19 @@
 """A person's own pictures: training examples written to files are recognised, by number, class and probability."""
 
 import json
+import os
 import shutil
 
 import pytest
+from PIL import Image
 
 from crate_jax.cli.main import main
+from crate_jax.config import default_config
 from crate_jax.data.picture import decoded
 from crate_jax.data.sources import open_source
+from crate_jax.errors import UserError
 from crate_jax.evaluation.feature_store import split_rows
+from crate_jax.evaluation.pictures import picture_paths, read_pictures
 from crate_jax.evaluation.subject import of_run
 
 NUMBERS = (3, 120, 399)
@@ -60,3 +65,33 @@ def test_rows_keep_their_numbers_where_a_picture_is_corrupt(workdir, folder, tmp
     assert rows.index_N.tolist() == [0, 1, 2, 3, *range(5, 12)] and len(rows.label_N) == 11
     classes = open_source("image_folder", "train", str(tmp_path)).class_names
     assert [classes[label] for label in rows.label_N] == [names[place].parent.name for place in rows.index_N]
+
+
+def named(text):
+    return [path.rpartition("/")[2] for path in picture_paths(text)]
+
+
+def test_what_images_names(tmp_path):
+    for name in ("a.png", "b,c.png", "d.png", "._a.png", "e.txt"):
+        Image.new("L", (8, 8)).save(tmp_path / name, "PNG")
+    (tmp_path / "x.png").mkdir()
+    os.mkfifo(tmp_path / "pipe.png")
+    os.symlink(tmp_path / "gone", tmp_path / "link.png")
+    assert named(str(tmp_path)) == ["a.png", "b,c.png", "d.png"]
+    assert named(f"{tmp_path}/a.png, {tmp_path}/b,c.png,{tmp_path}/e.txt,") == ["a.png", "b,c.png", "e.txt"]
+    assert named(f"{tmp_path}/d.png,{tmp_path}") == ["d.png", "a.png", "b,c.png", "d.png"]
+    for text, sentence in (
+        (f"{tmp_path}/a.png,{tmp_path}/z.png", "there is no file .*/z.png"),
+        (f"{tmp_path}/pipe.png", "there is no file"),
+        (f"{tmp_path}/link.png", "there is no file"),
+        (f"{tmp_path}/x.png", "holds no pictures"),
+        (",", "no file named"),
+    ):
+        with pytest.raises(UserError, match=sentence):
+            picture_paths(text)
+
+
+def test_names_that_are_no_text(tmp_path):
+    Image.new("L", (8, 8)).save(os.path.join(os.fsencode(tmp_path), b"na\xefve.png"))
+    images, names = read_pictures(str(tmp_path), default_config(), 8, 1)
+    assert names == ["na\\xefve.png"] and images.shape == (1, 8, 8, 1)

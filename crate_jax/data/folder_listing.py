@@ -1,0 +1,194 @@
+"""What lies in a folder, local or in an object store: pictures at any depth, their bytes, and names fit to print.
+
+Only regular files count: a named pipe, a socket or a device that is called `x.png` would block whoever reads it.
+"""
+
+import concurrent.futures
+import functools
+import os
+import pathlib
+import stat
+from collections import Counter
+from typing import NamedTuple
+
+from crate_jax.errors import UserError
+
+PHOTOGRAPHS = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".avif", ".jp2", ".tif", ".tiff")
+PICTURES = frozenset((*PHOTOGRAPHS, ".gif", ".bmp", ".dib", ".ppm", ".pgm", ".pbm", ".pnm", ".tga", ".ico"))
+# what macOS, Synology, Windows and ext4 leave in folders; the second holds thumbnails
+NOT_DATA = frozenset(("__MACOSX", "@eaDir", "$RECYCLE.BIN", "System Volume Information", "lost+found"))
+REMOTE_LISTINGS = 16  # requests at once
+KINDS = ((stat.S_ISFIFO, "named pipe"), (stat.S_ISSOCK, "socket"), (stat.S_ISCHR, "device"), (stat.S_ISBLK, "device"))
+
+
+class Entry(NamedTuple):
+    """Something in a folder.
+
+    Attributes:
+        name: as the file system has it.
+        kind: "file", "folder", "link to nowhere", or what else it is.
+        size: bytes of a file, 0 in an object store.
+        real: the true place of a folder.
+    """
+
+    name: str
+    kind: str
+    size: int = 0
+    real: str | None = None
+
+
+def is_remote(path):
+    """Whether a path is in an object store: gs:// and the like. A local folder /gs/... is not."""
+    return "://" in str(path)
+
+
+def joined(base, path):
+    """A path below `base`, local or remote."""
+    return f"{base.rstrip('/')}/{path}"
+
+
+def printable(name):
+    """A file or class name for logs, JSON and figures: one line of valid Unicode.
+
+    Bytes that are not UTF-8 are written as `\\xe9`, control characters as `\\n`.
+    """
+    text = os.fsencode(name).decode("utf-8", "backslashreplace")
+    return "".join(letter if letter.isprintable() else letter.encode("unicode_escape").decode() for letter in text)
+
+
+def read_bytes(path):
+    """A regular file's content; remote ones through epath.
+
+    Raises:
+        OSError: it cannot be read, or is no regular file.
+    """
+    if is_remote(path):
+        from etils import epath
+
+        return epath.Path(path).read_bytes()
+    # without O_NONBLOCK a pipe blocks before it can be looked at; regular files ignore the flag
+    with open(os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK), "rb") as file:
+        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+            raise OSError("not a regular file")
+        return file.read()
+
+
+def is_picture(name):
+    """Whether a file is a picture by its name."""
+    return pathlib.PurePosixPath(name).suffix.lower() in PICTURES
+
+
+def is_ignored(name):
+    """Whether a name is hidden, or of those that systems leave in folders."""
+    return name.startswith(".") or name in NOT_DATA
+
+
+def entries_of(folder):
+    """What lies in one folder, sorted by name, without what `is_ignored`.
+
+    Args:
+        folder: local or remote.
+
+    Returns:
+        A list of Entry.
+
+    Raises:
+        UserError: it cannot be listed.
+    """
+    try:
+        found = _remote_entries(folder) if is_remote(folder) else _local_entries(folder)
+    except Exception as error:  # object stores raise what their client library raises
+        reason = getattr(error, "strerror", None) or (str(error).splitlines() or [type(error).__name__])[0]
+        raise UserError(f"{printable(folder)} cannot be listed ({reason}); check its name and permissions.") from error
+    # sorted: which of two links to one folder is followed must not depend on the file system
+    return sorted((entry for entry in found if not is_ignored(entry.name)), key=lambda entry: entry.name)
+
+
+def _local_entries(folder):
+    with os.scandir(folder) as entries:
+        return [_local_entry(entry) for entry in entries]
+
+
+def _local_entry(entry):
+    try:
+        if entry.is_dir():
+            return Entry(entry.name, "folder", real=os.path.realpath(entry))
+        found = entry.stat()
+    except OSError:
+        return Entry(entry.name, "link to nowhere" if entry.is_symlink() else "file")
+    kind = next((kind for is_kind, kind in KINDS if is_kind(found.st_mode)), "file")
+    return Entry(entry.name, kind, found.st_size)
+
+
+@functools.lru_cache(maxsize=100_000)
+def _remote_entries(folder):
+    """One request to list, and one for each name that is no picture's; a bucket is listed once in a process."""
+    from etils import epath
+
+    def entry(path):
+        if is_picture(path.name) or not path.is_dir():
+            return Entry(path.name, "file")
+        return Entry(path.name, "folder", real=str(path))
+
+    return [entry(path) for path in epath.Path(folder).iterdir() if not is_ignored(path.name)]
+
+
+def is_there(path):
+    """Whether a folder is there."""
+    if is_remote(path):
+        from etils import epath
+
+        return epath.Path(path).is_dir()
+    return os.path.isdir(path)
+
+
+def is_file(path):
+    """Whether a regular file is there."""
+    if is_remote(path):
+        from etils import epath
+
+        return epath.Path(path).exists()
+    return os.path.isfile(path)
+
+
+def pictures_below(base, skip=()):
+    """Every picture in a folder, at any depth.
+
+    Args:
+        base: a folder.
+        skip: names of sub-folders of `base` to leave out.
+
+    Returns:
+        A sorted list of (path relative to base with forward slashes, size in bytes), and a Counter of what was left
+        out: endings of files, or kinds. Hidden files and folders are left out silently; links are followed, each
+        folder once.
+
+    Raises:
+        UserError: a folder that cannot be listed; a link to nowhere in the place of a class.
+    """
+    found, others, seen, level = [], Counter(), {os.path.realpath(base)}, [""]
+    with concurrent.futures.ThreadPoolExecutor(REMOTE_LISTINGS) as pool:
+        run = pool.map if is_remote(base) else map
+        while level:
+            below = []
+            for place, entries in zip(level, run(lambda place: entries_of(joined(base, place)), level), strict=True):
+                for entry in entries:
+                    path = place + entry.name
+                    if entry.kind == "folder":
+                        if entry.real not in seen and not (not place and entry.name in skip):
+                            seen.add(entry.real)
+                            below.append(path + "/")
+                    elif is_picture(entry.name) and entry.kind in ("file", "link to nowhere"):
+                        found.append((path, entry.size))
+                    elif entry.kind == "link to nowhere" and not place:
+                        refuse_dangling(base, entry.name)
+                    else:
+                        ending = pathlib.PurePosixPath(entry.name).suffix.lower() or entry.name
+                        others[printable(ending) if entry.kind == "file" else entry.kind] += 1
+            level = below
+    return sorted(found), others
+
+
+def refuse_dangling(base, name):
+    """Raises UserError: a class or split would vanish without a word."""
+    raise UserError(f"{printable(joined(base, name))} is a link to nowhere; mend or remove it.")
