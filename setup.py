@@ -8,20 +8,22 @@ from setuptools import find_packages, setup
 HERE = pathlib.Path(__file__).parent
 VERSION = re.search(r'__version__ = "(.+?)"', (HERE / "crate_jax" / "__init__.py").read_text()).group(1)
 
-# Ranges are what the tests ran with, at both ends (Python 3.11 takes jax 0.10, 3.12 and 3.13 take 0.12).
+# Ranges are what the tests ran with, at both ends (`launch/test_matrix.sh`). The lowest are Colab's, so that installing
+# there changes no package; Python 3.11 takes jax 0.10 at most, 3.12 and 3.13 take 0.12.
 BASE = [
-    "jax>=0.10,<0.13",
-    "flax>=0.12,<0.13",
+    "jax>=0.7.2,<0.13",
+    "flax>=0.11.2,<0.13",
     "optax>=0.2.8,<0.3",
-    "orbax-checkpoint>=0.12,<0.13",
+    "orbax-checkpoint>=0.12.4,<0.13",
+    "grain>=0.2.18,<0.3",
     "ml-collections>=1.1,<2",
     "clu>=0.0.12,<0.1",
     "tensorboard>=2.19,<3",
     "tensorflow-datasets>=4.9.9,<5",
-    "array-record>=0.8,<0.9",
+    "array-record>=0.8.3,<0.9",
     "importlib-resources>=6",  # tensorflow-datasets imports it without saying so
     "etils[epath]>=1.13",
-    "numpy>=2,<3",
+    "numpy>=2.1,<3",
     "scipy>=1.15,<2",
     "scikit-learn>=1.6,<2",
     "scikit-image>=0.25,<0.27",
@@ -31,6 +33,7 @@ BASE = [
     "safetensors>=0.5,<1",
     "jinja2>=3.1,<4",
 ]
+# TFDS needs it to prepare a data set; nothing else does.
 TENSORFLOW = "tensorflow-cpu>=2.20,<2.22"
 
 setup(
@@ -46,9 +49,12 @@ setup(
     package_data={"": ["*.html", "*.md", "*.txt", "*.j2", "*.css"], "crate_jax.analysis": ["templates/*"]},
     install_requires=BASE,
     extras_require={
-        "cpu": [TENSORFLOW],
-        "tpu": ["jax[tpu]", TENSORFLOW],
-        "cuda": ["jax[cuda13]", TENSORFLOW],
+        "cpu": [],  # jax's own requirement is the CPU's jaxlib
+        "tpu": ["jax[tpu]"],
+        "cuda": ["jax[cuda13]"],
+        "cuda12": ["jax[cuda12]"],
+        "cuda13": ["jax[cuda13]"],
+        "tensorflow": [TENSORFLOW],
         "torch": ["torch>=2.6"],
         "notebook": ["ipykernel>=6", "nbclient>=0.10", "nbformat>=5.10"],
         "dev": [

@@ -37,26 +37,16 @@ class MetricsLog(Silent):
 
 
 class TensorBoard(Silent):
-    """Lines of the log as TensorBoard events, by clu, from a thread of its own.
-
-    clu's writer imports TensorFlow, which takes seconds: in the thread they are hidden behind the first steps.
-    Where TensorFlow is missing, one warning says so; `metrics.jsonl` has everything.
-    """
+    """Lines of the log as TensorBoard events, from a thread of its own."""
 
     def __init__(self, folder, hyperparameters):
         self._thread = concurrent.futures.ThreadPoolExecutor(1, "tensorboard")
         self._writer = self._thread.submit(self._open, str(folder), hyperparameters)
 
     def _open(self, folder, hyperparameters):
-        try:
-            import tensorflow as tf
+        from crate_jax.training.tensorboard_events import EventWriter
 
-            tf.config.set_visible_devices([], "GPU")  # or it takes the accelerator's memory from jax
-            from clu.metric_writers import SummaryWriter
-        except ImportError as error:
-            logger.warning("no TensorBoard events: %s; the extras cpu, tpu and cuda bring TensorFlow", error)
-            return None
-        writer = SummaryWriter(folder)
+        writer = EventWriter(folder)
         writer.write_hparams(hyperparameters)
         return writer
 
@@ -65,6 +55,7 @@ class TensorBoard(Silent):
             writer = self._writer.result()
             if writer is not None:
                 writer.write_scalars(step, scalars)
+                writer.flush()
 
         self._thread.submit(write)
 
