@@ -102,7 +102,7 @@ def hide_accelerators():
         import tensorflow as tf
     except ImportError as error:
         raise UserError(
-            'TensorFlow is not installed, and this needs it; run pip install "crate-jax[cpu]" (or [tpu], [cuda]).'
+            'TensorFlow is not installed, and this needs it; run pip install "crate-jax[tensorflow]".'
         ) from error
     for kind in ("GPU", "TPU"):
         with contextlib.suppress(RuntimeError):  # too late: whoever started TensorFlow has decided
