@@ -4,9 +4,11 @@
     crate-jax finetune --workdir=WORKDIR --config=probe_mae --labels_per_class=10 --config.batch_size=64 \\
         --config.optimizer.learning_rate=0.1 --config.total_steps=300 --config.optimizer.warmup_steps=30
 
-The encoder stays as it is; the class token after the final norm goes through a batch normalisation without scale and
-shift, then through the head. No weight decay, MAE's crop, no colour. Published on ImageNet after 1,600 epochs of
-pre-training: ViT-MAE-B 68.0 %, ViT-MAE-L 75.8 % (not reproduced here). `crate-jax probe` is the fast solver.
+The encoder is frozen; the class token after the final norm goes through a batch normalisation without scale and shift,
+then through the head. No weight decay, MAE's crop, no colour. It differs from Meta's code in one thing: for evaluation
+the mean and variance are those of the whole training set, there a running mean. It trains on the data set of the
+pre-training unless --config.data.name says another. Published on ImageNet after 1,600 epochs of pre-training: ViT-MAE-B
+68.0 %, ViT-MAE-L 75.8 % (not reproduced here). `crate-jax probe` is the fast solver.
 """
 
 from crate_jax.config import default_config

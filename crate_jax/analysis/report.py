@@ -13,6 +13,7 @@ from crate_jax.analysis import curve_figures as curves
 from crate_jax.analysis import findings
 from crate_jax.analysis import picture_figures as pictures
 from crate_jax.analysis.alarms import alarms
+from crate_jax.evaluation.figures import plain_names
 
 DPI = 130
 
@@ -61,6 +62,7 @@ def _sections(study, statistics):
 
 def _png(figure):
     held = io.BytesIO()
+    plain_names(figure)
     figure.savefig(held, format="png", dpi=DPI)
     return held.getvalue()
 

@@ -12,11 +12,12 @@ inverse, masked completion as structured diffusion. Images of data.validation_sp
 
 def add_arguments(parser):
     """Flags; `--config.a.b=VALUE` overrides any leaf of the config."""
+    from crate_jax.cli.numbers import whole
     from crate_jax.evaluation.subject_arguments import add_subject_arguments
 
     add_subject_arguments(parser)
     parser.add_argument("--images", help="pictures of your own: files separated by commas, or a folder")
-    parser.add_argument("--limit", type=int, default=64, help="images of the split that are looked at")
+    parser.add_argument("--limit", type=whole(1), default=64, help="images of the split that are looked at")
 
 
 def run(arguments):

@@ -18,10 +18,14 @@ logger = logging.getLogger(__name__)
 
 def add_arguments(parser):
     """Flags; `--config.a.b=VALUE` overrides any leaf of the config."""
+    from crate_jax.cli.numbers import whole
+
     parser.add_argument("--config", required=True, help="a file, or the name of an installed config")
     parser.add_argument("--topology", required=True, help="v5e:16x16, v5p:8x8x8, v5litepod-256, v6e-64, v4-32, ...")
-    parser.add_argument("--slices", type=int, default=1, help="so many of them, joined by the data-centre network")
-    parser.add_argument("--examples", type=int, help="of the training split, where the data set is not at hand")
+    parser.add_argument("--slices", type=whole(1), default=1, help="so many of them, joined by the data-centre network")
+    parser.add_argument(
+        "--examples", type=whole(1, 10**12), help="of the training split, where the data set is not at hand"
+    )
     parser.add_argument("--json", action="store_true", help="numbers instead of text")
 
 

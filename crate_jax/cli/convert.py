@@ -15,9 +15,11 @@ TARGETS = ("flax", "torch", "safetensors")
 
 def add_arguments(parser):
     """The flags of `crate-jax convert`."""
+    from crate_jax.cli.numbers import real, whole
+
     parser.add_argument("--to", required=True, choices=TARGETS, help="our own folder, PyTorch's .pth, or .safetensors")
-    parser.add_argument("--num_heads", type=int, help="K, if the width is not an official one")
-    parser.add_argument("--lambda_", type=float, help="sparsity weight, if it is not the official default")
+    parser.add_argument("--num_heads", type=whole(1), help="K, if the width is not an official one")
+    parser.add_argument("--lambda_", type=real(0, 1e6), help="sparsity weight, if it is not the official default")
     parser.add_argument("source", metavar="IN", help="a file, a converted folder, or a workdir")
     parser.add_argument("target", metavar="OUT", help="a folder for --to=flax, else a file")
 

@@ -8,9 +8,11 @@ Writes augmented.png: a row an example, first as evaluation sees it, then as tra
 
 def add_arguments(parser):
     """Flags; `--config.a.b=VALUE` overrides any leaf of the config."""
+    from crate_jax.cli.numbers import real
+
     parser.add_argument("--config", required=True, help="a file, or the name of an installed config")
     parser.add_argument("--out", default=".", help="folder for augmented.png (default: here)")
-    parser.add_argument("--seconds", type=float, default=5.0, help="to measure the speed for; 0: not at all")
+    parser.add_argument("--seconds", type=real(0, 3600), default=5.0, help="to measure the speed for; 0: not at all")
 
 
 def run(arguments):

@@ -1,22 +1,29 @@
-"""Trains a classifier on top of a pre-trained network; run again, it goes on exactly where it stopped.
+"""Trains a classifier on top of a pre-trained network; run the same command again, it resumes exactly.
 
     crate-jax finetune --workdir=workdirs/digits --labels_per_class=10
     crate-jax finetune --checkpoint=crate_base.pth --config=finetune_cifar10 --out=workdirs/cifar10
 
-The recipe (--config) is a config; what it leaves at the default of `model.*` and `data.*` is the pre-trained network's.
+The recipe (--config) is a config; by default the data set's size chooses: finetune, finetune:medium, finetune_imagenet
+(it is logged). What it does not give of `model.*`, `data.*` and `seed` is inherited from the pre-training run.
 Results: finetune.json and figures/finetune.png, or with --labels_per_class=K few_labels.json and few_labels.png: the
 pre-trained network, the same from scratch and raw pixels on K examples a class, means over --draws draws.
 """
 
+import logging
+
+logger = logging.getLogger(__name__)
+
 
 def add_arguments(parser):
     """Flags; `--config.a.b=VALUE` overrides any leaf of the recipe."""
+    from crate_jax.cli.numbers import whole
+
     parser.add_argument("--workdir", help="of a pretrain")
     parser.add_argument("--checkpoint", help="instead of --workdir: a .pth, .safetensors, or what `convert` wrote")
-    parser.add_argument("--config", default="finetune", help="the recipe: a file, or the name of an installed config")
+    parser.add_argument("--config", help="the recipe: a file or an installed config (default: by the data set's size)")
     parser.add_argument("--out", help="folder of this training (default: WORKDIR/finetune/RECIPE)")
-    parser.add_argument("--labels_per_class", type=int, help="train on so many examples a class, and from scratch too")
-    parser.add_argument("--draws", type=int, default=3, help="with --labels_per_class: how often they are drawn")
+    parser.add_argument("--labels_per_class", type=whole(1), help="train on K examples per class, and from scratch too")
+    parser.add_argument("--draws", type=whole(1, 1000), default=3, help="with --labels_per_class: number of draws")
     parser.add_argument("--from_scratch", action="store_true", help="the same network without its pre-training")
 
 
@@ -26,21 +33,28 @@ def run(arguments):
     from crate_jax.distributed.hosts import joined
     from crate_jax.errors import UserError
 
-    for flag in ("labels_per_class", "draws"):
-        value = getattr(arguments, flag)
-        if value is not None and value < 1:
-            raise UserError(f"--{flag}={value}: give 1 or more.")
     if bool(arguments.workdir) == bool(arguments.checkpoint):
         raise UserError("give either --workdir=D or --checkpoint=P --config=RECIPE --out=DIR.")
+    arguments.config = arguments.config or choose_recipe(arguments)
     recipe = load_config(arguments.config, arguments.overrides)
     with joined(recipe):
         return finetune(arguments, recipe)
 
 
+def choose_recipe(arguments):
+    """The recipe for the size of the data set, said in the log."""
+    from crate_jax.config import default_config
+    from crate_jax.evaluation.fine_tuning import recipe_for
+    from crate_jax.training.run_folder import read_config
+
+    pretrained = read_config(arguments.workdir) if arguments.workdir else default_config()
+    name, examples = recipe_for(pretrained, arguments.overrides, arguments.labels_per_class)
+    logger.info("recipe for %s training examples: --config=%s", f"{examples:,}", name)
+    return name
+
+
 def finetune(arguments, recipe):
     """Runs the recipe in this process; the exit code."""
-    import pathlib
-
     from etils import epath
 
     from crate_jax.distributed.compilation_cache import keep_compiled
@@ -49,7 +63,7 @@ def finetune(arguments, recipe):
 
     if arguments.workdir:
         subject = of_run(arguments.workdir)
-        default = epath.Path(arguments.workdir) / "finetune" / pathlib.Path(arguments.config).stem
+        default = epath.Path(arguments.workdir) / "finetune" / folder_name(arguments.config)
     else:
         if not arguments.out:
             raise UserError(f"--checkpoint={arguments.checkpoint} also needs --out.")
@@ -59,6 +73,14 @@ def finetune(arguments, recipe):
     if arguments.labels_per_class:
         return few(subject, recipe, out, arguments)
     return full(subject, recipe, out, arguments)
+
+
+def folder_name(recipe):
+    """The recipe's name as a folder's: finetune_imagenet:large and path/to/mine.py:large end in _large."""
+    import pathlib
+
+    name, _, argument = str(recipe).partition(":") if ":" in pathlib.PurePath(recipe).name else (str(recipe), "", "")
+    return pathlib.PurePath(name).stem + (f"_{argument}" if argument else "")
 
 
 def full(subject, recipe, out, arguments):

@@ -47,16 +47,16 @@ def run(arguments):
 
 
 def print_settings(config):
-    """Every leaf, and which ones the config or the command line set (marked *)."""
-    from crate_jax.config import flatten
+    """Every leaf with its range and meaning; * marks those that the config or the command line gives."""
+    from crate_jax.config import flatten, given
     from crate_jax.config_schema import LEAVES
 
-    flat = flatten(config)
+    flat, said = flatten(config), given(config)
     width = max(map(len, flat))
     for name, leaf in LEAVES.items():
-        mark = " " if flat[name] == leaf.default else "*"
-        print(f"{mark} {name:<{width}}  {flat[name]!s:<24}  {leaf.doc}".rstrip())
-    print("  (* differs from the default)\n")
+        allowed = f" {' | '.join(map(str, leaf.choices)) if leaf.choices else leaf.range}"
+        print(f"{'*' if name in said else ' '} {name:<{width}}  {flat[name]!s:<24}  {leaf.doc};{allowed}".rstrip("; "))
+    print("  (* given by the config or the command line)\n")
 
 
 def mesh_axis(logical):

@@ -11,13 +11,14 @@ neighbours and their vote (figures/knn_images.png).
 
 def add_arguments(parser):
     """Flags; `--config.a.b=VALUE` overrides any leaf of the config."""
+    from crate_jax.cli.numbers import real, whole
     from crate_jax.evaluation.subject_arguments import add_subject_arguments
 
     add_subject_arguments(parser)
     parser.add_argument("--features", help="POOLING@LAYER, such as cells@2; chosen if not given")
     parser.add_argument("--images", help="pictures of your own: files separated by commas, or a folder")
-    parser.add_argument("--k", type=int, default=20, help="neighbours that vote")
-    parser.add_argument("--temperature", type=float, default=0.07, help="of their weights, exp(cosine / T)")
+    parser.add_argument("--k", type=whole(1), default=20, help="neighbours that vote")
+    parser.add_argument("--temperature", type=real(1e-3, 1000), default=0.07, help="of their weights, exp(cosine / T)")
 
 
 def run(arguments):

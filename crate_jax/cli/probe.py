@@ -32,7 +32,7 @@ def run(arguments):
 
     shots = None
     if arguments.shots:
-        if not all(part.strip().isdigit() for part in arguments.shots.split(",")):
+        if not all(part.strip().isdecimal() for part in arguments.shots.split(",")):
             raise UserError(f"--shots={arguments.shots}: give whole numbers, separated by commas, such as 5,10.")
         shots = sorted({int(part) for part in arguments.shots.split(",")})
     subject = resolve(arguments)

@@ -12,11 +12,12 @@ data.validation_split; the shorter side is resized and the middle is taken.
 
 def add_arguments(parser):
     """Flags; `--config.a.b=VALUE` overrides any leaf of the config."""
+    from crate_jax.cli.numbers import whole
     from crate_jax.evaluation.subject_arguments import add_subject_arguments
 
     add_subject_arguments(parser)
     parser.add_argument("--images", help="pictures of your own: files separated by commas, or a folder")
-    parser.add_argument("--limit", type=int, default=1024, help="images of the split that are measured at most")
+    parser.add_argument("--limit", type=whole(1), default=1024, help="images of the split that are measured at most")
 
 
 def run(arguments):

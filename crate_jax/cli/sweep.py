@@ -10,9 +10,11 @@ run at once gets chips of its own. Afterwards: crate-jax compare WORKDIR --out=D
 
 def add_arguments(parser):
     """Flags; a sweep's overrides stand in its file."""
+    from crate_jax.cli.numbers import whole
+
     parser.add_argument("--config", required=True, help="the sweep file, or the name of an installed one")
     parser.add_argument("--workdir", required=True, help="folder of the sweep")
-    parser.add_argument("--parallel", type=int, default=1, help="points at once")
+    parser.add_argument("--parallel", type=whole(1), default=1, help="points at once")
     parser.add_argument("--point", help="run this one only: its name, or its number from 0")
     parser.add_argument("--emit", choices=("slurm", "jobset", "tpu_vm"), help="write what a scheduler runs instead")
 
@@ -28,8 +30,6 @@ def run(arguments):
 
     if arguments.overrides:
         raise UserError(f"--config.{arguments.overrides[0][0]}: what a sweep varies stands in its file; set it there.")
-    if arguments.parallel < 1:
-        raise UserError(f"--parallel={arguments.parallel}: give 1 or more.")
     sweep = load_sweep(arguments.config)
     if arguments.emit:
         name, text = emit(arguments.emit, sweep, arguments.workdir, arguments.parallel)

@@ -1,8 +1,9 @@
 """Mixup (Zhang et al. 2018), CutMix (Yun et al. 2019) and label smoothing: soft targets for fine-tuning.
 
-What is mixed is drawn on the host, from (seed, epoch, index); the mixing itself is done on the device, where the batch
-is whole. The partner of row i is row B - 1 - i. MAE's recipe draws once a batch; here every example has a draw of its
-own, which depends on nothing but the example.
+How an example is mixed is drawn on the host, from (seed, epoch, index); the mixing itself is done on the device.
+Rows 2i and 2i + 1 of the global batch are partners: `paired` gives each row its partner's bytes before the batch is cut
+into micro-batches, so accumulation changes nothing, and no pixel leaves a device that holds an even number of rows.
+MAE's recipe draws once per batch; here every example has a draw of its own, which depends on nothing but the example.
 """
 
 import jax
@@ -20,7 +21,7 @@ def mixing_plan(seed, epoch_B, index_B, image_size, mixup, cutmix):
     """How each example is mixed with its partner.
 
     Args:
-        seed, epoch_B, index_B: which examples, how often seen before.
+        seed, epoch_B, index_B: which examples, and how often each was seen before.
         image_size: pixels.
         mixup, cutmix: alpha of the Beta(alpha, alpha) that the weight is drawn from; 0 is off.
 
@@ -44,12 +45,12 @@ def mixing_plan(seed, epoch_B, index_B, image_size, mixup, cutmix):
 
 
 def smoothed(labels_B, num_classes, smoothing=0.0):
-    """One-hot targets, a part of which is spread evenly over all classes.
+    """One-hot targets, a fraction of which is shared evenly by all classes.
 
     Args:
         labels_B: int32.
         num_classes: K.
-        smoothing: the part, in [0, 1).
+        smoothing: the fraction, in [0, 1).
 
     Returns:
         targets_BxK, float32; rows sum to 1.
@@ -57,16 +58,34 @@ def smoothed(labels_B, num_classes, smoothing=0.0):
     return jax.nn.one_hot(labels_B, num_classes) * (1 - smoothing) + smoothing / num_classes
 
 
-def mixed(images_BxHxWxC, targets_BxK, weight_B, box_Bx4):
-    """Mixes every image and target with those of the reversed batch.
+def paired(batch):
+    """The batch with each row's partner: rows 2i and 2i + 1; the last row of an odd batch is its own.
 
     Args:
-        images_BxHxWxC: float.
-        targets_BxK: float.
+        batch: `image` (uint8, B x H x W x C), `label` (B), and whatever else.
+
+    Returns:
+        The batch with `partner_image` and `partner_label`.
+    """
+    return batch | {"partner_image": _swapped(batch["image"]), "partner_label": _swapped(batch["label"])}
+
+
+def _swapped(rows):
+    even = len(rows) // 2 * 2
+    pairs = rows[:even].reshape(even // 2, 2, *rows.shape[1:])[:, ::-1].reshape(even, *rows.shape[1:])
+    return jnp.concatenate([pairs, rows[even:]]) if even < len(rows) else pairs
+
+
+def mixed(images_BxHxWxC, targets_BxK, partners_BxHxWxC, partner_targets_BxK, weight_B, box_Bx4):
+    """Mixes every image and target with its partner's.
+
+    Args:
+        images_BxHxWxC, partners_BxHxWxC: float.
+        targets_BxK, partner_targets_BxK: float.
         weight_B, box_Bx4: from `mixing_plan`.
 
     Returns:
-        images, targets; shapes and types as they were.
+        (images_BxHxWxC, targets_BxK), dtypes as they were.
     """
     weight_Bx1 = weight_B[:, None].astype(targets_BxK.dtype)
     rows_H, columns_W = (jnp.arange(side) for side in images_BxHxWxC.shape[1:3])
@@ -75,9 +94,8 @@ def mixed(images_BxHxWxC, targets_BxK, weight_B, box_Bx4):
     inside_BxHxWx1 = (in_rows_BxH[:, :, None] & in_columns_BxW[:, None, :])[..., None]
     cuts_B = (box_Bx4[:, 2] > box_Bx4[:, 0]) & (box_Bx4[:, 3] > box_Bx4[:, 1])
     share = weight_B[:, None, None, None].astype(images_BxHxWxC.dtype)
-    partners = images_BxHxWxC[::-1]
-    blended = share * images_BxHxWxC + (1 - share) * partners
-    cut = jnp.where(inside_BxHxWx1, partners, images_BxHxWxC)
+    blended = share * images_BxHxWxC + (1 - share) * partners_BxHxWxC
+    cut = jnp.where(inside_BxHxWx1, partners_BxHxWxC, images_BxHxWxC)
     # a box that the border cut down to nothing has weight 1, so blending leaves the image alone
     images = jnp.where(cuts_B[:, None, None, None], cut, blended)
-    return images, weight_Bx1 * targets_BxK + (1 - weight_Bx1) * targets_BxK[::-1]
+    return images, weight_Bx1 * targets_BxK + (1 - weight_Bx1) * partner_targets_BxK

@@ -1,8 +1,8 @@
 """The mesh: devices in a grid of data x fsdp x tensor.
 
-    data    the batch is split; parameters are copied
-    fsdp    the batch is split and the parameters too: each is gathered where a layer needs it
-    tensor  heads and dictionary atoms are split: a layer's products are shared
+    data    the batch is sharded; parameters are replicated
+    fsdp    the batch is sharded and the parameters too: each is gathered where a layer needs it
+    tensor  heads and dictionary atoms are sharded: a layer's products are shared
 
 One axis may be -1: whatever devices are left. With several slices (`mesh.dcn_data`) the data axis crosses the
 data-centre network, the others stay inside a slice.
@@ -12,6 +12,7 @@ import jax
 import numpy as np
 from jax.sharding import AxisType, Mesh
 
+from crate_jax.distributed.jax_settings import check_jax_settings
 from crate_jax.errors import UserError
 
 AXES = ("data", "fsdp", "tensor")
@@ -55,9 +56,18 @@ def make_mesh(settings, devices=None):
         A `jax.sharding.Mesh` with axes data, fsdp, tensor, in the order that the hardware's links like.
 
     Raises:
-        UserError: see `mesh_shape`.
+        UserError: see `mesh_shape` and `jax_settings`.
     """
+    check_jax_settings()
     devices = jax.devices() if devices is None else devices
+    if settings.dcn_data > 1:
+        attribute = "slice_index" if devices[0].platform == "tpu" else "process_index"
+        slices = len({getattr(device, attribute, 0) for device in devices})
+        if slices != settings.dcn_data:
+            kind = "slices" if attribute == "slice_index" else "processes"
+            raise UserError(
+                f"mesh.dcn_data={settings.dcn_data}: the devices belong to {slices} {kind}; set it to {slices}."
+            )
     shape = mesh_shape(settings, len(devices))
     auto = (AxisType.Auto,) * len(AXES)  # logical constraints need it: the default, Explicit, refuses them
     try:

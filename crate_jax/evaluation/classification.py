@@ -14,7 +14,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from crate_jax.data.mixing import mixed, smoothed
+from crate_jax.data.mixing import mixed, paired, smoothed
+from crate_jax.errors import UserError
 from crate_jax.training.objective import normalise
 
 
@@ -26,7 +27,7 @@ class Classification:
         model: a classifier.
         seed: of stochastic depth.
         mean, std: of `normalise`.
-        label_smoothing: part of a target spread over all classes.
+        label_smoothing: fraction of a target that is shared evenly by all classes.
         mixes: batches carry `mix_weight` and `mix_box`.
     """
 
@@ -37,21 +38,33 @@ class Classification:
     label_smoothing: float = 0.0
     mixes: bool = False
 
+    def prepare(self, batch):
+        """The global batch with what its micro-batches need of each other: the partners of mixup and CutMix."""
+        return paired(batch) if self.mixes else batch
+
+    def _examples(self, image_BxHxWxC, label_B):
+        """Normalised images and smoothed targets."""
+        targets_BxK = smoothed(label_B, self.model.num_classes, self.label_smoothing)
+        return normalise(image_BxHxWxC, self.mean, self.std), targets_BxK
+
     def __call__(self, params, batch, step):
         """The loss of a batch.
 
         Args:
             params: of the model.
-            batch: `image` (uint8, B x H x W x C), `label` (B), and what mixing wants.
+            batch: `image` (uint8, B x H x W x C), `label` (B); with `mixes` what `prepare` adds and the draws of
+                `mixing_plan`.
             step: number of the step.
 
         Returns:
             (loss, {"train_accuracy": share of the images whose likeliest class is that of their label}).
         """
-        images_BxHxWxC = normalise(batch["image"], self.mean, self.std)
-        target_BxK = smoothed(batch["label"], self.model.num_classes, self.label_smoothing)
+        images_BxHxWxC, target_BxK = self._examples(batch["image"], batch["label"])
         if self.mixes:
-            images_BxHxWxC, target_BxK = mixed(images_BxHxWxC, target_BxK, batch["mix_weight"], batch["mix_box"])
+            partners = self._examples(batch["partner_image"], batch["partner_label"])
+            images_BxHxWxC, target_BxK = mixed(
+                images_BxHxWxC, target_BxK, *partners, batch["mix_weight"], batch["mix_box"]
+            )
         key = jax.random.fold_in(jax.random.key(self.seed), step)
         output = self.model.apply({"params": params}, images_BxHxWxC, train=True, rngs={"dropout": key})
         loss = jnp.mean(optax.softmax_cross_entropy(output.logits_BxC, target_BxK))
@@ -85,19 +98,37 @@ def layer_rates(depth, decay):
     return rates
 
 
-def pretrained_start(params, encoder):
-    """Fresh parameters with those of a pre-trained encoder in their place; what is new (the head) stays fresh.
+def pretrained_start(params, encoder, pooling):
+    """Fresh parameters with those of a pre-trained encoder in their place.
 
-    The final norm is taken over where the classifier has it at the same place (class token); averaged patches are
-    normed after the average, so there it begins anew, as MAE has it.
+    The head is fresh. So is the final norm where the head reads the mean of the patches, as MAE has it: there it norms
+    the mean, not the tokens that it was trained on.
 
     Args:
         params: of the classifier, fresh.
         encoder: of the pre-trained network.
+        pooling: of the classifier.
 
     Returns:
         (parameters, names that stayed fresh).
+
+    Raises:
+        UserError: an encoder of another shape.
     """
     fresh, known = (flax.traverse_util.flatten_dict(tree, sep="/") for tree in (params, encoder))
-    took = {name: known[name] for name, value in fresh.items() if name in known and known[name].shape == value.shape}
-    return flax.traverse_util.unflatten_dict(fresh | took, sep="/"), sorted(set(fresh) - set(took))
+    new = ("head_", *(("encoder_norm",) if pooling == "mean" else ()))
+    new += ("position_table",) if "position_table" not in known else ()
+    ours = {name: value.shape for name, value in fresh.items() if not name.startswith(new)}
+    theirs = {
+        name: value.shape
+        for name, value in known.items()
+        if name in ours or (name.startswith("encoder") and not name.startswith(new))
+    }
+    for name in sorted(ours.keys() | theirs.keys()):
+        if ours.get(name) != theirs.get(name):
+            raise UserError(
+                f"the pre-trained encoder does not fit this classifier: {name} has shape {theirs.get(name)} there, "
+                f"{ours.get(name)} here; leave model.* as the pre-trained network has it."
+            )
+    params = flax.traverse_util.unflatten_dict(fresh | {name: known[name] for name in ours}, sep="/")
+    return params, sorted(set(fresh) - set(ours))

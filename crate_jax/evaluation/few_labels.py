@@ -1,11 +1,14 @@
 """Few labels, where pre-training shows its worth: fine-tuned, from scratch, and raw pixels, on the same few examples.
 
-Means over draws of K examples a class; every training is a run of its own that goes on where it stopped. Where a recipe
+Means over draws of K examples a class; every training is a run of its own and resumes by itself. Where a recipe
 trains the head alone (MAE's probe), "from scratch" is the same head on the untrained encoder.
 """
 
+import dataclasses
+
 import numpy as np
 
+from crate_jax.config import flatten, override
 from crate_jax.evaluation.feature_store import RAW, labelled, split_features
 from crate_jax.evaluation.fine_tuning import compose, drawn_examples, fine_tune
 from crate_jax.evaluation.linear_probe import choose, compact_labels, fit_and_score
@@ -22,7 +25,7 @@ def few_labels(subject, recipe, out, labels_per_class, draws):
         draws: how many times K examples a class are drawn.
 
     Returns:
-        What `few_labels.json` holds, or None if told to stop.
+        What `few_labels.json` holds, or None if preempted.
 
     Raises:
         UserError: as `fine_tune`.
@@ -58,8 +61,14 @@ def few_labels(subject, recipe, out, labels_per_class, draws):
 
 
 def raw_pixels(subject, config):
-    """Accuracy of logistic regression on the pixels of the drawn examples; C is chosen among them."""
+    """Accuracy of logistic regression on the pixels of the drawn examples; C is chosen among them.
+
+    Args:
+        subject: a `Subject`.
+        config: from `compose`; its data set, which need not be the one of the subject's pre-training.
+    """
     settings = config.data
+    subject = dataclasses.replace(subject, config=override(subject.config, _data_leaves(config)))
     train, label_N = split_features(subject, settings.train_split, (RAW,), indices=drawn_examples(config))
     test, test_label_M = split_features(
         subject, settings.validation_split, (RAW,), indices=labelled(settings, settings.validation_split)
@@ -67,3 +76,7 @@ def raw_pixels(subject, config):
     train_N, test_M, count = compact_labels(label_N, test_label_M)
     chosen = choose(train, train_N, count)
     return fit_and_score(train[RAW], train_N, test[RAW], test_M, chosen.C, count)
+
+
+def _data_leaves(config):
+    return [(name, value) for name, value in flatten(config).items() if name.startswith("data.")]

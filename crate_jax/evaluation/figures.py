@@ -1,17 +1,28 @@
 """How evaluation draws: images in a labelled grid, curves in colours that the colour-blind can tell apart."""
 
 import io
+import re
 
 import numpy as np
 
 COLOURS = ("#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#d55e00")  # Okabe and Ito 2008
 MARKERS = ("o", "s", "^", "D", "v", "P")
+SYMBOL = re.compile(r"\$[RUYZ][_^][a-z]\$")  # what a figure of ours writes as a formula, such as $R^c$
 REMOVED = 0.5  # what stands for a removed patch in a picture
+
+
+def plain_names(figure):
+    """Draws class, file and run names as they are: two `$` in a name are no formula, only our own symbols are."""
+    from matplotlib.text import Text
+
+    for text in figure.findobj(Text):
+        text.set_parse_math("$" not in SYMBOL.sub("", text.get_text()))
 
 
 def save_figure(figure, path):
     """Writes a matplotlib figure as a PNG file; the path is an `epath.Path`."""
     picture = io.BytesIO()
+    plain_names(figure)
     figure.savefig(picture, format="png", dpi=120)
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(picture.getvalue())

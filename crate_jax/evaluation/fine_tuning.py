@@ -1,8 +1,12 @@
 """Fine-tuning: a classifier on a pre-trained encoder, through the train step, loop and checkpoints of pre-training.
 
-A recipe is a config like any other. What it says about the optimizer and the length counts as it stands; of `model.*`
-and `data.*` it only says what should differ from the pre-trained network and its data (another data set brings all of
-its own `data.*`).
+A recipe is a config like any other. A leaf that its file or the command line gives counts, be it equal to the default.
+What is not given is inherited from the pre-training run where `inherited` says so, and only there:
+
+    model.*                 what the classifier shares with the pre-trained network
+    data.mean, data.std     the normalisation that the encoder was trained with, on any data set
+    data.*                  the rest as well, where the data set is the run's own
+    seed
 """
 
 import dataclasses
@@ -12,17 +16,17 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from crate_jax.config import flatten, model_overrides, override
+from crate_jax.config import flatten, given, model_overrides, override
 from crate_jax.config_schema import LEAVES
 from crate_jax.data import pipeline
 from crate_jax.data.sources import open_source
 from crate_jax.distributed.hosts import Preemption, abandon
 from crate_jax.distributed.mesh import make_mesh
-from crate_jax.distributed.sharding import batch_sharding
+from crate_jax.distributed.sharding import batch_sharding, check_batch
 from crate_jax.errors import UserError
 from crate_jax.evaluation.classification import Classification, layer_rates, pretrained_start
 from crate_jax.evaluation.feature_store import batch_size_of
-from crate_jax.evaluation.head_only import HeadOnly, check_head_only, fold_normalisation
+from crate_jax.evaluation.head_only import HeadOnly, check_head_only, fold_normalisation, head_factors
 from crate_jax.models.registry import create_model, for_platform, model_class
 from crate_jax.training import observers
 from crate_jax.training.checkpoint import Checkpoints
@@ -35,6 +39,7 @@ from crate_jax.training.stacking import by_layer, stacked
 
 logger = logging.getLogger(__name__)
 
+SMALL, MEDIUM = 10_000, 300_000  # training examples below which the recipe of `recipe_for` is finetune, finetune:medium
 HEAD_GROWTH = (
     500.0  # MAE's probe begins with a head of deviation 0.01, fine-tuning with 2e-5: LARS steps go by its norm
 )
@@ -58,7 +63,7 @@ def classifier_settings(config, model):
         name = name.replace("_mae_", "_classifier_").removesuffix("_paper")
     elif "classifier" not in name and not name.startswith("crate_"):
         raise UserError(f"model.name={name}: there is no classifier with its encoder.")
-    fields = {field.name for field in dataclasses.fields(model_class(name))} - {"parent", "name"}
+    fields = {field.name for field in dataclasses.fields(model_class(name))} - {"parent", "name", "num_classes"}
     found = {"model.name": name}
     for leaf in LEAVES:
         attribute = leaf.removeprefix("model.")
@@ -66,6 +71,52 @@ def classifier_settings(config, model):
             value = getattr(model, attribute)
             found[leaf] = jnp.dtype(value).name if attribute == "dtype" else value
     return found
+
+
+def recipe_for(pretrained, overrides=(), labels_per_class=None):
+    """The installed recipe for a data set of this size, where none was asked for.
+
+    Args:
+        pretrained: config of the pre-trained network.
+        overrides: pairs (dotted leaf, text or value) that are to be given; they may name another data set.
+        labels_per_class: examples per class that are trained on; None is all.
+
+    Returns:
+        (name for `load_config`, training examples).
+
+    Raises:
+        UserError: missing data.
+    """
+    settings = override(pretrained, [(name, value) for name, value in overrides if name.startswith("data.")]).data
+    source = open_source(settings.name, settings.train_split, settings.data_dir)
+    count = source.num_examples
+    if labels_per_class and source.num_classes:
+        count = min(count, labels_per_class * source.num_classes)
+    size = next((size for size in ("large", "huge") if size in pretrained.model.name), "base")
+    recipes = {SMALL: "finetune", MEDIUM: "finetune:medium"}
+    return next((name for most, name in recipes.items() if count < most), f"finetune_imagenet:{size}"), count
+
+
+def inherited(recipe, pretrained, model):
+    """The leaves that a fine-tuning takes over from pre-training: those of the list above that are not given.
+
+    Args:
+        recipe: a config.
+        pretrained: config of the pre-trained network.
+        model: the network.
+
+    Returns:
+        A dictionary from dotted leaf to value.
+
+    Raises:
+        UserError: no classifier has this encoder.
+    """
+    said = given(recipe) - {"model.name"}
+    own_data = "data.name" not in said or recipe.data.name == pretrained.data.name
+    leaves = {name: value for name, value in flatten(pretrained).items() if name.startswith("data.") and own_data}
+    leaves |= {"seed": pretrained.seed, "data.mean": pretrained.data.mean, "data.std": pretrained.data.std}
+    leaves |= classifier_settings(pretrained, model)
+    return {name: value for name, value in leaves.items() if name not in said}
 
 
 def compose(recipe, pretrained, model, *, source=None, identity=None, labels_per_class=None, draw=0):
@@ -84,30 +135,20 @@ def compose(recipe, pretrained, model, *, source=None, identity=None, labels_per
     Raises:
         UserError: no labels, or settings that do not go together.
     """
-    flat = flatten(recipe)
-    said = {name: value for name, value in flat.items() if value != LEAVES[name].default}
-    other_data = "data.name" in said and said["data.name"] != pretrained.data.name
-    leaves = {name: value for name, value in flat.items() if not name.startswith(("model.", "data."))}
-    base = flat if other_data else flatten(pretrained)
-    leaves |= {name: value for name, value in base.items() if name.startswith("data.")}
-    leaves |= classifier_settings(pretrained, model)
-    leaves |= {
-        name: value for name, value in said.items() if name.startswith(("model.", "data.")) and name != "model.name"
-    }
-    leaves |= {
-        "seed": said.get("seed", pretrained.seed),
-        "finetune.source": source,
-        "finetune.identity": identity,
-        "finetune.labels_per_class": labels_per_class,
-        "finetune.draw": draw,
-    }
+    begin = {"source": source, "identity": identity, "labels_per_class": labels_per_class, "draw": draw}
+    leaves = inherited(recipe, pretrained, model) | {f"finetune.{name}": value for name, value in begin.items()}
     config = override(recipe, leaves.items())
     opened = open_source(config.data.name, config.data.train_split, config.data.data_dir)
     if not opened.num_classes:
         raise UserError(f"data.name={config.data.name} has no labels, and fine-tuning needs them.")
     if opened.num_classes < 2:
         raise UserError(f"data.name={config.data.name} has one class only; a classifier needs two or more.")
-    return override(config, [("model.num_classes", config.model.num_classes or opened.num_classes)])
+    classes = config.model.num_classes or opened.num_classes
+    if classes < opened.num_classes:
+        raise UserError(
+            f"model.num_classes={classes}: {config.data.name} has {opened.num_classes} classes; leave it out."
+        )
+    return override(config, [("model.num_classes", classes)])
 
 
 def drawn_examples(config):
@@ -170,7 +211,7 @@ def accuracy(model, params, config, split):
 
 
 def fine_tune(config, out, encoder=None):
-    """Trains a classifier, or goes on where it stopped.
+    """Trains a classifier, or resumes.
 
     Args:
         config: from `compose`.
@@ -178,26 +219,28 @@ def fine_tune(config, out, encoder=None):
         encoder: parameters of the pre-trained network; None: from scratch.
 
     Returns:
-        (training.loop.Outcome, what `finetune.json` holds); the second is None if the run was told to stop.
+        (training.loop.Outcome, what `finetune.json` holds); the second is None if the run was preempted.
 
     Raises:
         UserError: settings, data or a folder that will not do.
     """
+    open_source(config.data.name, config.data.validation_split, config.data.data_dir)  # read last, looked for first
     indices = drawn_examples(config)
     count = pipeline.num_train_examples(config) if indices is None else len(indices)
     model = create_model(config.model.name, **model_overrides(config))
     model = for_platform(model, jax.default_backend(), jax.device_count())
     mean, std = channel_statistics(config, model.channels)
     mixes = bool(config.data.mixup or config.data.cutmix)
-    head_only = config.finetune.head_only
-    if head_only:
-        check_head_only(model, encoder)
-        objective = HeadOnly(model, mean, std)
+    head_only, accumulate, decay = config.finetune.head_only, config.optimizer.accumulate, config.optimizer.layer_decay
+    check_batch(config.batch_size, accumulate, make_mesh(config.mesh))
+    if head_only:  # its batch statistics are those of the whole batch, so it cuts the batch itself
+        check_head_only(config, model, encoder)
+        objective, factors = HeadOnly(model, mean, std, accumulate), head_factors
+        executed = override(config, [("optimizer.accumulate", 1)])
     else:
         objective = Classification(model, config.seed, mean, std, config.data.label_smoothing, mixes)
-    decay = config.optimizer.layer_decay
-    rates = layer_rates(model.depth, decay) if decay is not None else None
-    program = build_program(config, count, model=model, objective=objective, scale_by_layer=rates)
+        factors, executed = layer_rates(model.depth, decay) if decay is not None else None, config
+    program = build_program(executed, count, model=model, objective=objective, scale_by_layer=factors)
     folder = RunFolder(out)
     folder.open(config)
     settings = config.checkpoint
@@ -242,7 +285,7 @@ def _begin(program, encoder):
     state = program.new_state()
     if encoder is None:
         return state
-    params, fresh = pretrained_start(by_layer(state.params, state.stacks), encoder)
+    params, fresh = pretrained_start(by_layer(state.params, state.stacks), encoder, program.model.pooling)
     if program.config.finetune.head_only:
         params = params | {"head_kernel": params["head_kernel"] * HEAD_GROWTH}
     logger.info("pre-trained encoder in place; new are %s", ", ".join(fresh))

@@ -1,4 +1,4 @@
-"""MAE's linear probe as a training (He et al. 2022): the encoder stays, a head learns on batch-normalised features.
+"""MAE's linear probe as a training (He et al. 2022): a head on the batch-normalised features of a frozen encoder.
 
     logits = BN(x) W + b,   x the class token after the final norm,   BN without scale and shift
 
@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from crate_jax.config import flatten
 from crate_jax.data.pipeline import evaluation_batches
 from crate_jax.distributed.mesh import make_mesh
 from crate_jax.distributed.sharding import batch_sharding
@@ -24,16 +25,32 @@ from crate_jax.training.objective import channel_statistics, normalise
 EPSILON = 1e-6  # of the variance, as in Meta's code
 
 
-def check_head_only(model, encoder):
-    """Refuses what has no such probe.
+def check_head_only(config, model, encoder):
+    """Refuses what has no such probe, and settings that it would have to ignore.
 
     Raises:
-        UserError: another pooling, or no pre-trained encoder.
+        UserError: another pooling, no pre-trained encoder, or soft targets and depths.
     """
     if model.pooling != "cls":
         raise UserError(f"model.pooling={model.pooling}: a head alone (finetune.head_only) reads the class token, cls.")
     if encoder is None:
         raise UserError("finetune.head_only: a head alone, from scratch, on an encoder that stays untrained; drop one.")
+    flat = flatten(config)
+    for name in ("data.mixup", "data.cutmix", "data.label_smoothing", "model.drop_path", "optimizer.layer_decay"):
+        if flat[name]:
+            raise UserError(f"{name}={flat[name]}: a head alone (finetune.head_only) is trained without it; unset one.")
+
+
+def head_factors(params):
+    """Factors of the update, after weight decay: 1 for the head, 0 for the frozen rest.
+
+    Args:
+        params: of the classifier.
+
+    Returns:
+        A tree of numbers with the structure of `params`.
+    """
+    return jax.tree_util.tree_map_with_path(lambda path, _: float(path[0].key.startswith("head_")), params)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,18 +60,33 @@ class HeadOnly:
     Attributes:
         model: a classifier whose head reads the class token.
         mean, std: of `normalise`.
+        micro_batches: the encoder sees so many parts of the batch one after the other; statistics are the batch's.
     """
 
     model: Any
     mean: tuple
     std: tuple
+    micro_batches: int = 1
+
+    def tokens(self, params, image_BxHxWxC):
+        """Class tokens after the final norm, B x D, float32; no gradient flows back from them."""
+
+        def encode(image_MxHxWxC):
+            images_MxHxWxC = normalise(image_MxHxWxC, self.mean, self.std)
+            return self.model.apply({"params": frozen}, images_MxHxWxC).latent_BxTxD[:, 0].astype(jnp.float32)
+
+        frozen = jax.lax.stop_gradient(params)
+        if self.micro_batches == 1:
+            return encode(image_BxHxWxC)
+        # interleaved, so that a part takes as many rows from each device as from any other
+        parts = image_BxHxWxC.reshape(-1, self.micro_batches, *image_BxHxWxC.shape[1:]).swapaxes(0, 1)
+        token_AxMxD = jax.lax.map(encode, parts)
+        return token_AxMxD.swapaxes(0, 1).reshape(len(image_BxHxWxC), -1)
 
     def __call__(self, params, batch, step):
         """The loss of a batch; see `training.objective`."""
         del step
-        images_BxHxWxC = normalise(batch["image"], self.mean, self.std)
-        frozen = jax.lax.stop_gradient(params)
-        token_BxD = self.model.apply({"params": frozen}, images_BxHxWxC).latent_BxTxD[:, 0].astype(jnp.float32)
+        token_BxD = self.tokens(params, batch["image"])
         mean_D, variance_D = jnp.mean(token_BxD, 0), jnp.var(token_BxD, 0)
         normed_BxD = (token_BxD - mean_D) * jax.lax.rsqrt(variance_D + EPSILON)
         logits_BxC = jnp.matmul(normed_BxD, params["head_kernel"], precision="highest") + params["head_bias"]

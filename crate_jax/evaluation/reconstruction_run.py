@@ -48,7 +48,7 @@ def reconstruct(subject, *, pictures=None, limit=1024):
     ]
     if jax.process_index() == 0:
         names_of_whole = subject.config.data.show_classes
-        if names_of_whole and not pictures:
+        if names_of_whole and subject.config.data.show_split and not pictures:
             whole = completed_pictures(subject, subject.config.data.show_split, names_of_whole)
         else:
             whole = []

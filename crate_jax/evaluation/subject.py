@@ -12,6 +12,7 @@ from etils import epath
 
 from crate_jax.config import load_config, model_overrides, override
 from crate_jax.config_schema import LEAVES
+from crate_jax.distributed.jax_settings import check_jax_settings
 from crate_jax.errors import UserError
 from crate_jax.evaluation.figures import save_figure
 from crate_jax.interop.checkpoint_file import open_checkpoint
@@ -86,6 +87,7 @@ def resolve(arguments, *, with_decoder=False):
     Raises:
         UserError: flags that do not go together, no such run or file, or settings that do not fit it.
     """
+    check_jax_settings()
     if bool(arguments.workdir) == bool(arguments.checkpoint):
         raise UserError("give either --workdir=D or --checkpoint=P --config=F --out=DIR.")
     if arguments.workdir:

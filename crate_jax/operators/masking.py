@@ -35,7 +35,7 @@ def random_mask(key, batch, num_patches, ratio):
     Returns:
         mask_BxN, f32: 1 where removed; int(N (1 - ratio)) zeros a row.
     """
-    return mask_from_noise(jax.random.uniform(key, (batch, num_patches)), num_visible(num_patches, ratio))
+    return mask_from_noise(jax.random.uniform(key, (batch, num_patches), jnp.float32), num_visible(num_patches, ratio))
 
 
 def example_masks(key, index_B, num_patches, ratio):
@@ -52,7 +52,7 @@ def example_masks(key, index_B, num_patches, ratio):
     """
 
     def noise(index):
-        return jax.random.uniform(jax.random.fold_in(key, index), (num_patches,))
+        return jax.random.uniform(jax.random.fold_in(key, index), (num_patches,), jnp.float32)
 
     return mask_from_noise(jax.vmap(noise)(index_B), num_visible(num_patches, ratio))
 

@@ -16,6 +16,7 @@ from etils import epath
 from crate_jax.config import flatten, model_overrides
 from crate_jax.config_schema import LEAVES
 from crate_jax.errors import UserError, nearest
+from crate_jax.evaluation.figures import plain_names
 from crate_jax.models.flops import flops_per_image
 from crate_jax.models.registry import create_model, num_parameters
 from crate_jax.training.metrics_file import read_metrics
@@ -174,7 +175,8 @@ def _cell(values, pattern, scale):
 def markdown(headings, lines):
     """A Markdown table."""
     rule = ["---"] * 2 + ["---:"] * (len(headings) - 2)
-    return "".join("| " + " | ".join(cells) + " |\n" for cells in (headings, rule, *lines))
+    escaped = [[cell.replace("|", "\\|") for cell in cells] for cells in (headings, rule, *lines)]
+    return "".join("| " + " | ".join(cells) + " |\n" for cells in escaped)
 
 
 def numbers_as_csv(rows, baselines):
@@ -240,6 +242,8 @@ def compare(names, out, baseline=None):
     (folder / "comparison.md").write_text(text)
     (folder / "comparison.csv").write_text(numbers_as_csv(rows, base))
     picture = io.BytesIO()
-    draw(rows).savefig(picture, format="png", dpi=120)
+    figure = draw(rows)
+    plain_names(figure)
+    figure.savefig(picture, format="png", dpi=120)
     (folder / "comparison.png").write_bytes(picture.getvalue())
     return text

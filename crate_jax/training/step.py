@@ -12,7 +12,8 @@ def make_train_step(objective, optimizer, schedule, *, accumulate=1, ema=None):
     """One optimizer step, as a pure function.
 
     Args:
-        objective: (params, batch, step) to (loss, scalars); `training.objective`.
+        objective: (params, batch, step) to (loss, scalars); `training.objective`. Where it has a `prepare`, that sees
+            the global batch once, before it is cut into micro-batches.
         optimizer: an optax transformation.
         schedule: finished steps to learning rate, for the log.
         accumulate: micro-batches a step. Gradients are averaged: the result is that of the whole batch wherever the
@@ -41,6 +42,7 @@ def make_train_step(objective, optimizer, schedule, *, accumulate=1, ema=None):
         return jax.tree.map(lambda x: x / accumulate, total)
 
     def train_step(state, batch):
+        batch = objective.prepare(batch) if hasattr(objective, "prepare") else batch
         loss, scalars, grads = gradients(state.params, batch, state.step)
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)

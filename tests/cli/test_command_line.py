@@ -48,6 +48,17 @@ PRETRAIN = ["pretrain", "--config=quickstart", "--workdir=unused"]
         ([*PRETRAIN, "--config.mesh.data=3"], "mesh.data=3"),
         ([*PRETRAIN, "--config.optimizer.warmup_steps=9000"], "optimizer.warmup_steps=9000"),
         (["probe", "--workdir=there/is/none"], "holds no run"),
+        (["probe", "--workdir=there/is/none", "--shots=²"], "give whole numbers"),
+        (["reconstruct", "--workdir=w", "--limit=-1"], "'-1' is not a whole number from 1 to"),
+        (["analyze", "--workdir=w", "--limit=0"], "'0' is not a whole number from 1 to"),
+        (["knn", "--workdir=w", "--temperature=nan"], "'nan' is not a number from 0.001 to"),
+        (["knn", "--workdir=w", "--k=1e3"], "'1e3' is not a whole number"),
+        (["finetune", "--workdir=w", "--draws=0"], "'0' is not a whole number from 1 to 1000"),
+        (["finetune", "--workdir=w", "--labels_per_class=99999999999"], "is not a whole number"),
+        (["data", "--config=quickstart", "--seconds=inf"], "'inf' is not a number from 0 to 3600"),
+        (["compile", "--config=quickstart", "--topology=v5e:1x1", "--slices=0"], "'0' is not a whole number"),
+        (["convert", "--to=flax", "--lambda_=-1", "a", "b"], "'-1' is not a number from 0 to"),
+        (["sweep", "--config=crate_vs_vit", "--workdir=w", "--parallel=0"], "'0' is not a whole number"),
     ],
 )
 def test_mistakes_are_one_sentence(words, said, capsys, monkeypatch, tmp_path):

@@ -1,7 +1,10 @@
 """Settings: every leaf has a type, a range and a sentence; what is given is remembered; nonsense is refused."""
 
 import copy
+import os
 import pickle
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -113,6 +116,27 @@ def test_configs_by_name_by_argument_and_by_file(tmp_path, monkeypatch):
             load_config(name)
 
 
+NAMES = """finetune finetune_cifar10 finetune_cifar100 finetune_flowers finetune_imagenet finetune_pets imagenet_1b
+imagenet_base imagenet_large imagenet_small imagenet_tiny probe_cifar10 probe_cifar100 probe_flowers probe_mae
+probe_pets quickstart quickstart_digits vit_mae_base vit_mae_large"""
+
+
 def test_every_installed_config_is_a_config():
-    for name in installed_configs():
+    installed = installed_configs()
+    assert set(NAMES.split()) <= set(installed)
+    for name in installed:
         assert set(flatten(load_config(name))) == set(LEAVES)
+    assert load_config("configs/imagenet_large.py") == load_config("imagenet:large") == load_config("imagenet_large")
+    assert load_config("imagenet_large").model.name == "crate_mae_large"
+    assert load_config("finetune_pets").data.name == "oxford_iiit_pet"
+    with pytest.raises(UserError, match=r"imagenet\.py takes tiny, .*did you mean large"):
+        load_config("imagenet:larg")
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("JAX_ENABLE_X64", "1"), ("JAX_DISABLE_JIT", "1"), ("JAX_TRANSFER_GUARD", "disallow")]
+)
+def test_jax_settings_that_change_or_break_a_run_are_refused(name, value):
+    code = "from crate_jax.distributed.jax_settings import check_jax_settings; check_jax_settings()"
+    done = subprocess.run([sys.executable, "-c", code], env=os.environ | {name: value}, capture_output=True, text=True)
+    assert done.returncode == 1 and f"UserError: {name}=" in done.stderr and "unset" in done.stderr

@@ -112,15 +112,18 @@ def test_erasing():
 
 
 def test_mixing_against_a_loop():
-    size, rows = 40, 6
+    size, rows = 40, 7
     images = np.stack([PIXELS[i * 10 : i * 10 + size, i * 20 : i * 20 + size] for i in range(rows)]).astype(np.float32)
     targets = np.eye(rows, dtype=np.float32)
     plan = mixing.mixing_plan(1, np.zeros(rows, int), np.arange(rows), size, 0.8, 1.0)
-    got_images, got_targets = mixing.mixed(jnp.array(images), jnp.array(targets), **renamed(plan))
+    batch = mixing.paired({"image": jnp.array(images), "label": jnp.array(targets)})
+    got_images, got_targets = mixing.mixed(
+        batch["image"], batch["label"], batch["partner_image"], batch["partner_label"], **renamed(plan)
+    )
     kinds = set()
     for row in range(rows):
         weight, (top, left, bottom, right) = plan["mix_weight"][row], plan["mix_box"][row]
-        other = rows - 1 - row
+        other = min(row ^ 1, rows - 1)
         kinds.add(bool(right))
         if right:
             expected = images[row].copy()

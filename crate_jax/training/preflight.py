@@ -1,0 +1,44 @@
+"""What can be known before anything is compiled: settings that do not go together, data that will be missing later."""
+
+from crate_jax.data.sources import open_source
+from crate_jax.errors import UserError
+
+
+def check_pretraining(config, model):
+    """Refuses a network that cannot be pre-trained, and an objective that is not defined for it.
+
+    Args:
+        config: a checked config.
+        model: from `create_model`.
+
+    Raises:
+        UserError: a classifier, or targets of a single pixel that are to be standardised.
+    """
+    if not hasattr(model, "mask_ratio"):
+        name = config.model.name
+        raise UserError(
+            f"model.name={name} is a classifier; pretrain trains masked autoencoders, such as "
+            f"{name.replace('_classifier_', '_mae_') if '_classifier_' in name else 'crate_mae_base'}."
+        )
+    if config.norm_pix_loss and model.patch_size**2 * model.channels < 2:
+        raise UserError(
+            "norm_pix_loss=True: a patch of one pixel and one channel has no variance to be standardised by; choose a "
+            "larger model.patch_size or norm_pix_loss=False."
+        )
+
+
+def check_splits(config):
+    """Looks for the splits that this run and its evaluations will read; nothing is decoded.
+
+    Raises:
+        UserError: a split that the data set does not have, naming the leaf.
+    """
+    settings = config.data
+    open_source(settings.name, settings.train_split, settings.data_dir)
+    try:
+        open_source(settings.name, settings.validation_split, settings.data_dir)
+    except UserError as error:
+        raise UserError(
+            f"data.validation_split={settings.validation_split}, which is evaluated later, cannot be read: {error} Set "
+            f"--config.data.validation_split to a split that there is, or to a part such as train[90%:]."
+        ) from error

@@ -1,0 +1,31 @@
+"""Names of classes, files and runs are drawn as they are; only our own symbols are formulas."""
+
+import pytest
+from matplotlib.figure import Figure
+
+from crate_jax.evaluation.figures import save_figure
+from crate_jax.sweeps.compare import markdown
+
+
+@pytest.mark.parametrize("name", ["a$b_$", "$$", "cost $5 to $9 {", r"$\nope$", "coding rate $R^c$ of $x"])
+def test_two_dollars_in_a_name_are_no_formula(name, tmp_path):
+    figure = Figure(layout="constrained")
+    axis = figure.subplots()
+    axis.plot([0, 1], label=name)
+    axis.set_title(name)
+    axis.legend()
+    figure.supxlabel(name)
+    save_figure(figure, tmp_path / "figure.png")
+    assert not axis.title.get_parse_math() and (tmp_path / "figure.png").stat().st_size > 1000
+
+
+def test_our_symbols_stay_formulas(tmp_path):
+    figure = Figure()
+    figure.suptitle("compression: coding rate $R^c$ of $U_k$")
+    save_figure(figure, tmp_path / "figure.png")
+    assert figure._suptitle.get_parse_math()
+
+
+def test_a_bar_in_a_name_does_not_end_a_cell():
+    lines = markdown(["run", "seeds", "loss"], [["a|b", "1", "0.5"]]).splitlines()
+    assert lines[-1] == r"| a\|b | 1 | 0.5 |"
