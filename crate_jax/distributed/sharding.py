@@ -29,16 +29,17 @@ def rules_for(settings):
     Raises:
         UserError: a rule about something that does not exist.
     """
-    rules = dict(RULES)
+    rules, replaced = dict(RULES), set()
     for rule in settings.rules:
         name, where = rule if isinstance(rule, list | tuple) and len(rule) == 2 else (rule, ())
-        axes = (where,) if isinstance(where, str) or where is None else tuple(where)
-        if name not in rules or not axes or any(axis not in (*AXES, None) for axis in axes):
+        axes = tuple(where) if isinstance(where, list | tuple) else (where,)
+        known = isinstance(name, str) and name in rules and axes and all(axis in (*AXES, None) for axis in axes)
+        if not known or len(set(axes)) < len(axes) or name in replaced:
             raise UserError(
-                f"mesh.rules: {rule!r} is not (logical axis, mesh axis); logical axes are {', '.join(rules)}, mesh "
-                f"axes {', '.join(AXES)}, several of these, or None."
+                f"mesh.rules: {rule!r} is not (logical axis, mesh axis), each at most once; logical axes are "
+                f"{', '.join(rules)}, mesh axes {', '.join(AXES)}, several of these, or None."
             )
-        rules[name] = axes[0] if len(axes) == 1 else axes
+        rules[name], replaced = axes[0] if len(axes) == 1 else axes, replaced | {name}
     return tuple(rules.items())
 
 

@@ -14,6 +14,7 @@ from crate_jax.models.layer_stack import stacks_of
 from crate_jax.models.registry import create_model, for_platform
 from crate_jax.training.objective import MaskedCompletion, channel_statistics
 from crate_jax.training.optimizer import make_optimizer, works_entry_by_entry
+from crate_jax.training.preflight import check_pretraining
 from crate_jax.training.schedule import learning_rate, total_steps
 from crate_jax.training.state import create_state, state_shardings
 from crate_jax.training.step import jit_train_step, make_train_step
@@ -50,7 +51,12 @@ class Program:
 
 
 def masked_completion(config, model):
-    """The pre-training objective of a config."""
+    """The pre-training objective of a config.
+
+    Raises:
+        UserError: see `preflight.check_pretraining`.
+    """
+    check_pretraining(config, model)
     mean, std = channel_statistics(config, model.channels)
     return MaskedCompletion(model, config.seed, config.norm_pix_loss, mean, std)
 

@@ -29,6 +29,7 @@ def test_overrides_are_taken_out_of_the_line():
 
 
 PRETRAIN = ["pretrain", "--config=quickstart", "--workdir=unused"]
+ONE_PIXEL = ["--config.norm_pix_loss=True", "--config.model.patch_size=1", "--config.model.channels=1"]
 
 
 @pytest.mark.parametrize(
@@ -46,6 +47,10 @@ PRETRAIN = ["pretrain", "--config=quickstart", "--workdir=unused"]
         ([*PRETRAIN, "--config.model.num_heads=3"], "model.width=128 is not divisible by model.num_heads=3"),
         ([*PRETRAIN, "--config.optimizer.name=adm"], "optimizer.name='adm' is none of adamw"),
         ([*PRETRAIN, "--config.mesh.data=3"], "mesh.data=3"),
+        ([*PRETRAIN, "--config.mesh.dcn_data=2"], "mesh.dcn_data=2: the devices"),
+        ([*PRETRAIN, "--config.data.validation_split=nope"], "data.validation_split=nope"),
+        ([*PRETRAIN, "--config.model.name=crate_classifier_base"], "pretrain trains masked autoencoders, such as"),
+        ([*PRETRAIN, *ONE_PIXEL], "a patch of one pixel and one channel"),
         ([*PRETRAIN, "--config.optimizer.warmup_steps=9000"], "optimizer.warmup_steps=9000"),
         (["probe", "--workdir=there/is/none"], "holds no run"),
         (["probe", "--workdir=there/is/none", "--shots=²"], "give whole numbers"),

@@ -86,9 +86,22 @@ def test_rules_of_a_config_replace_ours():
     config = override(default_config(), [("mesh.rules", "(('embed', None), ('atoms', ('tensor', 'fsdp')))")])
     rules = dict(rules_for(config.mesh))
     assert rules == {**dict(RULES), "embed": None, "atoms": ("tensor", "fsdp")}
-    for wrong in ("(('colour', 'fsdp'),)", "(('embed', 'model'),)", "('embed',)"):
+    for wrong in (
+        "(('colour', 'fsdp'),)",
+        "(('embed', 'model'),)",
+        "('embed',)",
+        "(5,)",
+        "(5, None)",
+        WRONG_NAME,
+        DOUBLE,
+        TWICE,
+    ):
         with pytest.raises(UserError, match=r"mesh\.rules"):
             rules_for(override(default_config(), [("mesh.rules", wrong)]).mesh)
+
+
+WRONG_NAME, DOUBLE = "((['a'], 'data'),)", "(('embed', ('fsdp', 'fsdp')),)"
+TWICE = "(('embed', None), ('embed', 'fsdp'))"
 
 
 @pytest.mark.parametrize(
