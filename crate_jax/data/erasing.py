@@ -46,16 +46,16 @@ def erase(image_HxWxC, uniform_K, probability, mean, std, key):
         image_HxWxC: uint8, written to.
         uniform_K: NUMBERS numbers in [0, 1).
         probability: of erasing at all.
-        mean, std: of the normalisation, in units of 255, a number a channel.
+        mean, std: of the normalisation, pixels in [0, 1], a number per channel, or others that are averaged.
         key: 64-bit word that seeds the noise.
     """
-    where = rectangle(uniform_K, *image_HxWxC.shape[:2], probability)
-    if where is None:
+    place = rectangle(uniform_K, *image_HxWxC.shape[:2], probability)
+    if place is None:
         return
-    top, left, bottom, right = where
+    top, left, bottom, right = place
     channels = image_HxWxC.shape[2]
     noise = np.random.Generator(np.random.Philox(key=int(key))).standard_normal(
         (bottom - top, right - left, channels), np.float32
     )
-    scale, offset = 255 * np.float32(std[:channels]), 255 * np.float32(mean[:channels])
+    scale, offset = (255 * np.float32(of if len(of) == channels else np.mean(of)) for of in (std, mean))
     image_HxWxC[top:bottom, left:right] = np.clip(np.rint(noise * scale + offset), 0, 255).astype(np.uint8)

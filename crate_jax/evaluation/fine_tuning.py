@@ -152,7 +152,7 @@ def compose(recipe, pretrained, model, *, source=None, identity=None, labels_per
 
 
 def drawn_examples(config):
-    """Indices of `finetune.labels_per_class` training examples of each class, or of all that have a label; None is all.
+    """Indices of the training examples: `finetune.labels_per_class` of each class, else all that have a label.
 
     They follow from `finetune.draw` alone, so that what is compared sees the same ones.
 

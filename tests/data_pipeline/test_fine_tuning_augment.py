@@ -109,6 +109,10 @@ def test_erasing():
     np.testing.assert_array_equal(image, again)
     image[top:bottom, left:right] = PIXELS[top:bottom, left:right]
     np.testing.assert_array_equal(image, PIXELS)
+    gray = [PIXELS[..., :1].copy() for _ in range(2)]
+    erasing.erase(gray[0], row, 0.25, (0.5, 0.4, 0.3), (0.1, 0.1, 0.04), 7)
+    erasing.erase(gray[1], row, 0.25, (0.4,), (0.08,), 7)  # grey pictures are normalised with the averages
+    np.testing.assert_array_equal(*gray)
 
 
 def test_mixing_against_a_loop():
