@@ -72,7 +72,7 @@ def _number(random, leaf):
     )
     if leaf.type is int:
         return random.choice((low, low + 1, min(low + 7, high), high))
-    return random.choice((low, high, (low + high) / 2, low + min(1.0, high - low) / 8, leaf.default or low))
+    return random.choice((low, high, (low + high) / 2, low + min(1.0, high - low) / 8))
 
 
 def make_case(random):

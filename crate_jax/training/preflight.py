@@ -2,24 +2,32 @@
 
 from crate_jax.data.sources import open_source
 from crate_jax.errors import UserError
+from crate_jax.models.registry import model_class
 
 
-def check_pretraining(config, model):
-    """Refuses a network that cannot be pre-trained, and an objective that is not defined for it.
+def check_autoencoder(name):
+    """Refuses the name of a network that cannot be pre-trained.
+
+    Raises:
+        UserError: a classifier, or no network at all.
+    """
+    if not hasattr(model_class(name), "mask_ratio"):
+        raise UserError(
+            f"model.name={name} is a classifier; pretrain trains masked autoencoders, such as "
+            f"{name.replace('_classifier_', '_mae_') if '_classifier_' in name else 'crate_mae_base'}."
+        )
+
+
+def check_targets(config, model):
+    """Refuses targets that are not defined for a network.
 
     Args:
         config: a checked config.
         model: from `create_model`.
 
     Raises:
-        UserError: a classifier, or targets of a single pixel that are to be standardised.
+        UserError: targets of a single pixel that are to be standardised.
     """
-    if not hasattr(model, "mask_ratio"):
-        name = config.model.name
-        raise UserError(
-            f"model.name={name} is a classifier; pretrain trains masked autoencoders, such as "
-            f"{name.replace('_classifier_', '_mae_') if '_classifier_' in name else 'crate_mae_base'}."
-        )
     if config.norm_pix_loss and model.patch_size**2 * model.channels < 2:
         raise UserError(
             "norm_pix_loss=True: a patch of one pixel and one channel has no variance to be standardised by; choose a "

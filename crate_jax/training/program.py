@@ -14,7 +14,7 @@ from crate_jax.models.layer_stack import stacks_of
 from crate_jax.models.registry import create_model, for_platform
 from crate_jax.training.objective import MaskedCompletion, channel_statistics
 from crate_jax.training.optimizer import make_optimizer, works_entry_by_entry
-from crate_jax.training.preflight import check_pretraining
+from crate_jax.training.preflight import check_autoencoder, check_targets
 from crate_jax.training.schedule import learning_rate, total_steps
 from crate_jax.training.state import create_state, state_shardings
 from crate_jax.training.step import jit_train_step, make_train_step
@@ -54,9 +54,9 @@ def masked_completion(config, model):
     """The pre-training objective of a config.
 
     Raises:
-        UserError: see `preflight.check_pretraining`.
+        UserError: see `preflight.check_targets`.
     """
-    check_pretraining(config, model)
+    check_targets(config, model)
     mean, std = channel_statistics(config, model.channels)
     return MaskedCompletion(model, config.seed, config.norm_pix_loss, mean, std)
 
@@ -80,6 +80,7 @@ def build_program(config, num_examples, *, mesh=None, model=None, objective=None
     """
     mesh = mesh or make_mesh(config.mesh)
     if model is None:
+        check_autoencoder(config.model.name)
         model = create_model(config.model.name, **model_overrides(config))
         model = for_platform(model, mesh.devices.flat[0].platform, mesh.size)
     settings, rules = config.optimizer, rules_for(config.mesh)

@@ -121,7 +121,7 @@ def test_mixing_does_not_change_with_accumulation(params, batch):
 
 def test_a_head_alone_has_the_statistics_of_the_whole_batch(params, batch):
     losses = [HeadOnly(CLASSIFIER, (0.5,), (0.5,), parts)(params, batch, 0)[0] for parts in (1, 4)]
-    assert float(losses[0]) == pytest.approx(float(losses[1]), rel=1e-6)
+    assert float(losses[0]) == pytest.approx(float(losses[1]), rel=2e-5)
     factors = head_factors(params)
     assert factors["head_kernel"] == factors["head_bias"] == 1.0
     assert not any(jax.tree.leaves({name: tree for name, tree in factors.items() if not name.startswith("head_")}))
