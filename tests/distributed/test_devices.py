@@ -1,0 +1,91 @@
+"""Devices in words, and the warning about an accelerator that jax does not see."""
+
+import logging
+import types
+
+import jax
+import pytest
+
+from crate_jax.distributed import devices
+
+
+@pytest.mark.parametrize(
+    ("kinds", "said"),
+    [
+        (["Tesla T4"], "1 x T4"),
+        (["NVIDIA A100-SXM4-40GB"] * 2, "2 x A100-SXM4-40GB"),
+        (["TPU v5 lite"] * 8, "8 x TPU v5e"),
+        (["TPU v6 lite"], "1 x TPU v6e"),
+        (["TPU v4"] * 4, "4 x TPU v4"),
+        (["cpu"] * 2, "2 x cpu"),
+    ],
+)
+def test_devices_in_words(kinds, said):
+    assert devices.describe_devices([types.SimpleNamespace(device_kind=kind) for kind in kinds]) == said
+
+
+def machine(folder, *, files=(), vendors=()):
+    """A stand-in for /dev and the PCI bus."""
+    for name in files:
+        path = folder / "dev" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+    for number, vendor in enumerate(vendors):
+        path = folder / "bus" / str(number) / "vendor"
+        path.parent.mkdir(parents=True)
+        path.write_text(f"{vendor}\n")
+    return {"dev": str(folder / "dev"), "bus": str(folder / "bus")}
+
+
+@pytest.mark.parametrize(
+    ("files", "vendors", "is_tpu"),
+    [
+        (["accel0"], [], True),
+        (["vfio/0"], ["0x8086", "0x1ae0"], True),
+        (["vfio/0"], ["0x10de"], False),  # a graphics card handed to a virtual machine
+        ([], ["0x1ae0"], False),
+    ],
+)
+def test_a_tpu_is_told_from_other_devices(tmp_path, files, vendors, is_tpu):
+    assert devices.tpu_chips(**machine(tmp_path, files=files, vendors=vendors)) is is_tpu
+
+
+def test_an_nvidia_card_is_found_by_its_file_or_by_nvidia_smi(tmp_path, monkeypatch):
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    dev = machine(tmp_path, files=["null"])["dev"]
+    assert not devices.nvidia_card(dev)
+    program = tmp_path / "nvidia-smi"
+    program.write_text("#!/bin/sh\necho 'GPU 0: Tesla T4 (UUID: x)'\n")
+    program.chmod(0o755)
+    assert devices.nvidia_card(dev)
+    program.write_text("#!/bin/sh\necho 'no devices'; exit 9\n")
+    assert not devices.nvidia_card(dev)
+    machine(tmp_path, files=["nvidia0"])
+    assert devices.nvidia_card(dev)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "-1")
+    assert not devices.nvidia_card(dev)
+
+
+@pytest.mark.parametrize(
+    ("card", "tpu", "plugin", "said"),
+    [
+        (True, False, {"jax-cuda12-plugin": "0.1.2"}, ["jax-cuda12-plugin 0.1.2", f"'jax[cuda12]=={jax.__version__}'"]),
+        (True, False, {"jax-cuda13-plugin": jax.__version__}, ["no usable card or driver", "jax[cuda13]"]),
+        (True, False, {}, ["plugin is not installed"]),
+        (False, True, {}, ["there is no libtpu", f"'jax[tpu]=={jax.__version__}'"]),
+        (False, False, {}, []),
+    ],
+)
+def test_the_warning_says_what_is_there_and_what_to_do(card, tpu, plugin, said, monkeypatch, caplog):
+    monkeypatch.setattr(devices, "nvidia_card", lambda: card)
+    monkeypatch.setattr(devices, "tpu_chips", lambda: tpu)
+    monkeypatch.setattr(devices, "_version", plugin.get)
+    monkeypatch.delenv("JAX_PLATFORMS", raising=False)
+    with caplog.at_level(logging.WARNING):
+        devices.warn_of_unused_accelerator()
+    assert bool(caplog.text) is bool(said) and all(words in caplog.text for words in said)
+    caplog.clear()
+    monkeypatch.setenv("JAX_PLATFORMS", "cpu")
+    devices.warn_of_unused_accelerator()
+    assert not caplog.text
