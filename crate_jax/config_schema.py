@@ -101,15 +101,52 @@ LEAVES = {
     "model.lambda_": Leaf(None, float, "lambda, the sparsity weight of ISTA", low=0, high=1e6),
     "model.mask_mode": Leaf(None, str, "what the encoder sees of a removed patch", choices=("token", "zero", "drop")),
     "model.mask_ratio": Leaf(None, float, "fraction of the patches that are removed", above=0, below=1),
+    "model.compression": Leaf(
+        None, str, "attention of the compression step (models.layers)", choices=("mssa", "tssa", "cbsa", "gradient")
+    ),
     "model.output_projection": Leaf(
-        None, str, "output projection of MSSA: a matrix of its own, or U", choices=("learned", "tied")
+        None,
+        str,
+        "output projection of the attention: a matrix of its own, U^T, U, a fixed random matrix, or none",
+        choices=("learned", "tied", "transposed", "fixed", "identity"),
+    ),
+    "model.output_bias": Leaf(None, bool, "a learned output projection has a bias"),
+    "model.compression_step": Leaf(
+        None,
+        str,
+        "z + f(LN z), z - f(LN z), or z + kappa (f(LN z) - z)",
+        choices=("add", "subtract", "convex"),
     ),
     "model.skip": Leaf(None, str, "what the compression step is added to", choices=("input", "normed")),
     "model.attention_scale": Leaf(
         None, str, "scale of MSSA: P^-1/2, or the paper's P/(N eps^2)", choices=("official", "paper")
     ),
-    "model.kappa": Leaf(None, float, "step size of compression, attention_scale='paper'", low=0, high=1000),
-    "model.epsilon": Leaf(None, float, "eps of the coding rate, attention_scale='paper'", low=1e-3, high=1000),
+    "model.kappa": Leaf(None, float, "step size of a convex, paper or gradient compression step", low=0, high=1000),
+    "model.learned_kappa": Leaf(None, bool, "kappa is the initial value of a parameter of each layer"),
+    "model.epsilon": Leaf(None, float, "eps of the coding rate, in paper and gradient steps", low=1e-3, high=1000),
+    "model.layer_scale": Leaf(
+        None, float, "initial factor per channel of the compression branch; None: no factor", above=0, high=1000
+    ),
+    "model.pool_size": Leaf(None, int, "CBSA: representatives along each side", low=1, high=256),
+    "model.pool_class_token": Leaf(
+        None, str, "CBSA: pool the patches (first), or the first N - 1 tokens (last)", choices=("first", "last")
+    ),
+    "model.sparsification": Leaf(
+        None, str, "sparsification step (models.layers)", choices=("ista", "overcomplete", "mlp", "none")
+    ),
+    "model.expansion": Leaf(None, int, "atoms per width of an overcomplete dictionary (or MLP)", low=1, high=64),
+    "model.readout": Leaf(
+        None, str, "read-out of an overcomplete dictionary: its own, or the dictionary", choices=("free", "tied")
+    ),
+    "model.sparsification_steps": Leaf(None, int, "ISTA steps on an overcomplete dictionary", low=1, high=64),
+    "model.sparsification_residual": Leaf(None, bool, "z + step(LN z) in place of step(LN z)"),
+    "model.decoder_map": Leaf(
+        None,
+        str,
+        "how the decoder reverses sparsification: a matrix, or the encoder's overcomplete step",
+        choices=("linear", "overcomplete"),
+    ),
+    "model.layer_norm_epsilon": Leaf(None, float, "epsilon of the layers' norms", above=0, high=1),
     "model.positions": Leaf(
         None, str, "positions are added once, or subtracted again at the output", choices=("added", "subtracted")
     ),
@@ -122,7 +159,11 @@ LEAVES = {
     ),
     "model.scan_layers": Leaf(None, bool, "one compiled layer in a loop over the depth", resume=True),
     "model.remat": Leaf(
-        None, str, "what the backward pass recomputes", resume=True, choices=("none", "dots", "full", "names")
+        None,
+        str,
+        "what the backward pass recomputes; with names or full, layers are scanned",
+        resume=True,
+        choices=("none", "names", "full"),
     ),
     "model.attention_kernel": Leaf(
         None,
@@ -141,6 +182,27 @@ LEAVES = {
     "model.num_classes": Leaf(None, int, "classifiers only; None: as the data set has", low=2, high=10**7),
     "model.drop_path": Leaf(None, float, "classifiers only: stochastic depth, rate of the last layer", low=0, below=1),
     "model.pooling": Leaf(None, str, "classifiers only: what the head reads", choices=("cls", "mean")),
+    # -- masks of pre-training
+    "masking.kind": Leaf(
+        "random",
+        str,
+        "which patches are removed: uniform, in blocks, or a regular grid",
+        choices=("random", "block", "grid"),
+    ),
+    "masking.ratio": Leaf(
+        None,
+        tuple,
+        "range that each step's mask ratio is drawn from; None: model.mask_ratio",
+        above=0,
+        below=1,
+        items=float,
+        length=(2,),
+        ascending=True,
+    ),
+    "masking.ratio_levels": Leaf(
+        4, int, "evenly spaced ratios within masking.ratio, each compiled once", low=2, high=16
+    ),
+    "masking.per": Leaf("image", str, "one mask per image, or one for all images of a step", choices=("image", "step")),
     # -- data
     "data.name": Leaf("imagenet2012", str, "a TFDS name, embedded_photographs, embedded_digits, or image_folder"),
     "data.data_dir": Leaf(
@@ -218,9 +280,6 @@ LEAVES = {
     ),
     "data.max_corrupt_fraction": Leaf(
         0.1, float, "corrupt fraction of the examples read that ends the run", low=0, high=1
-    ),
-    "data.max_pixels": Leaf(
-        2**29, int, "of a picture when it is decoded, 4 bytes each; a larger one is corrupt", low=1
     ),
     "data.num_workers": Leaf(
         None,

@@ -12,14 +12,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from crate_jax.analysis.layerwise import heads_of, subspace_overlap, subspaces_of
+from crate_jax.analysis.layerwise import heads_of, parameter_of, subspace_overlap, subspaces_of
 from crate_jax.models.trace import trace
 
 
 def layers_with_subspaces(model, params):
     """Names of the layers that have a U or a V, encoder first."""
     names = [*model.encoder_names, *getattr(model, "decoder_names", [])]
-    return [name for name in names if "compression" in params[name] or "expansion" in params[name]]
+    return [name for name in names if parameter_of(params, name, "subspaces") is not None]
 
 
 def subspace_geometry(model, params):
@@ -47,8 +47,9 @@ def dictionary_geometry(model, params):
     """The dictionary of every encoder layer: `spectrum_D` (singular values) and `step` (eta ||D||^2), by layer name."""
     found = {}
     for name in model.encoder_names:
-        if "sparsification" in params[name]:
-            spectrum = np.linalg.svd(np.asarray(params[name]["sparsification"]["dictionary"]), compute_uv=False)
+        dictionary = parameter_of(params, name, "dictionary")
+        if dictionary is not None:
+            spectrum = np.linalg.svd(np.asarray(dictionary), compute_uv=False)
             found[name] = {"spectrum_D": spectrum, "step": float(model.eta * spectrum[0] ** 2)}
     return found
 
@@ -103,7 +104,7 @@ def atoms_as_pixels(params, atoms):
         pixels_AxF.
     """
     embedding_FxD = np.asarray(params["embedding_kernel"], np.float64)
-    dictionary_DxD = np.asarray(params["encoder_00"]["sparsification"]["dictionary"], np.float64)
+    dictionary_DxD = np.asarray(parameter_of(params, "encoder_00", "dictionary"), np.float64)
     return (np.linalg.pinv(embedding_FxD.T) @ dictionary_DxD[:, np.asarray(atoms)]).T
 
 

@@ -23,6 +23,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from crate_jax.errors import UserError
+from crate_jax.models.stacks import layer_params
 from crate_jax.models.trace import trace
 from crate_jax.operators.coding_rate import EPSILON, official_coding_rate, subspace_coding_rate
 from crate_jax.operators.subspace_attention import split_heads, subspace_attention_weights
@@ -220,7 +221,7 @@ def parameter_of(params, layer, key):
         found = (find(inside) for inside in tree.values() if hasattr(inside, "values"))
         return next((one for one in found if one is not None), None)
 
-    return find(params[layer])
+    return find(layer_params(params, layer))
 
 
 def subspaces_of(params, layer):

@@ -1,4 +1,4 @@
-"""Which array is split along which mesh axis: logical names of axes (`models.layout`), turned by one table of rules."""
+"""Which array is sharded over which mesh axis: one table of rules for the logical axis names of `models.layout`."""
 
 import flax.linen as nn
 import jax
@@ -15,6 +15,7 @@ RULES = (
     ("hidden", "tensor"),
     ("pixels", None),
     ("classes", None),
+    ("layers", None),
 )
 
 BATCH = PartitionSpec(("data", "fsdp"))
@@ -55,7 +56,7 @@ def parameter_shardings(boxed, mesh, rules=RULES):
         A tree of `NamedSharding` with the parameters' structure.
 
     Raises:
-        UserError: an axis of a parameter is not divisible by the mesh axis it is split along, or a parameter carries no
+        UserError: an axis of a parameter is not divisible by the mesh axis it is sharded over; a parameter carries no
             logical names, or one that no rule covers.
     """
     known = dict(rules)
@@ -86,17 +87,17 @@ def parameter_shardings(boxed, mesh, rules=RULES):
 
 
 def batch_sharding(mesh):
-    """Images split over data and fsdp."""
+    """Images sharded over the mesh axes data and fsdp."""
     return NamedSharding(mesh, BATCH)
 
 
 def replicated(mesh):
-    """The same on every device."""
+    """Replicated: the same on every device."""
     return NamedSharding(mesh, PartitionSpec())
 
 
 def check_batch(batch_size, accumulate, mesh):
-    """Refuses a batch that the mesh cannot split evenly.
+    """Refuses a batch that cannot be sharded evenly.
 
     Raises:
         UserError: naming the batch size and what divides it.

@@ -66,24 +66,16 @@ class Classification:
                 images_BxHxWxC, target_BxK, *partners, batch["mix_weight"], batch["mix_box"]
             )
         key = jax.random.fold_in(jax.random.key(self.seed), step)
-        output = self.model.apply({"params": params}, images_BxHxWxC, train=True, rngs={"dropout": key})
+        output = self.model.apply(
+            {"params": params}, images_BxHxWxC, train=True, index_B=batch["index"], rngs={"dropout": key}
+        )
         loss = jnp.mean(optax.softmax_cross_entropy(output.logits_BxC, target_BxK))
         right_B = jnp.argmax(output.logits_BxC, -1) == batch["label"]
         return loss, {"train_accuracy": jnp.mean(right_B.astype(jnp.float32))}
 
 
-def layer_of(path, depth):
-    """0 for the embedding, l for the l-th encoder layer, depth + 1 for the head and the final norm."""
-    name = path[0]
-    if name.startswith("encoder_") and name[-2:].isdigit():
-        return int(name.rpartition("_")[2]) + 1
-    if name in ("encoder_norm", "head_kernel", "head_bias"):
-        return depth + 1
-    return 0
-
-
 def layer_rates(depth, decay):
-    """A function from parameters to a tree of factors of the learning rate.
+    """A function from parameters to a tree of factors of the learning rate, each of which broadcasts to its parameter.
 
     Args:
         depth: encoder layers.
@@ -91,9 +83,12 @@ def layer_rates(depth, decay):
     """
 
     def rates(params):
-        flat = flax.traverse_util.flatten_dict(params)
-        factors = {path: decay ** (depth + 1 - layer_of(path, depth)) for path in flat}
-        return flax.traverse_util.unflatten_dict(factors)
+        def factor(path, leaf):
+            if path[0].key == "encoder":  # a leading axis of layers
+                return (decay ** jnp.arange(depth, 0, -1.0)).reshape(-1, *(1,) * (leaf.ndim - 1))
+            return 1.0 if path[0].key in ("encoder_norm", "head_kernel", "head_bias") else decay ** (depth + 1)
+
+        return jax.tree_util.tree_map_with_path(factor, params)
 
     return rates
 

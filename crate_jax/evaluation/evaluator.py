@@ -12,7 +12,6 @@ from crate_jax.evaluation.feature_store import check_labels, labelled, split_fea
 from crate_jax.evaluation.linear_probe import compact_labels, fit_and_score
 from crate_jax.evaluation.subject import Subject
 from crate_jax.training.observers import Silent, on_one_device
-from crate_jax.training.stacking import by_layer
 
 MOST = 4096  # examples of either split
 WATCHED_C = 1e-2
@@ -72,5 +71,5 @@ class Evaluation(Silent):
     def after_step(self, step, state, batch):
         if step % self._every and step != self._total:
             return None
-        params = self._here(by_layer(state.params if state.ema is None else state.ema, state.stacks))
+        params = self._here(state.params if state.ema is None else state.ema)
         return {name: value for one in self._evaluators for name, value in one(step, params).items()}

@@ -35,7 +35,6 @@ from crate_jax.training.metrics_file import MetricsFile
 from crate_jax.training.objective import channel_statistics, normalise
 from crate_jax.training.program import build_program
 from crate_jax.training.run_folder import RunFolder
-from crate_jax.training.stacking import by_layer, stacked
 
 logger = logging.getLogger(__name__)
 
@@ -285,12 +284,11 @@ def _begin(program, encoder):
     state = program.new_state()
     if encoder is None:
         return state
-    params, fresh = pretrained_start(by_layer(state.params, state.stacks), encoder, program.model.pooling)
+    params, fresh = pretrained_start(state.params, encoder, program.model.pooling)
     if program.config.finetune.head_only:
         params = params | {"head_kernel": params["head_kernel"] * HEAD_GROWTH}
     logger.info("pre-trained encoder in place; new are %s", ", ".join(fresh))
-    where = jax.tree.map(lambda leaf: leaf.sharding, by_layer(program.abstract.params, state.stacks))
+    where = jax.tree.map(lambda leaf: leaf.sharding, program.abstract.params)
     params = jax.tree.map(lambda leaf, sharding: jax.device_put(np.asarray(leaf), sharding), params, where)
-    params = stacked(params, state.stacks)
     mean = jax.tree.map(jnp.copy, params) if state.ema is not None else None
     return state.replace(params=params, ema=mean)

@@ -8,11 +8,10 @@ FOLDER/carried.safetensors     official tensors that the network has no use for,
 import json
 import pathlib
 
-import flax
 import numpy as np
 
 from crate_jax.errors import UserError
-from crate_jax.interop.network import needs_decoder, parameter_shapes
+from crate_jax.interop.network import by_layer, needs_decoder, parameter_shapes
 from crate_jax.interop.tensor_files import finished, open_tensors, write_safetensors
 from crate_jax.interop.torch_checkpoint import OfficialCheckpoint, given, read_params, settings_in_words
 from crate_jax.models.registry import create_model
@@ -146,7 +145,7 @@ class ParamsCheckpoint:
 
     def __init__(self, model, params, name, overrides):
         self.model, self.name, self.overrides = model, name, overrides
-        self.params = flax.traverse_util.flatten_dict(params, sep="/")
+        self.params = by_layer(params)
         self.shapes = {path: array.shape for path, array in self.params.items()}
         self.paths, self.spare = list(self.params), {}
 

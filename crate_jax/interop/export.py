@@ -8,11 +8,10 @@ computes, `to_out` = U with no bias.
 import logging
 import math
 
-import flax
 import numpy as np
 
 from crate_jax.errors import UserError
-from crate_jax.interop.network import links_of, official_shape
+from crate_jax.interop.network import by_layer, links_of, official_shape
 from crate_jax.interop.tensor_files import write_safetensors, write_torch
 from crate_jax.models.classifier import Crate, VitClassifier
 from crate_jax.models.masked_autoencoder import CrateMae, VitMae
@@ -21,7 +20,7 @@ from crate_jax.operators.positions import sincos_positions
 
 def official_arrays(model, params):
     """Parameters (or gradients) by their official names, and nothing beside them."""
-    flat = flax.traverse_util.flatten_dict(params, sep="/")
+    flat = by_layer(params)
     return {
         link.official: link.to_official(np.asarray(flat[link.path]), official_shape(model, link, flat[link.path].shape))
         for link in links_of(model)
@@ -75,11 +74,10 @@ def _tied(checkpoint, link):
 
 def initial_tensors(model):
     """Official tensors that a network of ours may lack: name to (shape, function that makes its initial value)."""
-    side = (model.table_image_size or model.image_size) // model.patch_size
-    width = model.width
+    width, grid = model.width, model.table_grid
 
     def table(width):
-        return (1, side * side + 1, width), lambda: sincos_positions((side, side), width)[None]
+        return (1, grid[0] * grid[1] + 1, width), lambda: sincos_positions(grid, width)[None]
 
     if isinstance(model, VitClassifier):
         return {"pos_embed": table(width)}
@@ -108,7 +106,7 @@ def warn_of_options(model):
     ]
     if isinstance(model, CrateMae) and model.mask_mode != "token":
         changed.append(f"mask_mode={model.mask_mode}")
-    if isinstance(model, VitMae) and (model.table_image_size or model.image_size) != model.image_size:
+    if isinstance(model, VitMae) and model.table_grid != model.grid:
         changed.append("resized positions")
     if changed:
         logging.warning("The official class has no %s: it will compute something else.", ", ".join(changed))

@@ -4,14 +4,15 @@
     CRATE        transformer.layers.L.0 is U, .1 is D (the supervised network)
     ViT          Meta's MAE and timm: blocks.L.{norm1,attn,norm2,mlp}; query, key and value fused in one matrix
 
-The names here are templates: `{layer}` is the layer's number, `{norm}` expands to weight and bias.
+The names within a layer stand in the layer's file (`models.layers`); this is the only place that names parameters per
+layer ("encoder_03/..."), as every foreign checkpoint does.
 """
 
 import dataclasses
 
 from crate_jax.interop.layouts import LAYOUTS
-
-_NORM = (("weight", "scale"), ("bias", "bias"))
+from crate_jax.models.layers import crate, vit
+from crate_jax.models.layers.norm import official_norm
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,47 +38,32 @@ class Link:
         return LAYOUTS[self.layout].outward(array, shape)
 
 
+def _links(triples, official="", path=""):
+    return [Link(official + theirs, path + ours, layout) for theirs, ours, layout in triples]
+
+
 def _norm(official, path):
-    return [Link(f"{official}.{theirs}", f"{path}/{ours}", "same") for theirs, ours in _NORM]
+    return _links(official_norm(official, path))
 
 
-def _attention(official, path):
-    return [
-        Link(f"{official}.fn.qkv.weight", f"{path}/attention/subspaces", "matrix"),
-        Link(f"{official}.fn.to_out.0.weight", f"{path}/attention/output_kernel", "matrix"),
-        Link(f"{official}.fn.to_out.0.bias", f"{path}/attention/output_bias", "same"),
-        *_norm(f"{official}.norm", f"{path}/attention_norm"),
-    ]
+def is_official(model):
+    """Whether the layers are those of an official class: MSSA with ISTA, or a transformer's."""
+    return (getattr(model, "compression", "mssa"), getattr(model, "sparsification", "ista")) == ("mssa", "ista")
 
 
 def crate_encoder_layer(official, path):
     """Compression against U, then ISTA with D."""
-    return [
-        *_attention(f"{official}.0", f"{path}/compression"),
-        *_norm(f"{official}.1.norm", f"{path}/sparsification/ista_norm"),
-        # the official ISTA multiplies x by W^T where the paper has D z: W is D as it stands
-        Link(f"{official}.1.fn.weight", f"{path}/sparsification/dictionary", "same"),
-    ]
+    return _links(crate.ENCODER_OFFICIAL, f"{official}.", f"{path}/")
 
 
 def crate_decoder_layer(official, path):
     """The map E, then expansion from V."""
-    return [
-        *_norm(f"{official}.0.norm", f"{path}/linear_norm"),
-        Link(f"{official}.0.fn.weight", f"{path}/linear_kernel", "matrix"),
-        *_attention(f"{official}.1", f"{path}/expansion"),
-    ]
+    return _links(crate.DECODER_OFFICIAL, f"{official}.", f"{path}/")
 
 
 def vit_layer(official, path):
     """Attention and MLP, with Meta's and timm's names."""
-    dense = (("attn.qkv", "qkv"), ("attn.proj", "output"), ("mlp.fc1", "up"), ("mlp.fc2", "down"))
-    return [
-        *_norm(f"{official}.norm1", f"{path}/attention_norm"),
-        *_norm(f"{official}.norm2", f"{path}/mlp_norm"),
-        *(Link(f"{official}.{theirs}.weight", f"{path}/{ours}_kernel", "matrix") for theirs, ours in dense),
-        *(Link(f"{official}.{theirs}.bias", f"{path}/{ours}_bias", "same") for theirs, ours in dense),
-    ]
+    return _links(vit.OFFICIAL, f"{official}.", f"{path}/")
 
 
 def _dense(official, path):

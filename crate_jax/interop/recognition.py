@@ -8,8 +8,7 @@ import math
 import re
 
 from crate_jax.errors import UserError
-from crate_jax.models.registry import FAMILIES
-from crate_jax.models.sizes import SIZES
+from crate_jax.models.sizes import FAMILIES, NETWORKS
 
 # Ma-Lab-Berkeley/CRATE and facebookresearch/mae: width to heads
 HEADS = {192: 3, 384: 6, 576: 12, 768: 12, 1024: 16, 1280: 16}
@@ -150,19 +149,18 @@ def closest_name(family, settings):
     """The named network that differs least, and how it differs.
 
     Args:
-        family: a key of `models.registry.FAMILIES`.
+        family: a key of `models.sizes.FAMILIES`.
         settings: attributes of the network.
 
     Returns:
         (name, overrides).
     """
-    cls = FAMILIES[family]
+    cls, _, sizes = FAMILIES[family]
     defaults = {field.name: field.default for field in dataclasses.fields(cls)}
     best = None
-    for name, size in SIZES.items():
-        if next(c for prefix, c in FAMILIES.items() if name.startswith(prefix + "_")) is not cls:
-            continue
-        named = {**defaults, **size}
+    for size in sizes:
+        name = f"{family}_{size}"
+        named = {**defaults, **NETWORKS[name][1]}
         overrides = {key: value for key, value in settings.items() if named.get(key, object()) != value}
         if best is None or len(overrides) < len(best[1]):
             best = name, overrides

@@ -6,12 +6,11 @@ holds beyond that (frozen tables, the layer that CRATE-MAE never uses) is carrie
 
 import logging
 
-import flax
 import jax
 import numpy as np
 
 from crate_jax.errors import UserError
-from crate_jax.interop.network import links_of, needs_decoder, official_shape, parameter_shapes
+from crate_jax.interop.network import by_layer, links_of, needs_decoder, official_shape, parameter_shapes, stacked
 from crate_jax.interop.recognition import recognise
 from crate_jax.interop.tensor_files import open_tensors
 from crate_jax.models.masked_autoencoder import CrateMae, VitMae
@@ -132,11 +131,11 @@ def given(overrides):
 
 def read_params(checkpoint):
     """The tree of parameters on the default device, read one at a time; a decoder that no file holds is fresh."""
-    flat = {path: jax.device_put(np.ascontiguousarray(checkpoint.read(path))) for path in checkpoint.paths}
+    flat = {path: np.ascontiguousarray(checkpoint.read(path)) for path in checkpoint.paths}
     if checkpoint.encoder_only:
         logging.warning(
             "%s holds an encoder only: its decoder is fresh, and completes nothing.", checkpoint.source.path
         )
-        fresh = flax.traverse_util.flatten_dict(init_params(checkpoint.model, jax.random.key(0)), sep="/")
+        fresh = by_layer(jax.device_get(init_params(checkpoint.model, jax.random.key(0))))
         flat.update({path: array for path, array in fresh.items() if path not in flat})
-    return flax.traverse_util.unflatten_dict(flat, sep="/")
+    return jax.tree.map(jax.device_put, stacked(flat))

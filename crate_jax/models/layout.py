@@ -1,8 +1,9 @@
-"""Where arrays may be split: logical names of axes, given to parameters and activations; a mesh's rules do the rest.
+"""Logical names of the axes of parameters and activations; a mesh's rules turn them into shardings.
 
     images    the batch                      embed     entries of a token (D)
     heads     K P, the subspaces' columns    atoms     the dictionary's columns, and the decoder map's
-    hidden    the inside of a ViT's MLP      pixels    p p C          classes   of a classifier's head
+    hidden    the units of an MLP            pixels    p p C          classes   of a classifier's head
+    layers    of a stack of layers, the leading axis of its parameters
 
 Rules (logical name to mesh axis) are active within `flax.linen.logical_axis_rules`; outside, or without a mesh, nothing
 is constrained.
@@ -14,7 +15,7 @@ import flax.linen as nn
 import jax
 
 
-def split_along(initializer, *names):
+def partitioned(initializer, *names):
     """An initializer whose parameter carries the logical name of each axis."""
     return nn.with_logical_partitioning(initializer, names)
 
@@ -28,28 +29,31 @@ def _axes(*names):
 
 
 def _parts(mesh, axes):
-    """How many parts these axes of a mesh, one or several or none, split something into."""
+    """Product of the sizes of these axes of a mesh: one axis, several or none."""
     return math.prod(mesh.shape[axis] for axis in ((axes,) if isinstance(axes, str) else axes or ()))
 
 
 def constrain(x, *names):
-    """Asks for the layout that the rules give to these logical names; None is "whatever is best"."""
-    axes, _ = _axes(*names)
-    return x if axes is None else jax.lax.with_sharding_constraint(x, axes)
+    """Constrains an array to the sharding that the rules give to these logical names; None is replicated.
+
+    Without a mesh or rules the array is returned as it is.
+    """
+    axes, mesh = _axes(*names)
+    return x if axes is None else jax.lax.with_sharding_constraint(x, jax.sharding.NamedSharding(mesh, axes))
 
 
 def ways(name):
-    """How many parts the mesh in force splits an axis of this logical name into; 1 without a mesh or rules."""
+    """Number of shards along an axis of this logical name in the mesh in force; 1 without a mesh or rules."""
     axes, mesh = _axes(name)
     return 1 if axes is None else _parts(mesh, axes[0])
 
 
 def spec_of(shape, *names):
-    """The `PartitionSpec` of an array in the mesh in force, for code that is written device by device.
+    """The `PartitionSpec` of an array in the mesh in force, for code that is written per device.
 
     Args:
         shape: of the array.
-        names: logical name of each axis, or None. An axis that its mesh axes do not divide is not split.
+        names: logical name of each axis, or None. An axis that its mesh axes do not divide is replicated.
 
     Returns:
         A spec; None without a mesh or rules.
@@ -59,3 +63,8 @@ def spec_of(shape, *names):
         return None
     kept = (None if size % _parts(mesh, axes) else axes for size, axes in zip(shape, by_name, strict=True))
     return jax.sharding.PartitionSpec(*kept)
+
+
+def token_spec(z_BxNxD):
+    """How tokens are sharded over the mesh in force, for kernels that are written per device."""
+    return spec_of((z_BxNxD.shape[0], 1, 1), "images", None, None)

@@ -1,4 +1,4 @@
-"""A network explained: every parameter, what it is in the mathematics, and how many numbers it holds.
+"""Every parameter of a network: its shape, its count and what it is in the mathematics.
 
     U  bases of an encoder layer's subspaces     D  its dictionary
     V  bases of a decoder layer's subspaces      E  its linear map, which undoes ISTA
@@ -11,58 +11,44 @@ import math
 
 import flax
 
-from crate_jax.models.classifier import Classifier, VitClassifier
+from crate_jax.models.classifier import Classifier
+from crate_jax.models.encoder import Transformer
 from crate_jax.models.flops import flops_per_image
-from crate_jax.models.masked_autoencoder import VitMae
+from crate_jax.models.layers import crate, vit
 from crate_jax.models.registry import boxed_shapes
+from crate_jax.models.stacks import STACKS
 
 # millions of parameters, as published
 PUBLISHED = {
     "crate_mae_small": 25.4, "crate_mae_base": 44.6, "vit_mae_small": 47.6, "vit_mae_base_paper": 143.8,
     "crate_tiny": 6.09, "crate_small": 13.12, "crate_base": 22.80, "crate_large": 77.64,
+    "crate_alpha_base": 72.3, "crate_alpha_large": 253.8,
 }  # fmt: skip
 
 _MEANINGS = {
-    "attention/subspaces": "{space} = [{space}_1 .. {space}_K]: K={heads} bases of {size} columns; query, key, value",
-    "attention/output_kernel": "to_out: learned in the place of {space}, which the paper has there",
-    "attention/output_bias": "to_out's bias",
-    "attention_norm": "LayerNorm before {attention}",
-    "sparsification/dictionary": "D: ISTA's dictionary, atoms in columns",
-    "ista_norm": "LayerNorm before ISTA",
-    "linear_kernel": "E: the linear map that undoes ISTA",
-    "linear_norm": "LayerNorm before E",
+    **crate.MEANINGS,
+    **vit.MEANINGS,
     "embedding_kernel": "a patch's pixels to a token",
-    "embedding_bias": "",
     "decoder_embedding_kernel": "the encoder's tokens to the decoder's width",
-    "decoder_embedding_bias": "",
     "class_token": "the token that stands for the image",
     "mask_token": "stands where a patch was removed",
-    "position_table": "where each patch is, learned",
+    "position_table": "positions of the patches, learned",
     "patch_norm": "LayerNorm of a patch's pixels",
     "embedding_norm": "LayerNorm of the tokens before positions",
     "encoder_norm": "LayerNorm after the last encoder layer",
     "decoder_norm": "LayerNorm after the last decoder layer",
     "head_kernel": "{head}",
-    "head_bias": "",
-    "qkv_kernel": "query, key and value side by side: three matrices where CRATE has one",
-    "qkv_bias": "",
-    "output_kernel": "attention's output projection",
-    "output_bias": "",
-    "up_kernel": "the MLP's inside, four times the width",
-    "up_bias": "",
-    "down_kernel": "and back",
-    "down_bias": "",
-    "mlp_norm": "LayerNorm before the MLP",
+    "_bias": "",
 }
 
 
 @dataclasses.dataclass(frozen=True)
 class Row:
-    """One parameter, or the same one of several equal layers.
+    """One parameter, or the same one of every layer of a stack.
 
     Attributes:
-        path: with "encoder_*" for all layers of the encoder.
-        shape: of one.
+        path: such as "encoder/compression/attention/subspaces".
+        shape: of one layer's.
         axes: the logical name of each axis (`models.layout`).
         layers: how many there are.
         meaning: what it is in the mathematics.
@@ -81,7 +67,7 @@ class Row:
 
 
 def parameter_rows(model):
-    """Every parameter, layers of a stack folded into one.
+    """Every parameter; the layers of a stack share a row.
 
     Args:
         model: from `create_model`.
@@ -89,17 +75,14 @@ def parameter_rows(model):
     Returns:
         A list of `Row`, in the order in which an image meets them.
     """
-    flat = flax.traverse_util.flatten_dict(boxed_shapes(model), sep="/")
-    folded = {}
-    for path, boxed in flat.items():
-        owner, _, rest = path.partition("/")
-        stack, _, number = owner.rpartition("_")
-        path = f"{stack}_*/{rest}" if number.isdigit() else path
-        leaf = boxed.value if hasattr(boxed, "names") else boxed
-        axes = tuple(name or "-" for name in getattr(boxed, "names", (None,) * len(leaf.shape)))
-        layers = folded[path].layers + 1 if path in folded else 1
-        folded[path] = Row(path, tuple(leaf.shape), axes, layers, meaning(model, path))
-    return sorted(folded.values(), key=lambda row: _order(row.path))
+    rows = []
+    for path, boxed in flax.traverse_util.flatten_dict(boxed_shapes(model), sep="/").items():
+        shape, axes = tuple(boxed.value.shape), tuple(name or "-" for name in boxed.names)
+        layers = 1
+        if path.partition("/")[0] in STACKS:
+            (layers, *shape), axes = shape, axes[1:]
+        rows.append(Row(path, tuple(shape), axes, layers, meaning(model, path)))
+    return sorted(rows, key=lambda row: _order(row.path))
 
 
 def _order(path):
@@ -125,20 +108,20 @@ def _order(path):
 def _stage(path):
     stages = (
         "patch_norm", "embedding_kernel", "embedding_bias", "embedding_norm", "class_token", "mask_token", "position",
-        "encoder_*", "encoder_norm", "decoder_embedding", "decoder_*", "decoder_norm", "head",
+        "encoder/", "encoder_norm", "decoder_embedding", "decoder/", "decoder_norm", "head",
     )  # fmt: skip
     return next(number for number, stage in enumerate(stages) if path.startswith(stage))
 
 
 def meaning(model, path):
     """What a parameter is."""
-    decoder = path.startswith("decoder_*")
+    decoder = path.startswith("decoder/")
     heads = (getattr(model, "decoder_num_heads", None) if decoder else None) or model.num_heads
     words = {
         "space": "V" if decoder else "U",
         "heads": heads,
         "size": model.width // heads,
-        "attention": "attention" if isinstance(model, VitMae | VitClassifier) else "MSSA",
+        "attention": "attention" if isinstance(model, Transformer) else "MSSA",
         "head": "a token to class scores" if isinstance(model, Classifier) else "a token to its patch's pixels",
     }
     keys = sorted(_MEANINGS, key=len, reverse=True)
@@ -150,7 +133,7 @@ def blocks_of(rows):
     """Numbers by block: embedding, encoder, decoder, head; each a name and a count."""
     blocks = {}
     for row in rows:
-        first = row.path.partition("_")[0]
+        first = row.path.partition("/")[0].partition("_")[0]
         name = first if first in ("encoder", "decoder", "head") else "embedding"
         blocks[name] = blocks.get(name, 0) + row.size
     return blocks
@@ -177,7 +160,14 @@ def table_text(rows, split=None):
         where = ", ".join(row.axes if split is None else (split(axis) or "-" for axis in row.axes))
         layers = f"{row.layers} x" if row.layers > 1 else ""
         lines.append((row.path, layers, shape, f"{row.size:,}", where, row.meaning))
-    heads = ("parameter", "layers", "shape", "numbers", "logical axes" if split is None else "split over", "what it is")
+    heads = (
+        "parameter",
+        "layers",
+        "shape",
+        "numbers",
+        "logical axes" if split is None else "sharded over",
+        "what it is",
+    )
     lines.insert(0, heads)
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     aligned = "<><><<"  # numbers to the right

@@ -7,23 +7,24 @@ import jax
 import jax.numpy as jnp
 
 from crate_jax.errors import UserError, nearest
-from crate_jax.models.classifier import Crate, CrateClassifier, VitClassifier
-from crate_jax.models.layer_stack import REMAT
+from crate_jax.models.encoder import WhiteBox
+from crate_jax.models.layers.crate import COMPRESSIONS, SPARSIFICATIONS
 from crate_jax.models.masked_autoencoder import CrateMae, VitMae
-from crate_jax.models.sizes import SIZES
-
-FAMILIES = {
-    "crate_mae": CrateMae,
-    "vit_mae": VitMae,
-    "crate_classifier": CrateClassifier,
-    "vit_classifier": VitClassifier,
-    "crate": Crate,  # last: the others begin with its name
-}
+from crate_jax.models.sizes import NETWORKS
+from crate_jax.models.stacks import REMAT
+from crate_jax.operators.patches import image_shape
 
 CHOICES = {
-    "output_projection": ("learned", "tied"),
+    "compression": tuple(COMPRESSIONS),
+    "output_projection": ("learned", "tied", "transposed", "fixed", "identity"),
+    "compression_step": ("add", "subtract", "convex"),
     "skip": ("input", "normed"),
     "attention_scale": ("official", "paper"),
+    "pool_class_token": ("first", "last"),
+    "sparsification": (*SPARSIFICATIONS, "none"),
+    "readout": ("free", "tied"),
+    "decoder_map": ("linear", "overcomplete"),
+    "mask_mode": ("token", "zero", "drop"),
     "positions": ("added", "subtracted"),
     "remat": REMAT,
     "attention_kernel": ("auto", "xla", "recompute", "pallas"),
@@ -38,16 +39,21 @@ def model_class(name):
     Raises:
         UserError: no network has this name.
     """
-    if name not in SIZES:
-        raise UserError(f"model.name={name!r}: there is no such network{nearest(name, SIZES)}")
-    return next(family for prefix, family in FAMILIES.items() if name.startswith(prefix + "_"))
+    if name not in NETWORKS:
+        raise UserError(f"model.name={name!r}: there is no such network{nearest(name, NETWORKS)}")
+    return NETWORKS[name][0]
+
+
+def attributes(name):
+    """Names of the attributes that `create_model` takes for a network."""
+    return {field.name for field in dataclasses.fields(model_class(name))} - {"parent", "name"}
 
 
 def for_platform(model, platform, devices=1):
-    """The network with what "auto" stands for when it is trained on this platform.
+    """The network with the attention kernel that "auto" stands for on this platform.
 
-    On a TPU plain XLA moves less and keeps less where scores are recomputed, a CPU is faster image by image
-    (`benchmarks/README.md`). Pallas kernels are never chosen here: they have yet to be timed on a TPU.
+    On a TPU plain XLA moves less and saves less where scores are recomputed; a CPU is faster image by image
+    (`benchmarks/README.md`). Pallas kernels are never chosen here: they have not been timed on a TPU.
 
     Args:
         model: from `create_model`.
@@ -56,7 +62,7 @@ def for_platform(model, platform, devices=1):
     """
     if getattr(model, "attention_kernel", None) != "auto":
         return model
-    if platform == "tpu":
+    if platform == "tpu" and model.remat == "none":  # else a layer's scores exist once, and are recomputed anyway
         return model.clone(attention_kernel="recompute")
     return model.clone(attention_kernel="image_by_image") if platform == "cpu" and devices == 1 else model
 
@@ -65,7 +71,7 @@ def create_model(name, **overrides):
     """A Linen module.
 
     Args:
-        name: such as "crate_mae_base" or "vit_mae_large" (`models.sizes`).
+        name: such as "crate_mae_base" or "vit_mae_large" (`models.sizes.NETWORKS`).
         **overrides: any attribute of the module; None means "from the name". `dtype` may be a string.
 
     Returns:
@@ -74,18 +80,16 @@ def create_model(name, **overrides):
     Raises:
         UserError: an unknown name or attribute, or values that do not go together.
     """
-    family = model_class(name)
-    known = {field.name for field in dataclasses.fields(family)} - {"parent", "name"}
-    settings = dict(SIZES[name])
+    known, settings = attributes(name), dict(NETWORKS[name][1])
     for key, value in overrides.items():
         if value is None:
             continue
         if key not in known:
             raise UserError(f"model.{key}: {name} has no such setting{nearest(key, known)}")
-        settings[key] = value
+        settings[key] = tuple(value) if isinstance(value, list) else value
     if "dtype" in settings:
         settings["dtype"] = jnp.dtype(settings["dtype"]).type
-    model = family(**settings)
+    model = model_class(name)(**settings)
     check_model(model)
     return model
 
@@ -104,11 +108,15 @@ def check_model(model):
         value = getattr(model, key, choices[0])
         if value not in choices:
             refuse(f"model.{key}={value!r} is none of {', '.join(choices)}")
-    if model.image_size % model.patch_size:
-        fits = max(1, round(model.image_size / model.patch_size)) * model.patch_size
+    for key in ("image_size", "table_image_size"):
+        size = getattr(model, key)
+        if size is None or not any(side % model.patch_size for side in image_shape(size)):
+            continue
+        fits = [max(1, round(side / model.patch_size)) * model.patch_size for side in image_shape(size)]
+        good, given = ("x".join(map(str, fits)), "x".join(map(str, size))) if len(set(fits)) > 1 else (fits[0], size)
         refuse(
-            f"model.image_size={model.image_size} is not divisible by model.patch_size={model.patch_size}; "
-            f"choose an image size that is, such as {fits}."
+            f"model.{key}={given} is not divisible by model.patch_size={model.patch_size}; choose a size that is, "
+            f"such as {good}."
         )
     pairs = [("width", "num_heads")]
     if getattr(model, "decoder_width", None) or getattr(model, "decoder_num_heads", None):
@@ -126,8 +134,22 @@ def check_model(model):
             refuse(f"model.{width_name}={width}: sine-cosine positions need a multiple of 4.")
     if isinstance(model, CrateMae) and model.decoder_width not in (None, model.width):
         refuse("model.decoder_width: a CRATE-MAE's decoder has its encoder's width; leave it unset.")
+    if isinstance(model, WhiteBox):
+        _check_layers(model, refuse)
     if hasattr(model, "mask_mode"):
         _check_masking(model, refuse)
+
+
+def _check_layers(model, refuse):
+    if model.epsilon <= 0:
+        refuse(f"model.epsilon={model.epsilon}: the distortion eps must be above 0; the default is 0.5.")
+    if model.compression == "gradient" and (model.attention_scale != "official" or model.compression_step == "convex"):
+        refuse("model.compression='gradient' has its own step size: leave attention_scale and compression_step unset.")
+    steps = (model.compression_step, model.attention_scale, model.compression)
+    if model.learned_kappa and not {"convex", "paper", "gradient"} & set(steps):
+        refuse("model.learned_kappa needs model.compression_step='convex' or attention_scale='paper'.")
+    if model.sparsification == "none" and model.decoder_map == "overcomplete":
+        refuse("model.decoder_map='overcomplete' mirrors a sparsification that is 'none'; choose 'linear'.")
 
 
 def _check_masking(model, refuse):
@@ -141,9 +163,13 @@ def _check_masking(model, refuse):
         )
     if visible == model.num_patches:
         refuse(f"model.mask_ratio={model.mask_ratio} removes none of {model.num_patches} patches; choose a larger one.")
-    modes = ("drop",) if isinstance(model, VitMae) else ("token", "zero", "drop")
-    if model.mask_mode not in modes:
-        refuse(f"model.mask_mode={model.mask_mode!r}: a {type(model).__name__} has {', '.join(modes)}.")
+    if isinstance(model, VitMae) and model.mask_mode != "drop":
+        refuse(f"model.mask_mode={model.mask_mode!r}: a VitMae has drop.")
+
+
+def blank_images(model):
+    """One image of zeros, of the size that the network was made for."""
+    return jnp.zeros((1, *image_shape(model.image_size), model.channels))
 
 
 def init_params(model, key):
@@ -156,14 +182,12 @@ def init_params(model, key):
     Returns:
         The tree that `model.apply({"params": ...}, images)` takes.
     """
-    image = jnp.zeros((1, model.image_size, model.image_size, model.channels))
-    return nn.meta.unbox(jax.jit(model.init)(key, image)["params"])
+    return nn.meta.unbox(jax.jit(model.init)(key, blank_images(model))["params"])
 
 
 def boxed_shapes(model):
     """Shapes of the parameters with the logical name of every axis, without computing anything."""
-    image = jax.ShapeDtypeStruct((1, model.image_size, model.image_size, model.channels), jnp.float32)
-    return jax.eval_shape(model.init, jax.random.key(0), image)["params"]
+    return jax.eval_shape(lambda: model.init(jax.random.key(0), blank_images(model)))["params"]
 
 
 def num_parameters(model):

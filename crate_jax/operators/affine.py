@@ -26,33 +26,37 @@ def product(z, weight_DxE, transposed=False):
         ... x E, in the type of z.
     """
     if z.dtype == weight_DxE.dtype:
-        return z @ (weight_DxE.T if transposed else weight_DxE)
-    return _narrow_product(z, weight_DxE, transposed)
+        return times_weight(z, weight_DxE, transposed)
+    return _low_precision_product(z, weight_DxE, transposed)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
-def _narrow_product(z, weight, transposed):
-    narrow = weight.astype(z.dtype)
-    return z @ (narrow.T if transposed else narrow)
+def _low_precision_product(z, weight, transposed):
+    return times_weight(z, weight, transposed)
 
 
 def _forward(z, weight, transposed):
-    return _narrow_product(z, weight, transposed), (z, weight)
+    return _low_precision_product(z, weight, transposed), (z, weight)
 
 
-def _backward(transposed, kept, cotangent):
-    z, weight = kept
-    narrow = weight.astype(z.dtype)
-    dz = cotangent @ (narrow if transposed else narrow.T)
-    pair = (cotangent, z) if transposed else (z, cotangent)
-    return dz, weight_gradient(*pair, weight.dtype)
+def _backward(transposed, residuals, cotangent):
+    z, weight = residuals
+    return times_weight(cotangent, weight, not transposed), weight_gradient(z, cotangent, weight.dtype, transposed)
 
 
-_narrow_product.defvjp(_forward, _backward)
+_low_precision_product.defvjp(_forward, _backward)
 
 
-def weight_gradient(z, cotangent, dtype):
-    """Sum over tokens of z^T g: ... x D and ... x E to D x E, accumulated in f32."""
+def times_weight(z, weight, transposed=False):
+    """z W, or z W^T, in the dtype of z, by plain autodiff."""
+    weight = weight.astype(z.dtype)
+    return z @ (weight.T if transposed else weight)
+
+
+def weight_gradient(z, cotangent, dtype, transposed=False):
+    """The gradient of W in z W, the sum over tokens of z^T g in float32; its transpose for z W^T."""
+    if transposed:
+        z, cotangent = cotangent, z
     leading = tuple(range(z.ndim - 1))
     total_DxE = jax.lax.dot_general(z, cotangent, ((leading, leading), ((), ())), preferred_element_type=jnp.float32)
     return total_DxE.astype(dtype)

@@ -6,27 +6,37 @@
 (`kernels.attention_step_tpu`), which keeps the codes alone for the backward pass.
 """
 
-from jax.ad_checkpoint import checkpoint_name
-
 from crate_jax.operators.affine import spread
+from crate_jax.operators.residuals import name_residual
 from crate_jax.operators.subspace_attention import attend
 
 
 def attention_step(
-    start_BxNxD, codes_BxNxKP, weight_KPxD, bias_D, *, num_heads, scale, factor, kernel="auto", spec=None
+    start_BxNxD,
+    codes_BxNxKP,
+    weight_KPxD,
+    bias_D,
+    *,
+    num_heads,
+    scale,
+    factor,
+    kernel="auto",
+    spec=None,
+    transposed=False,
 ):
     """x + f (softmax(scale w_k w_k^T) w_k in every subspace, times W, + b).
 
     Args:
         start_BxNxD: x, f32 or bf16.
         codes_BxNxKP: w, the tokens' coordinates U_k^T z, in the type of x.
-        weight_KPxD, bias_D: W and b, f32; rounded to the type of x.
+        weight_KPxD, bias_D: W and b, float32; rounded to the dtype of x.
         num_heads: K.
         scale: of the logits.
         factor: f.
         kernel: "xla", "pallas" or "auto", which is "xla".
         spec: how tokens are split over the mesh in force, a `PartitionSpec` of which only B may be split; only
             "pallas" needs it.
+        transposed: W is the transpose of what is given.
 
     Returns:
         Shape and type of x.
@@ -36,11 +46,15 @@ def attention_step(
     """
     dtype = start_BxNxD.dtype
     if kernel != "pallas":
-        moved_BxNxD = attend(codes_BxNxKP, num_heads=num_heads, scale=scale, weight_KPxD=weight_KPxD)
+        moved_BxNxD = attend(
+            codes_BxNxKP, num_heads=num_heads, scale=scale, weight_KPxD=weight_KPxD, transposed=transposed
+        )
         return start_BxNxD + factor * (moved_BxNxD + spread(bias_D, moved_BxNxD))
     from crate_jax.operators.kernels.attention_step_tpu import attention_step_tpu, vmem_bytes
     from crate_jax.operators.kernels.tpu_call import check_room
 
+    if transposed:
+        weight_KPxD = weight_KPxD.T
     tokens, width = codes_BxNxKP.shape[-2:]
     needed = vmem_bytes(tokens, width, weight_KPxD.shape[1], num_heads, dtype.itemsize)
     check_room(
@@ -52,4 +66,4 @@ def attention_step(
     )
     head_size = width // num_heads
     out_BxNxD = attention_step_tpu(start_BxNxD, codes_BxNxKP, weight_KPxD, bias_D, head_size, scale, factor, spec)
-    return checkpoint_name(out_BxNxD, "attention")  # a recomputing backward pass keeps it: `models.layer_stack`
+    return name_residual(out_BxNxD, "compressed")

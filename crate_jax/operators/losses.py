@@ -1,4 +1,4 @@
-"""What masked completion minimises: the squared error of the removed patches' pixels (He et al. 2022, MAE)."""
+"""The loss of masked completion: the squared error of the removed patches' pixels (He et al. 2022, MAE)."""
 
 import jax.numpy as jnp
 
@@ -12,7 +12,7 @@ def standardised_patches(patches_BxNxF):
         patches_BxNxF: pixels.
 
     Returns:
-        (standardised_BxNxF, mean_BxNx1, deviation_BxNx1), f32; standardised * deviation + mean gives the pixels back.
+        (standardised_BxNxF, mean_BxNx1, deviation_BxNx1), float32; standardised * deviation + mean is the pixels.
     """
     patches_BxNxF = patches_BxNxF.astype(jnp.float32)
     mean_BxNx1 = jnp.mean(patches_BxNxF, -1, keepdims=True)
@@ -30,7 +30,7 @@ def patch_mse(images_BxHxWxC, prediction_BxNxF, patch_size, norm_pix=False):
         norm_pix: the target is each patch's standardised pixels.
 
     Returns:
-        error_BxN, f32.
+        error_BxN, float32.
     """
     target_BxNxF = patchify(images_BxHxWxC, patch_size).astype(jnp.float32)
     if norm_pix:
@@ -51,7 +51,7 @@ def masked_mse(images, prediction, mask, patch_size, norm_pix=False):
         norm_pix: the target is each patch's standardised pixels.
 
     Returns:
-        A scalar, f32.
+        A scalar, float32.
     """
     error_BxN = patch_mse(images, prediction, patch_size, norm_pix)
     mask_BxN = mask.astype(jnp.float32)

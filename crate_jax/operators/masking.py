@@ -1,30 +1,141 @@
-"""Which patches are removed. 1 is removed, 0 stays visible; how many stay is static: int(N (1 - ratio))."""
+"""Masks: which patches are removed and which stay visible. In a mask 1 is removed, 0 visible.
+
+Every kind ranks the patches by a number, its noise, and the `visible` patches of least noise stay: the count is exact
+and static. Noise is a pure function of a key and an example's index, not of the place in the batch.
+
+    random    uniform (He et al. 2022, MAE)
+    block     removed patches fill rectangles of random size, shape and place (Bao et al. 2022, BEiT)
+    grid      visible patches are spread regularly, with a random offset: of one in four, one in each 2 x 2 (MAE's
+              grid-wise sampling); ordered dithering (Bayer 1973) makes any other count as regular as it can be
+"""
 
 import jax
 import jax.numpy as jnp
 
+KINDS = ("random", "block", "grid")
+
+_BLOCKS = 64  # rectangles drawn per image; they cover the grid almost surely, the rest is removed at random
+_BLOCK_AREA = 0.08, 0.25  # of the grid; BEiT's smallest is 16 of 196 patches
+_BLOCK_ASPECT = 0.3, 1 / 0.3  # height by width, BEiT
+
 
 def num_visible(num_patches, ratio):
-    """int(N (1 - ratio)), as in the official code: how many patches of an image stay visible."""
+    """How many patches of an image stay visible: int(N (1 - ratio)), as in the official code."""
     return int(num_patches * (1 - ratio))
 
 
 def mask_from_noise(noise_BxN, visible):
-    """Keeps the `visible` patches of least noise (He et al. 2022, MAE: random masking by shuffling).
+    """The mask under which the `visible` patches of least noise stay; ties go to the earlier patch.
 
     Args:
-        noise_BxN: any numbers; ties go to the earlier patch.
-        visible: how many stay.
+        noise_BxN: any numbers.
+        visible: how many patches stay.
 
     Returns:
-        mask_BxN, f32: exactly `visible` zeros a row.
+        mask_BxN, float32: exactly `visible` zeros per row.
     """
     rank_BxN = jnp.argsort(jnp.argsort(noise_BxN, axis=-1, stable=True), axis=-1)
     return (rank_BxN >= visible).astype(jnp.float32)
 
 
+def mask_from_visible(place_BxV, num_patches):
+    """The mask that leaves the patches of the given indices visible.
+
+    Args:
+        place_BxV: integers in [0, N), all different in a row.
+        num_patches: N.
+
+    Returns:
+        mask_BxN, float32: 1 where removed.
+    """
+    return 1 - jnp.max(jax.nn.one_hot(place_BxV, num_patches, dtype=jnp.float32), -2)
+
+
+def visible_first(mask_BxN, visible):
+    """The indices of the visible patches, in increasing order.
+
+    Args:
+        mask_BxN: exactly `visible` zeros per row.
+        visible: V.
+
+    Returns:
+        place_BxV, integers.
+    """
+    return jnp.argsort(mask_BxN, axis=-1, stable=True)[:, :visible]
+
+
+def visible_patches(key, index_B, grid, visible, *, kind="random", num_masks=None):
+    """The indices of the visible patches of each example.
+
+    Args:
+        key: a PRNG key, of the seed and the step.
+        index_B: integers, the examples' indices in the data set.
+        grid: (rows, columns) of patches, N = rows * columns.
+        visible: V, how many patches of each image stay.
+        kind: one of `KINDS`.
+        num_masks: runs of B / num_masks consecutive examples share the mask of their first: 1 for one mask per batch,
+            the number of devices for one per device. None: each example has its own.
+
+    Returns:
+        place_BxV, int32, increasing in each row.
+
+    Raises:
+        ValueError: an unknown kind; `num_masks` does not divide B; `visible` is outside [1, N].
+    """
+    (rows, columns), batch = grid, len(index_B)
+    num_masks = batch if num_masks is None else num_masks
+    if kind not in KINDS:
+        raise ValueError(f"kind={kind!r}: a mask's kind is one of {', '.join(KINDS)}")
+    if not 1 <= visible <= rows * columns:
+        raise ValueError(f"visible={visible}: of {rows} x {columns} patches 1 to {rows * columns} can stay visible")
+    if num_masks < 1 or batch % num_masks:
+        raise ValueError(f"num_masks={num_masks} does not divide a batch of {batch}")
+    make_noise = {"random": _random_noise, "block": _block_noise, "grid": _grid_noise}[kind]
+    first_M = index_B.reshape(num_masks, -1)[:, 0]
+    noise_MxN = jax.vmap(lambda index: make_noise(jax.random.fold_in(key, index), rows, columns))(first_M)
+    place_MxV = jnp.sort(jnp.argsort(noise_MxN, axis=-1, stable=True)[:, :visible], -1)
+    return jnp.repeat(place_MxV, batch // num_masks, 0, total_repeat_length=batch)
+
+
+def _random_noise(key, rows, columns):
+    return jax.random.uniform(key, (rows * columns,), jnp.float32)
+
+
+def _block_noise(key, rows, columns):
+    """Minus the number of the first rectangle that covers a patch: the earliest rectangles are removed first."""
+    keys = jax.random.split(key, 5)
+    low, high = (share * rows * columns for share in _BLOCK_AREA)
+    area_M = jax.random.uniform(keys[0], (_BLOCKS,), jnp.float32, minval=low, maxval=high)
+    aspect_M = jnp.exp(
+        jax.random.uniform(keys[1], (_BLOCKS,), jnp.float32, jnp.log(_BLOCK_ASPECT[0]), jnp.log(_BLOCK_ASPECT[1]))
+    )
+    covers_MxN = jnp.ones((_BLOCKS, rows * columns), bool)
+    sides = (jnp.sqrt(area_M * aspect_M), rows), (jnp.sqrt(area_M / aspect_M), columns)
+    for (side_M, size), key_, place_N in zip(
+        sides, keys[2:4], jnp.indices((rows, columns)).reshape(2, -1), strict=True
+    ):
+        side_M = jnp.clip(jnp.round(side_M), 1, size)
+        start_M = jnp.floor(jax.random.uniform(key_, (_BLOCKS,), jnp.float32) * (size - side_M + 1))
+        covers_MxN &= (place_N >= start_M[:, None]) & (place_N < (start_M + side_M)[:, None])
+    last_N = _BLOCKS + jax.random.uniform(keys[4], (rows * columns,), jnp.float32)
+    return -jnp.where(jnp.any(covers_MxN, 0), jnp.argmax(covers_MxN, 0), last_N)
+
+
+def _grid_noise(key, rows, columns):
+    """Each patch's place in a Bayer matrix, which is shifted by a random offset."""
+    bits = max(rows - 1, columns - 1, 1).bit_length()
+    row_N, column_N = jnp.indices((rows, columns)).reshape(2, -1)
+    offset = jax.random.randint(key, (2,), 0, 2**bits, jnp.int32)
+    row_N, column_N = row_N + offset[0], column_N + offset[1]
+    rank_N = jnp.zeros_like(row_N)
+    for bit in range(bits):  # the lowest bits of row and column decide first
+        high_N, low_N = (row_N ^ column_N) >> bit & 1, row_N >> bit & 1
+        rank_N = rank_N + (2 * high_N + low_N) * 4 ** (bits - 1 - bit)
+    return rank_N
+
+
 def random_mask(key, batch, num_patches, ratio):
-    """Random masks, one an image.
+    """Random masks, one per image.
 
     Args:
         key: a PRNG key.
@@ -33,7 +144,7 @@ def random_mask(key, batch, num_patches, ratio):
         ratio: fraction removed.
 
     Returns:
-        mask_BxN, f32: 1 where removed; int(N (1 - ratio)) zeros a row.
+        mask_BxN, float32: 1 where removed; int(N (1 - ratio)) zeros per row.
     """
     return mask_from_noise(jax.random.uniform(key, (batch, num_patches), jnp.float32), num_visible(num_patches, ratio))
 
@@ -43,28 +154,12 @@ def example_masks(key, index_B, num_patches, ratio):
 
     Args:
         key: a PRNG key, of the seed and the step.
-        index_B: integers, the examples' numbers in the data set.
+        index_B: integers, the examples' indices in the data set.
         num_patches: N.
         ratio: fraction removed.
 
     Returns:
-        mask_BxN, f32.
+        mask_BxN, float32; the mask of `visible_patches` with kind "random".
     """
-
-    def noise(index):
-        return jax.random.uniform(jax.random.fold_in(key, index), (num_patches,), jnp.float32)
-
-    return mask_from_noise(jax.vmap(noise)(index_B), num_visible(num_patches, ratio))
-
-
-def visible_first(mask_BxN, visible):
-    """The places of the visible patches, in order.
-
-    Args:
-        mask_BxN: exactly `visible` zeros a row.
-        visible: V.
-
-    Returns:
-        place_BxV, integers.
-    """
-    return jnp.argsort(mask_BxN, axis=-1, stable=True)[:, :visible]
+    noise_BxN = jax.vmap(lambda index: _random_noise(jax.random.fold_in(key, index), 1, num_patches))(index_B)
+    return mask_from_noise(noise_BxN, num_visible(num_patches, ratio))

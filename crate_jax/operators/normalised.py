@@ -5,11 +5,10 @@
 it, slowly. "auto" is "xla": the kernels have yet to be timed on a TPU.
 """
 
-from jax.ad_checkpoint import checkpoint_name
-
 from crate_jax.operators.affine import product
 from crate_jax.operators.ista import ista
 from crate_jax.operators.normalisation import layer_norm
+from crate_jax.operators.residuals import name_residual
 
 
 def _check_room(needed, tokens, width):
@@ -19,7 +18,9 @@ def _check_room(needed, tokens, width):
     check_room(needed, keeps=keeps, what=f"{tokens} tokens of {width}", instead="'xla'")
 
 
-def normalised_product(z_BxNxD, scale_D, bias_D, weight_DxE, *, epsilon, residual=False, kernel="auto", spec=None):
+def normalised_product(
+    z_BxNxD, scale_D, bias_D, weight_DxE, *, epsilon, residual=False, kernel="auto", spec=None, name=None
+):
     """LN(z) W, or (z, LN(z) W).
 
     Args:
@@ -31,6 +32,7 @@ def normalised_product(z_BxNxD, scale_D, bias_D, weight_DxE, *, epsilon, residua
             its cotangent is then added by the same kernel.
         kernel: "xla", "pallas" or "auto".
         spec: how z is split over the mesh in force, a `PartitionSpec` whose axes divide B; only "pallas" needs it.
+        name: of the product as a residual (`residuals`); None: it is recomputed.
 
     Returns:
         In the type of z.
@@ -40,16 +42,16 @@ def normalised_product(z_BxNxD, scale_D, bias_D, weight_DxE, *, epsilon, residua
     """
     if kernel != "pallas":
         product_BxNxE = product(layer_norm(z_BxNxD, scale_D, bias_D, epsilon=epsilon), weight_DxE)
-        return (z_BxNxD, product_BxNxE) if residual else product_BxNxE
-    from crate_jax.operators.kernels.norm_product_tpu import norm_product_tpu, vmem_bytes
+    else:
+        from crate_jax.operators.kernels.norm_product_tpu import norm_product_tpu, vmem_bytes
 
-    tokens, width = z_BxNxD.shape[-2:]
-    _check_room(vmem_bytes(tokens, width, weight_DxE.shape[1], z_BxNxD.dtype.itemsize), tokens, width)
-    if not residual:
-        product_BxNxE = norm_product_tpu(z_BxNxD, scale_D, bias_D, weight_DxE, epsilon, False, spec)
-        return checkpoint_name(product_BxNxE, "product")  # a recomputing backward pass keeps it: `models.layer_stack`
-    z_BxNxD, product_BxNxE = norm_product_tpu(z_BxNxD, scale_D, bias_D, weight_DxE, epsilon, True, spec)
-    return z_BxNxD, checkpoint_name(product_BxNxE, "product")
+        tokens, width = z_BxNxD.shape[-2:]
+        _check_room(vmem_bytes(tokens, width, weight_DxE.shape[1], z_BxNxD.dtype.itemsize), tokens, width)
+        result = norm_product_tpu(z_BxNxD, scale_D, bias_D, weight_DxE, epsilon, residual, spec)
+        z_BxNxD, product_BxNxE = result if residual else (z_BxNxD, result)
+    if name is not None:
+        product_BxNxE = name_residual(product_BxNxE, name)
+    return (z_BxNxD, product_BxNxE) if residual else product_BxNxE
 
 
 def normalised_ista(

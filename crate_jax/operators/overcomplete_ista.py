@@ -9,9 +9,10 @@ Yang et al. 2024 (CRATE-alpha, arXiv 2405.20299), with two steps, A = 4 D and et
 D a is `a @ D.T`. The residual connection around the step belongs to the layer.
 """
 
-import jax.numpy as jnp
+import jax
 
 from crate_jax.operators.affine import product
+from crate_jax.operators.residuals import name_residual
 
 
 def overcomplete_codes(x_BxNxD, dictionary_DxA, *, step_size, sparsity, steps=2):
@@ -32,10 +33,10 @@ def overcomplete_codes(x_BxNxD, dictionary_DxA, *, step_size, sparsity, steps=2)
     """
     if steps < 1:
         raise ValueError(f"steps={steps}: overcomplete ISTA takes at least one step")
-    codes_BxNxA = jnp.maximum(step_size * (product(x_BxNxD, dictionary_DxA) - sparsity), 0)
+    codes_BxNxA = jax.nn.relu(step_size * (product(x_BxNxD, dictionary_DxA) - sparsity))
     for _ in range(steps - 1):
-        error_BxNxD = x_BxNxD - product(codes_BxNxA, dictionary_DxA, transposed=True)
-        codes_BxNxA = jnp.maximum(codes_BxNxA + step_size * (product(error_BxNxD, dictionary_DxA) - sparsity), 0)
+        error_BxNxD = name_residual(x_BxNxD - product(codes_BxNxA, dictionary_DxA, transposed=True), "error")
+        codes_BxNxA = jax.nn.relu(codes_BxNxA + step_size * (product(error_BxNxD, dictionary_DxA) - sparsity))
     return codes_BxNxA
 
 

@@ -1,4 +1,4 @@
-"""Where a patch is: the fixed 2-D sine-cosine table of MAE, and its resize for other image sizes.
+"""Positions of patches: the fixed 2-D sine-cosine table of MAE, and its resize for other image sizes.
 
     [sin(x w), cos(x w), sin(y w), cos(y w)],   w_i = 10000^(-i / (D/4)),   x the column, y the row
 
@@ -19,7 +19,7 @@ def sincos_positions(grid, width):
         width: D, a multiple of 4.
 
     Returns:
-        table_TxD, f32, T = rows * columns + 1; row 0 is the class token's.
+        table_TxD, float32, T = rows * columns + 1; row 0 is the class token's.
 
     Raises:
         ValueError: D is not a multiple of 4.
@@ -38,11 +38,11 @@ def bicubic_matrix(old, new):
     """Weights of the 1-D resize.
 
     Args:
-        old: points there are.
-        new: points wanted.
+        old: number of points.
+        new: number of points after the resize.
 
     Returns:
-        weights_newxold, f64, rows sum to one.
+        weights_newxold, float64, rows sum to one.
     """
 
     def kernel(distance, a=-0.75):
@@ -68,7 +68,7 @@ def resize_positions(table_TxD, old_grid, new_grid):
         old_grid, new_grid: (rows, columns).
 
     Returns:
-        The table for `new_grid`, in the table's type.
+        The table for `new_grid`, in the table's dtype.
     """
     if tuple(old_grid) == tuple(new_grid):
         return table_TxD

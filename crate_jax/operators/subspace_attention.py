@@ -15,9 +15,9 @@ import functools
 
 import jax
 import jax.numpy as jnp
-from jax.ad_checkpoint import checkpoint_name
 
 from crate_jax.operators.affine import product
+from crate_jax.operators.residuals import name_residual
 
 
 def split_heads(codes_BxNxD, num_heads):
@@ -115,8 +115,8 @@ image_by_image_self_attention.defvjp(_forward_by_image, _backward_by_image)
 _SCORES_WORTH_IT = 2**20  # bytes of an image's scores; with fewer, all images at once are faster (benchmarks/README.md)
 
 
-def attend(codes_BxNxKP, *, num_heads, scale, kernel="auto", spec=None, weight_KPxD=None):
-    """SSA in every subspace at once, by the kernel that is asked for; the result is the same.
+def attend(codes_BxNxKP, *, num_heads, scale, kernel="auto", spec=None, weight_KPxD=None, transposed=False):
+    """SSA in every subspace at once; dispatches on `kernel`, the result is the same.
 
     Args:
         codes_BxNxKP: w, the tokens' coordinates U_k^T z, heads side by side; f32 or bf16.
@@ -128,11 +128,12 @@ def attend(codes_BxNxKP, *, num_heads, scale, kernel="auto", spec=None, weight_K
             "image_by_image" (`image_by_image_self_attention`, if an image's scores are large; one device).
         spec: how the codes are split over the mesh in force, a `PartitionSpec` whose axes divide B and K; only
             "pallas" needs it.
-        weight_KPxD: the result is multiplied by it, f32 (rounded to the type of the codes for that); "pallas" then
-            keeps nothing but the codes for the backward pass.
+        weight_KPxD: the output map, float32 (rounded to the dtype of the codes for the product); "pallas" then saves
+            the codes alone for the backward pass.
+        transposed: the output map is the transpose of the given D x KP: [U_1 .. U_K] itself for a tied output.
 
     Returns:
-        B x N x KP, or B x N x D, in the type of the codes.
+        B x N x KP, or B x N x D, in the dtype of the codes; the residual "compressed" (`residuals`).
 
     Raises:
         UserError: "pallas", and a head's scores do not fit on a TPU's chip.
@@ -144,8 +145,8 @@ def attend(codes_BxNxKP, *, num_heads, scale, kernel="auto", spec=None, weight_K
         elif kernel == "image_by_image" and 4 * num_heads * tokens**2 >= _SCORES_WORTH_IT:
             plain = image_by_image_self_attention
         moved_BxNxKxP = plain(split_heads(codes_BxNxKP, num_heads), scale)
-        moved_BxNxKP = moved_BxNxKxP.reshape(codes_BxNxKP.shape)
-        return moved_BxNxKP if weight_KPxD is None else product(moved_BxNxKP, weight_KPxD)
+        moved = moved_BxNxKxP.reshape(codes_BxNxKP.shape)
+        return name_residual(moved if weight_KPxD is None else product(moved, weight_KPxD, transposed), "compressed")
     from crate_jax.operators.kernels import subspace_attention_tpu as kernels
     from crate_jax.operators.kernels.tpu_call import check_room
 
@@ -160,8 +161,8 @@ def attend(codes_BxNxKP, *, num_heads, scale, kernel="auto", spec=None, weight_K
     if weight_KPxD is None:
         moved = kernels.subspace_self_attention_tpu(codes_BxNxKP, head_size, scale, spec)
     else:
-        moved = kernels.projected_self_attention_tpu(codes_BxNxKP, weight_KPxD, head_size, scale, spec)
-    return checkpoint_name(moved, "attention")  # a recomputing backward pass keeps it: `models.layer_stack`
+        moved = kernels.projected_self_attention_tpu(codes_BxNxKP, weight_KPxD, head_size, scale, spec, transposed)
+    return name_residual(moved, "compressed")
 
 
 def mssa(z_BxNxD, subspaces_DxKP, *, num_heads, scale):
@@ -179,6 +180,5 @@ def mssa(z_BxNxD, subspaces_DxKP, *, num_heads, scale):
     Returns:
         Shape and type of z.
     """
-    codes_BxNxKxP = split_heads(z_BxNxD @ subspaces_DxKP, num_heads)
-    moved_BxNxKxP = subspace_self_attention(codes_BxNxKxP, scale)
-    return moved_BxNxKxP.reshape(*z_BxNxD.shape[:-1], -1) @ subspaces_DxKP.T
+    codes_BxNxKP = product(z_BxNxD, subspaces_DxKP)
+    return attend(codes_BxNxKP, num_heads=num_heads, scale=scale, weight_KPxD=subspaces_DxKP, transposed=True)

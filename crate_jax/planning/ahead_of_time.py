@@ -95,9 +95,10 @@ def abstract_batch(program):
     import jax.numpy as jnp
 
     from crate_jax.distributed.sharding import batch_sharding
+    from crate_jax.operators.patches import image_shape
 
     model, size, split = program.model, program.config.batch_size, batch_sharding(program.mesh)
-    image = (size, model.image_size, model.image_size, model.channels)
+    image = (size, *image_shape(model.image_size), model.channels)
     numbers = {name: jax.ShapeDtypeStruct((size,), jnp.int32, sharding=split) for name in ("label", "index", "epoch")}
     return {"image": jax.ShapeDtypeStruct(image, jnp.uint8, sharding=split), **numbers}
 
@@ -172,7 +173,7 @@ def unsplit_parameters(program):
     if program.mesh.shape["fsdp"] == 1:
         return []
     found = []
-    for path, leaf in jax.tree_util.tree_flatten_with_path(program.abstract.by_layer().params)[0]:
+    for path, leaf in jax.tree_util.tree_flatten_with_path(program.abstract.params)[0]:
         if "fsdp" not in str(leaf.sharding.spec):
             found.append(("/".join(key.key for key in path), leaf.size * leaf.dtype.itemsize))
     return sorted(found, key=lambda pair: -pair[1])

@@ -53,12 +53,11 @@ class Checkpoints:
         return sorted(self._manager.all_steps()) if self.folder.exists() else []
 
     def save(self, step, state):
-        """Begins to write a checkpoint, each layer by its name; the next save, or `close`, waits for it.
+        """Begins to write a checkpoint; the next save, or `close`, waits for it.
 
         Raises:
             UserError: it cannot be written (a full disk, say); older checkpoints stay.
         """
-        state = state.by_layer()
         items = {"params": state.params, "progress": {"step": state.step, "opt_state": state.opt_state}}
         if state.ema is not None:
             items["ema"] = state.ema
@@ -106,7 +105,6 @@ class Checkpoints:
         Raises:
             UserError: there are checkpoints, and none can be read.
         """
-        stacks, abstract = abstract.stacks, abstract.by_layer()
         items = {"params": abstract.params, "progress": {"step": abstract.step, "opt_state": abstract.opt_state}}
         if abstract.ema is not None:
             items["ema"] = abstract.ema
@@ -119,14 +117,13 @@ class Checkpoints:
             found = self._restore_whole(step, items)
             if found is not None:
                 self._set_aside(broken)
-                state = abstract.replace(
+                return abstract.replace(
                     params=found["params"],
                     step=found["progress"]["step"],
                     opt_state=found["progress"]["opt_state"],
                     ema=found["ema"] if abstract.ema is not None else None,
                     bad_step=jax.device_put(jnp.full((), -1, jnp.int32), abstract.bad_step.sharding),
                 )
-                return state.stacked(stacks)
             broken.append(step)
             below = step
         if broken:

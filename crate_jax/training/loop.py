@@ -42,7 +42,7 @@ class Outcome:
     """How a run ended.
 
     Attributes:
-        state: the last state, each layer by its name.
+        state: the last state.
         step: optimizer steps finished.
         preempted: it was told to stop before the last step.
     """
@@ -109,7 +109,7 @@ def train(program, state, batches, checkpoints, observers, preemption):
     config, total = program.config, program.total_steps
     start = finished = int(state.step)
     if start >= total:
-        return Outcome(state.by_layer(), start, preempted=False)
+        return Outcome(state, start, preempted=False)
     batch = next(batches)
     run_step = program.step.lower(state, batch).compile()  # now, so that the clock does not count it
     # Simulated devices share one pool of threads: two programs with collectives under way at once can wait for each
@@ -150,4 +150,4 @@ def train(program, state, batches, checkpoints, observers, preemption):
     if pending is not None:
         write(pending)
     checkpoints.wait()
-    return Outcome(state.by_layer(), finished, preempted=preempted and finished < total)
+    return Outcome(state, finished, preempted=preempted and finished < total)

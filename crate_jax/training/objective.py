@@ -6,13 +6,14 @@ devices, and after any resume.
 """
 
 import dataclasses
+import functools
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
 from crate_jax.operators.losses import masked_mse
-from crate_jax.operators.masking import example_masks
+from crate_jax.operators.masking import mask_from_visible, num_visible, visible_patches
 from crate_jax.operators.patches import patchify, unpatchify
 
 
@@ -50,10 +51,13 @@ class MaskedCompletion:
     """The pre-training objective.
 
     Attributes:
-        model: `CrateMae` or `VitMae`.
+        model: a masked autoencoder.
         seed: of the masks.
         norm_pix_loss: targets are each patch's standardised pixels.
         mean, std: of `normalise`.
+        mask_kind: of `operators.masking.visible_patches`.
+        mask_ratios: each step draws one of these; () is the model's own ratio. Each is compiled once.
+        mask_per_step: all images of a step share one mask.
     """
 
     model: Any
@@ -61,6 +65,9 @@ class MaskedCompletion:
     norm_pix_loss: bool
     mean: tuple
     std: tuple
+    mask_kind: str = "random"
+    mask_ratios: tuple = ()
+    mask_per_step: bool = False
 
     def __call__(self, params, batch, step):
         """The loss of a batch.
@@ -75,9 +82,23 @@ class MaskedCompletion:
         """
         # bytes are cut into patches, not floats; network and loss cut the floats, which undoes what is done here
         patches_BxNxF = jax.lax.optimization_barrier(patchify(batch["image"], self.model.patch_size))
-        images_BxHxWxC = normalise(unpatchify(patches_BxNxF, self.model.patch_size), self.mean, self.std)
+        pixels_BxHxWxC = unpatchify(patches_BxNxF, self.model.patch_size, grid=self.model.grid)
+        images_BxHxWxC = normalise(pixels_BxHxWxC, self.mean, self.std)
         key = jax.random.fold_in(jax.random.key(self.seed), step)
-        mask_BxN = example_masks(key, batch["index"], self.model.num_patches, self.model.mask_ratio)
-        output = self.model.apply({"params": params}, images_BxHxWxC, mask_BxN)
-        loss = masked_mse(images_BxHxWxC, output.prediction_BxNxF, mask_BxN, self.model.patch_size, self.norm_pix_loss)
-        return loss, {}
+        if not self.mask_ratios:
+            return self.loss(params, images_BxHxWxC, batch["index"], key, ratio=self.model.mask_ratio), {}
+        level = jax.random.randint(jax.random.fold_in(key, -1), (), 0, len(self.mask_ratios), jnp.int32)
+        losses = [functools.partial(self.loss, ratio=ratio) for ratio in self.mask_ratios]
+        loss = jax.lax.switch(level, losses, params, images_BxHxWxC, batch["index"], key)
+        return loss, {"mask_ratio": jnp.asarray(self.mask_ratios, jnp.float32)[level]}
+
+    def loss(self, params, images_BxHxWxC, index_B, key, *, ratio):
+        """The loss at one mask ratio."""
+        model = self.model if ratio == self.model.mask_ratio else self.model.clone(mask_ratio=ratio)
+        visible, seen_B = num_visible(model.num_patches, ratio), index_B
+        if self.mask_per_step:
+            seen_B = jnp.zeros_like(index_B)
+        place_BxV = visible_patches(key, seen_B, model.grid, visible, kind=self.mask_kind)
+        mask_BxN = mask_from_visible(place_BxV, model.num_patches)
+        prediction_BxNxF = model.apply({"params": params}, images_BxHxWxC, mask_BxN).prediction_BxNxF
+        return masked_mse(images_BxHxWxC, prediction_BxNxF, mask_BxN, model.patch_size, self.norm_pix_loss)

@@ -8,7 +8,6 @@ import time
 import jax
 
 from crate_jax.distributed.sharding import replicated
-from crate_jax.training.stacking import by_layer
 
 logger = logging.getLogger(__name__)
 
@@ -130,7 +129,7 @@ class Layers(Silent):
     def after_step(self, step, state, batch):
         if step % self._every == 0 or step in (1, self._total):
             few_BxHxWxC = jax.block_until_ready(self._first(batch["image"]))
-            return self._measure(*self._here((by_layer(state.params, state.stacks), few_BxHxWxC)))
+            return self._measure(*self._here((state.params, few_BxHxWxC)))
         return None
 
     def logged(self, step, scalars):

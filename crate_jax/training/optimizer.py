@@ -1,19 +1,25 @@
-"""AdamW as MAE uses it: decoupled weight decay on matrices and tokens, none on biases and norms.
+"""AdamW as MAE uses it, Lion, SGD and LARS: decoupled weight decay on matrices and tokens, none on biases and norms.
 
-The mask goes by a parameter's name, never by its number of axes: a stack of biases has two.
+The decay mask goes by a parameter's name, never by its number of axes: a stack of biases has two. What depends on a
+layer (LARS's norms, layer-wise decay) works along the stacks' leading layer axis.
 """
 
 import flax
 import jax
+import jax.numpy as jnp
 import optax
 
+from crate_jax.models.stacks import STACKS
 from crate_jax.training.schedule import learning_rate
 
-_UNDECAYED = ("bias", "scale")
+_UNDECAYED = (
+    "bias", "scale", "kappa", "layer_scale", "temperature", "step_tokens", "step_representatives",
+    "fixed_output_kernel",
+)  # fmt: skip
 
 
 def decay_mask(params):
-    """True where weight decay applies: not to a bias, not to a norm's scale.
+    """True where weight decay applies: not to biases, norm scales, step sizes and what is never trained.
 
     Args:
         params: a tree of parameters, or of anything with their names.
@@ -33,7 +39,8 @@ def make_optimizer(config, num_examples, scale_by_layer=None):
     Args:
         config: its `optimizer`, `total_steps` and `batch_size` are used.
         num_examples: of the training split.
-        scale_by_layer: a function from parameters to a tree of factors of the learning rate (layer-wise decay).
+        scale_by_layer: a function from parameters to a tree of factors of the learning rate (layer-wise decay); a
+            factor broadcasts to its parameter.
 
     Returns:
         An `optax.GradientTransformation`.
@@ -55,20 +62,37 @@ def make_optimizer(config, num_examples, scale_by_layer=None):
     elif settings.name == "sgd":
         steps.append(optax.add_decayed_weights(**decay))
         steps.append(optax.trace(settings.b1))
-    else:
+    else:  # LARS (You et al. 2017) as in Meta's MAE: decay, trust ratio, momentum, and the rate last
         steps.append(optax.add_decayed_weights(**decay))
-        steps.append(optax.masked(optax.scale_by_trust_ratio(trust_coefficient=0.001), decay_mask))
+        steps.append(optax.masked(layer_trust_ratio(0.001), decay_mask))
+        steps.append(optax.trace(settings.b1))
     if scale_by_layer is not None:
         steps.append(optax.stateless(lambda updates, params: _multiply(updates, scale_by_layer(params))))
     steps.append(optax.scale_by_learning_rate(rate))
-    if settings.name == "lars":  # momentum after the rate, as You et al. 2017
-        steps.append(optax.trace(settings.b1))
     return optax.chain(*steps)
 
 
-def works_entry_by_entry(config, scale_by_layer=None):
-    """Whether `make_optimizer` of these makes the same of a stack of layers as of each layer."""
-    return config.optimizer.name != "lars" and scale_by_layer is None
+def layer_trust_ratio(coefficient):
+    """LARS's scale: update * coefficient ||w|| / ||update||, each layer of a stack by its own norms.
+
+    Args:
+        coefficient: trust coefficient.
+
+    Returns:
+        An `optax.GradientTransformation`; a layer whose weight or update is zero is left alone.
+    """
+
+    def scaled(path, update, weight):
+        stacked = getattr(path[0], "key", None) in STACKS
+        axes = tuple(range(1 if stacked else 0, update.ndim))
+        weight_norm, update_norm = (jnp.sqrt(jnp.sum(jnp.square(x), axes, keepdims=True)) for x in (weight, update))
+        usable = (weight_norm > 0) & (update_norm > 0)
+        return update * jnp.where(usable, coefficient * weight_norm / jnp.where(usable, update_norm, 1.0), 1.0)
+
+    def scale(updates, params):
+        return jax.tree_util.tree_map_with_path(scaled, updates, params)
+
+    return optax.stateless(scale)
 
 
 def _multiply(updates, factors):

@@ -10,10 +10,10 @@ from typing import Any
 from crate_jax.config import model_overrides
 from crate_jax.distributed.mesh import make_mesh
 from crate_jax.distributed.sharding import check_batch, rules_for
-from crate_jax.models.layer_stack import stacks_of
+from crate_jax.errors import UserError
 from crate_jax.models.registry import create_model, for_platform
 from crate_jax.training.objective import MaskedCompletion, channel_statistics
-from crate_jax.training.optimizer import make_optimizer, works_entry_by_entry
+from crate_jax.training.optimizer import make_optimizer
 from crate_jax.training.preflight import check_autoencoder, check_targets
 from crate_jax.training.schedule import learning_rate, total_steps
 from crate_jax.training.state import create_state, state_shardings
@@ -58,7 +58,29 @@ def masked_completion(config, model):
     """
     check_targets(config, model)
     mean, std = channel_statistics(config, model.channels)
-    return MaskedCompletion(model, config.seed, config.norm_pix_loss, mean, std)
+    masking, ratios = config.masking, ()
+    if masking.ratio is not None:
+        low, high = masking.ratio
+        step = (high - low) / (masking.ratio_levels - 1)
+        ratios = tuple(low + step * level for level in range(masking.ratio_levels))
+        for ratio in (low, high):
+            create_model(config.model.name, **model_overrides(config) | {"mask_ratio": ratio})  # refuses what cannot be
+    return MaskedCompletion(
+        model, config.seed, config.norm_pix_loss, mean, std, masking.kind, ratios, masking.per == "step"
+    )
+
+
+def _check_kernels(model, mesh, rules):
+    """Refuses kernels on whole rows where the mesh shards a row, before anything is compiled."""
+    for axis in ("heads", "atoms"):
+        over = dict(rules)[axis]
+        over = tuple(name for name in ((over,) if isinstance(over, str) else over or ()) if mesh.shape[name] > 1)
+        if over and getattr(model, "product_kernel", "auto") == "pallas":
+            raise UserError(
+                f"model.product_kernel='pallas' takes whole rows, but {axis} are sharded over the mesh axis "
+                f"{', '.join(over)} (mesh.{over[0]}={mesh.shape[over[0]]}, or mesh.rules); choose 'xla', or replicate "
+                f"{axis}."
+            )
 
 
 def build_program(config, num_examples, *, mesh=None, model=None, objective=None, scale_by_layer=None):
@@ -85,10 +107,10 @@ def build_program(config, num_examples, *, mesh=None, model=None, objective=None
         model = for_platform(model, mesh.devices.flat[0].platform, mesh.size)
     settings, rules = config.optimizer, rules_for(config.mesh)
     check_batch(config.batch_size, settings.accumulate, mesh)
+    _check_kernels(model, mesh, rules)
     objective = objective or masked_completion(config, model)
     optimizer = make_optimizer(config, num_examples, scale_by_layer)
-    stacks = stacks_of(model) if works_entry_by_entry(config, scale_by_layer) else ()
-    abstract = state_shardings(model, optimizer, mesh, ema=settings.ema is not None, stacks=stacks, rules=rules)
+    abstract = state_shardings(model, optimizer, mesh, ema=settings.ema is not None, rules=rules)
     step = make_train_step(
         objective,
         optimizer,

@@ -7,6 +7,7 @@ import pytest
 
 import crate_jax
 from crate_jax.analysis.alarms import alarms
+from crate_jax.models.stacks import layer_params
 
 SMALL = {"image_size": 32, "patch_size": 8, "width": 32, "num_heads": 4, "depth": 3, "decoder_depth": 1}
 
@@ -26,7 +27,7 @@ def test_a_fresh_network_is_quiet(network):
 
 def broken(params, kind):
     params = jax.tree.map(lambda x: x, params)  # new dictionaries, same arrays
-    layer = params["encoder_01"]
+    layer = layer_params(params, "encoder_01")
     attention = layer["compression"]["attention"]
     if kind == "dead":
         layer["sparsification"]["ista_norm"]["bias"] -= 100.0
@@ -38,7 +39,7 @@ def broken(params, kind):
         attention["subspaces"] = jnp.ones_like(attention["subspaces"]) * jnp.arange(32)[:, None]
     if kind == "not a finite":
         attention["output_bias"] += jnp.nan
-    return params
+    return params | {"encoder": jax.tree.map(lambda stack, one: stack.at[1].set(one), params["encoder"], layer)}
 
 
 @pytest.mark.parametrize("kind", ["dead", "alike", "coincide", "collapsed", "not a finite"])

@@ -8,6 +8,7 @@ import pytest
 import crate_jax
 from crate_jax.analysis import dictionary, diffusion, inverse, objective, principal_components, theory
 from crate_jax.analysis.batches import over_images
+from crate_jax.models.stacks import layer_params
 from tests.analysis.test_theory import normed_rate
 
 SMALL = {"image_size": 32, "patch_size": 8, "width": 32, "num_heads": 4, "depth": 2, "decoder_depth": 2}
@@ -55,7 +56,7 @@ def test_half_layers(network):
         for index, stage in np.ndindex(2, 3):
             name = f"{part}_{index:02d}"
             z = np.asarray(layers[name][stages[stage]], np.float64)[1]
-            held = params[name][step]
+            held = layer_params(params, name)[step]
             norm = held["attention_norm"]
             x = (z - z.mean(-1, keepdims=True)) / np.sqrt(z.var(-1, keepdims=True) + 1e-5)
             x = x * np.asarray(norm["scale"]) + np.asarray(norm["bias"])
@@ -81,7 +82,7 @@ def test_own_steps(network):
     found = objective.own_steps(model, params, images)
     assert {value.shape for value in found.values()} == {(2, 3)}
     layer = crate_jax.trace(model, params, images)[1]["encoder_01"]
-    held = params["encoder_01"]["compression"]
+    held = layer_params(params, "encoder_01")["compression"]
     z = np.asarray(layer["input"], np.float64)[1]
     added = np.asarray(layer["compressed"], np.float64)[1] - z
     gain, shift = (np.asarray(held["attention_norm"][key], np.float64) for key in ("scale", "bias"))
@@ -171,13 +172,13 @@ def test_dictionary(network):
         np.testing.assert_allclose(value[a], activation[patch[a], atom, image[a]])
         assert value[a, 0] >= value[a, 1] and image[a, 0] != image[a, 1]
     spectrum = dictionary.dictionary_geometry(model, params)["encoder_00"]
-    largest = np.linalg.norm(np.asarray(params["encoder_00"]["sparsification"]["dictionary"]), 2)
+    largest = np.linalg.norm(np.asarray(params["encoder"]["sparsification"]["dictionary"][0]), 2)
     np.testing.assert_allclose(spectrum["step"], 0.1 * largest**2, rtol=1e-5)
     geometry = dictionary.subspace_geometry(model, params)
     assert list(geometry) == ["encoder_00", "encoder_01", "decoder_00", "decoder_01"]
     assert geometry["decoder_00"]["spectrum_KxP"].shape == (4, 8)
     pixels = dictionary.atoms_as_pixels(params, [3])
-    atom = np.asarray(params["encoder_00"]["sparsification"]["dictionary"])[:, 3]
+    atom = np.asarray(params["encoder"]["sparsification"]["dictionary"][0])[:, 3]
     np.testing.assert_allclose(pixels @ np.asarray(params["embedding_kernel"]), atom[None], atol=1e-4)  # F > D: reached
     assert len(dictionary.telling_atoms(usage[1], 5)) <= 5
 

@@ -54,8 +54,7 @@ def main():
                 step = lowered.compile()
             state, metrics = jax.block_until_ready(step(state, batch))
             losses.append(float(metrics["loss"]))
-        apart = state.by_layer()
-        means = [np.asarray(x, np.float64) for x in jax.tree.leaves((apart.params, apart.ema))]
+        means = [np.asarray(x, np.float64) for x in jax.tree.leaves((state.params, state.ema))]
         told[name] = {
             "losses": losses,
             "params": np.concatenate([mean.ravel() for mean in means]).tolist(),
@@ -66,8 +65,8 @@ def main():
             "collectives": step.as_text().count("all-gather") + step.as_text().count("all-reduce"),
             "biggest_share": max(
                 shard.data.nbytes / leaf.nbytes
-                for leaf in jax.tree.leaves(apart.params)
-                if leaf.ndim == 2
+                for leaf in jax.tree.leaves(state.params)
+                if leaf.ndim == 3
                 for shard in leaf.addressable_shards[:1]
             ),
         }

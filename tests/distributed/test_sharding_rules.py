@@ -20,6 +20,7 @@ from crate_jax.distributed.sharding import RULES, parameter_shardings, rules_for
 from crate_jax.errors import UserError
 from crate_jax.models.registry import boxed_shapes, create_model
 from crate_jax.training.optimizer import make_optimizer
+from crate_jax.training.program import build_program
 from crate_jax.training.state import state_shardings
 
 GOLDEN = pathlib.Path(__file__).parent / "golden"
@@ -29,7 +30,7 @@ CONFIGS = [name for name in installed_configs() if name.startswith(("imagenet_",
 
 @functools.cache
 def table(name):
-    """A line a parameter: name, shape, and where each axis goes; layers of a stack in one line, if they agree."""
+    """One line per parameter: name, shape of one layer, and the mesh axes; the axis of layers is replicated."""
     config = load_config(name, [("model.depth", "2"), ("model.decoder_depth", "2")])  # the others are like these
     model = create_model(config.model.name, **model_overrides(config))
     boxed = boxed_shapes(model)
@@ -37,12 +38,12 @@ def table(name):
     shardings = jax.tree.leaves(parameter_shardings(boxed, MESH, rules_for(config.mesh)))
     lines = {}
     for (path, shape), sharding in zip(shapes, shardings, strict=True):
-        owner, *rest = (key.key for key in path)
-        stack, _, number = owner.rpartition("_")
-        name = "/".join([f"{stack}_*" if number.isdigit() else owner, *rest])
-        where = ", ".join(str(axis or "-") for axis in sharding.spec) or "-"
-        line = f"{name:50} {'x'.join(map(str, shape.shape)):12} {where}"
-        assert lines.setdefault(name, line) == line, f"layers of {name} disagree"
+        name, spec, sizes = "/".join(key.key for key in path), list(sharding.spec), shape.shape
+        if name.startswith(("encoder/", "decoder/")):
+            assert sizes[0] == 2 and spec.pop(0) is None, f"the layers of {name} are sharded"
+            sizes = sizes[1:]
+        where = ", ".join(str(axis or "-") for axis in spec) or "-"
+        lines[name] = f"{name:50} {'x'.join(map(str, sizes)):12} {where}"
     return "\n".join(lines.values()) + "\n"
 
 
@@ -58,7 +59,7 @@ def test_named_configurations_are_split_as_written_down(name):
 def test_every_matrix_of_a_layer_is_split(name):
     for line in table(name).splitlines():
         path, shape, where = line.split(None, 2)
-        if "x" in shape and "_*" in path:
+        if "x" in shape and "coder/" in path:
             assert "fsdp" in where and "tensor" in where, line
 
 
@@ -123,3 +124,15 @@ def test_the_mesh_has_the_shape_asked_for(settings, devices, shape):
     else:
         with pytest.raises(UserError, match=shape):
             mesh_shape(mesh, devices)
+
+
+@pytest.mark.parametrize("settings,words", [
+    ({"mesh.tensor": 2}, "heads are sharded over the mesh axis tensor"),
+    ({"mesh.fsdp": 2, "mesh.rules": (("atoms", "fsdp"),)}, "atoms are sharded over the mesh axis fsdp"),
+])  # fmt: skip
+def test_kernels_on_whole_rows_are_refused_before_compiling(tiny, settings, words):
+    config = override(tiny, [("model.product_kernel", "pallas"), ("mesh.data", 1), *settings.items()])
+    shape = (1, settings.get("mesh.fsdp", 1), settings.get("mesh.tensor", 1))
+    mesh = AbstractMesh(shape, AXES, axis_types=(AxisType.Auto,) * 3)
+    with pytest.raises(UserError, match=words):
+        build_program(config, 1000, mesh=mesh, model=create_model(config.model.name, **model_overrides(config)))

@@ -31,7 +31,7 @@ def train(program, steps=STEPS):
     states, state = [], program.new_state()
     for number in range(steps):
         state, metrics = program.step(jax.tree.map(jnp.copy, state), batch(program.config, number))
-        states.append((state.by_layer(), jax.device_get(metrics)))
+        states.append((state, jax.device_get(metrics)))
     return states
 
 
@@ -50,7 +50,6 @@ def plain(tiny):
         {"optimizer.accumulate": 4},
         {"model.scan_layers": True},
         {"model.remat": "full"},
-        {"model.remat": "dots"},
         {"model.remat": "names"},
         {"model.remat": "names", "model.scan_layers": True, "optimizer.accumulate": 2},
     ],

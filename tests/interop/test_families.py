@@ -5,7 +5,6 @@ import os
 import pathlib
 import re
 
-import flax
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -15,7 +14,7 @@ from crate_jax.cli.main import main
 from crate_jax.errors import UserError
 from crate_jax.interop.checkpoint_file import ParamsCheckpoint, load_checkpoint, open_checkpoint, write_folder
 from crate_jax.interop.export import write_official
-from crate_jax.interop.network import parameter_shapes
+from crate_jax.interop.network import parameter_shapes, stacked
 from crate_jax.interop.tensor_files import open_tensors
 from crate_jax.interop.torch_checkpoint import OfficialCheckpoint
 from crate_jax.models.registry import create_model
@@ -37,7 +36,7 @@ def random_params(model):
     """Small numbers everywhere; nothing is compiled."""
     draw = np.random.default_rng(0).normal
     paths = {path: np.float32(draw(0, 0.1, shape)) for path, shape in parameter_shapes(model).items()}
-    return flax.traverse_util.unflatten_dict(paths, sep="/")
+    return stacked(paths)
 
 
 @pytest.fixture(scope="module")

@@ -50,7 +50,7 @@ def test_there_and_back_without_torch(tmp_path):
     for path in (tmp_path / "flax", tmp_path / "back.safetensors"):
         model, params = load_checkpoint(path)  # what no tensor holds is written beside them
         assert (model.num_heads, model.lambda_, model.image_size, model.patch_size) == (3, 0.25, 32, 8)
-        assert params["encoder_00"]["compression"]["attention"]["subspaces"].shape == (48, 48)
+        assert params["encoder"]["compression"]["attention"]["subspaces"].shape == (2, 48, 48)
     assert load_checkpoint(tmp_path / "flax", lambda_=5.0, dtype="bfloat16")[0].lambda_ == 5.0
 
 
@@ -75,7 +75,7 @@ def test_any_wrapping(torch, state, tmp_path, how):
     torch.save(wrapped, path, _use_new_zipfile_serialization=how != "before_1.6")
     _, params = load_torch_checkpoint(path, num_heads=3)
     golden = load_torch_checkpoint(GOLDEN, num_heads=3)[1]
-    dictionary = ("encoder_01", "sparsification", "dictionary")
+    dictionary = ("encoder", "sparsification", "dictionary")
     for key in dictionary:
         params, golden = params[key], golden[key]
     np.testing.assert_allclose(params, golden, rtol=1e-3 if how == "half" else 0, atol=1e-6 if how == "half" else 0)

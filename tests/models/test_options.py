@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from crate_jax.models.registry import create_model, for_platform, init_params
+from crate_jax.models.stacks import layer_params
 from crate_jax.operators.masking import random_mask
 
 SIZE = {"width": 24, "num_heads": 3, "depth": 1, "image_size": 16, "patch_size": 4, "channels": 2}
@@ -94,7 +95,7 @@ def crate_mae(p, image, mask, o):
     if mode == "drop":
         z = z[:, np.concatenate([[True], ~removed])]
     for layer in range(o["depth"]):
-        q = p[f"encoder_{layer:02d}"]
+        q = layer_params(p, f"encoder_{layer:02d}")
         z = sparsify(compress(z, q["compression"], o, 1), q["sparsification"], o)
     latent = y = norm(z, p["encoder_norm"], 1e-6)
     if mode == "drop":
@@ -102,7 +103,7 @@ def crate_mae(p, image, mask, o):
         y[:, np.concatenate([[True], ~removed])] = latent
         y = y + table
     for layer in range(o["decoder_depth"]):
-        q = p[f"decoder_{layer:02d}"]
+        q = layer_params(p, f"decoder_{layer:02d}")
         y = compress(q["linear_kernel"].T @ norm(y, q["linear_norm"], 1e-5), q["expansion"], o, -1)
     if o.get("positions") == "subtracted":
         y = y - table
@@ -170,7 +171,7 @@ def classifier(p, image, o):
 
 def head(z, p, o, eps, averaged):
     for layer in range(o["depth"]):
-        q = p[f"encoder_{layer:02d}"]
+        q = layer_params(p, f"encoder_{layer:02d}")
         z = sparsify(compress(z, q["compression"], o, 1), q["sparsification"], o)
     pooled = z[:, 0] if o["pooling"] == "cls" else z[:, averaged].mean(1)
     return p["head_kernel"].T @ norm(pooled[:, None], p["encoder_norm"], eps)[:, 0] + p["head_bias"]

@@ -114,9 +114,10 @@ def test_on_a_mesh_each_device_has_its_images_and_heads():
         import flax.linen as nn, jax, jax.numpy as jnp, numpy as np
         from jax.sharding import AxisType, NamedSharding, PartitionSpec
         from crate_jax.distributed.sharding import RULES
-        from crate_jax.models.blocks import SubspaceAttention
+        from crate_jax.models.layers.mssa import SubspaceAttention
+        from crate_jax.models.layers.settings import LayerSettings
 
-        plain, fast = (SubspaceAttention(4, kernel=kernel) for kernel in ("xla", "pallas"))
+        plain, fast = (SubspaceAttention(LayerSettings(attention_kernel=kernel), 4) for kernel in ("xla", "pallas"))
         z = jnp.asarray(np.random.default_rng(0).normal(size=(2, 5, 32)), jnp.float32)
         params = nn.meta.unbox(jax.jit(plain.init)(jax.random.key(0), z))
 

@@ -88,7 +88,7 @@ def test_the_step_is_the_one_it_has_always_been(tiny):
     assert int(state.step) == 3 and int(state.bad_step) == -1
 
 
-GOLDEN = [3.3544722, 3.2966802, 3.2264825]
+GOLDEN = [2.8047111, 2.7557857, 2.6752713]
 
 
 def test_masks_follow_from_seed_step_and_example_alone(tiny):
@@ -115,7 +115,8 @@ def test_a_run_trains_saves_and_loads(tiny, tmp_path):
 
 
 def test_numbers_that_are_not_finite_end_the_run_and_spare_the_checkpoint(tiny, tmp_path):
-    settings = [("optimizer.clip_norm", None), ("optimizer.warmup_steps", 8), ("optimizer.learning_rate", 1e25)]
+    settings = [("optimizer.clip_norm", None), ("optimizer.warmup_steps", 8), ("optimizer.learning_rate", 1e3)]
+    settings.append(("optimizer.name", "sgd"))
     config = override(tiny, [*settings, ("checkpoint.every_steps", 1), ("log_every_steps", 5)])
     with pytest.raises(UserError, match=r"not finite at step (\d+); nothing was saved since, the last good") as refusal:
         pretrain(config, tmp_path / "run")

@@ -16,7 +16,7 @@ import jax.experimental.pallas as pl
 import jax.experimental.pallas.tpu as pltpu
 import jax.numpy as jnp
 
-from crate_jax.operators.affine import weight_gradient
+from crate_jax.operators.affine import times_weight, weight_gradient
 from crate_jax.operators.kernels.tpu_call import DEFAULT_VMEM_BYTES, LANES, on_platform, product
 
 _SQUARES = 5  # N x N arrays in f32 that the backward pass holds at once
@@ -182,34 +182,35 @@ def _backward(head_size, scale, spec, codes_BxNxKP, cotangent_BxNxKP):
 subspace_self_attention_tpu.defvjp(_forward, _backward)
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3, 4))
-def projected_self_attention_tpu(codes_BxNxKP, weight_KPxD, head_size, scale, spec=None):
-    """softmax(scale w_k w_k^T) w_k in every subspace, times W; only the codes are kept for the backward pass.
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3, 4, 5))
+def projected_self_attention_tpu(codes_BxNxKP, weight, head_size, scale, spec=None, transposed=False):
+    """softmax(scale w_k w_k^T) w_k in every subspace, times W; the codes are the only residual of their size.
 
-    W's gradient needs what the attention gave, which the backward kernel has nearly at hand: one product of N x N x P
-    more a head, instead of an array of B x N x KP that waits in memory.
+    The gradient of W needs the attention's result, which the backward kernel recomputes: one more product of N x N x P
+    per head, instead of an array of B x N x KP in HBM.
 
     Args:
         codes_BxNxKP, head_size, scale, spec: as in `subspace_self_attention_tpu`.
-        weight_KPxD: W, f32; so is its gradient.
+        weight: W, KP x D, float32; so is its gradient.
+        transposed: W is the transpose of `weight`, D x KP.
 
     Returns:
-        B x N x D, in the type of the codes.
+        B x N x D, in the dtype of the codes.
     """
-    return _forward_projected(codes_BxNxKP, weight_KPxD, head_size, scale, spec)[0]
+    return _forward_projected(codes_BxNxKP, weight, head_size, scale, spec, transposed)[0]
 
 
-def _forward_projected(codes_BxNxKP, weight_KPxD, head_size, scale, spec):
+def _forward_projected(codes_BxNxKP, weight, head_size, scale, spec, transposed):
     moved_BxNxKP, _ = _forward(codes_BxNxKP, head_size, scale, spec)
-    return moved_BxNxKP @ weight_KPxD.astype(moved_BxNxKP.dtype), (codes_BxNxKP, weight_KPxD)
+    return times_weight(moved_BxNxKP, weight, transposed), (codes_BxNxKP, weight)
 
 
-def _backward_projected(head_size, scale, spec, kept, cotangent_BxNxD):
-    codes_BxNxKP, weight_KPxD = kept
-    dmoved_BxNxKP = (cotangent_BxNxD @ weight_KPxD.astype(cotangent_BxNxD.dtype).T).astype(codes_BxNxKP.dtype)
+def _backward_projected(head_size, scale, spec, transposed, residuals, cotangent_BxNxD):
+    codes_BxNxKP, weight = residuals
+    dmoved_BxNxKP = times_weight(cotangent_BxNxD.astype(codes_BxNxKP.dtype), weight, not transposed)
     arrays = (codes_BxNxKP, dmoved_BxNxKP)
     dcodes_BxNxKP, moved_BxNxKP = _run(backward_kernel, arrays, head_size, scale, spec, products=5, outputs=2)
-    return dcodes_BxNxKP, weight_gradient(moved_BxNxKP, cotangent_BxNxD, weight_KPxD.dtype)
+    return dcodes_BxNxKP, weight_gradient(moved_BxNxKP, cotangent_BxNxD, weight.dtype, transposed)
 
 
 projected_self_attention_tpu.defvjp(_forward_projected, _backward_projected)

@@ -1,0 +1,1 @@
+"""Layers, one file per family: modules, arithmetic, descriptions and names in foreign checkpoints."""

@@ -1,0 +1,200 @@
+"""The frame of every compression step: norm, subspaces, a branch from the codes, and how it moves the tokens.
+
+    w  = LN(z) U                     codes: coordinates in the K subspaces
+    z+ = z + f(w)                    "add", the official step; a decoder layer expands: z - f(w)
+
+A family says what f is (`branch`). The other steps are "subtract", z - f(w) (Hu et al. 2024, arXiv 2411.17182), and
+"convex", z + kappa (f(w) - z); the paper's own scale is a convex step of length kappa P / (N eps^2).
+"""
+
+import dataclasses
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from crate_jax.models.layers.initializers import xavier, zeros
+from crate_jax.models.layers.norm import LayerNorm, official_norm
+from crate_jax.models.layers.settings import LayerSettings
+from crate_jax.models.layers.stochastic_depth import drop_path
+from crate_jax.models.layout import constrain, partitioned, token_spec
+from crate_jax.operators.affine import product, spread
+from crate_jax.operators.normalisation import layer_norm
+from crate_jax.operators.normalised import normalised_product
+from crate_jax.operators.residuals import name_residual
+
+OFFICIAL = (
+    *official_norm("norm", "attention_norm"),
+    ("fn.qkv.weight", "attention/subspaces", "matrix"),
+    ("fn.to_out.0.weight", "attention/output_kernel", "matrix"),
+    ("fn.to_out.0.bias", "attention/output_bias", "same"),
+)
+MEANINGS = {
+    "attention/subspaces": "{space} = [{space}_1 .. {space}_K]: K={heads} bases of {size} columns; query, key, value",
+    "attention/output_kernel": "to_out: learned in the place of {space}, which the paper has there",
+    "attention/fixed_output_kernel": "a random output projection that is never trained",
+    "attention/output_bias": "to_out's bias",
+    "attention_norm": "LayerNorm before {attention}",
+    "kappa": "step size of the compression step",
+    "layer_scale": "factor of the compression branch, per channel",
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Projection:
+    """The map from heads back to tokens.
+
+    Attributes:
+        subspaces_DxKP: U.
+        matrix: of the map, KP x D; None for the identity.
+        bias_D: or None.
+        transposed: the map is the transpose of `matrix`, which is then U (a transpose outside the product would
+            transpose its float32 gradient).
+    """
+
+    subspaces_DxKP: Any
+    matrix: Any
+    bias_D: Any
+    transposed: bool
+
+    def __call__(self, moved_BxNxKP):
+        """The tokens that the heads' results stand for."""
+        if self.matrix is not None:
+            moved_BxNxKP = product(moved_BxNxKP, self.matrix, self.transposed)
+        return self.add_bias(name_residual(moved_BxNxKP, "compressed"))
+
+    def add_bias(self, moved_BxNxD):
+        """x + b."""
+        return moved_BxNxD if self.bias_D is None else moved_BxNxD + spread(self.bias_D, moved_BxNxD)
+
+
+class Subspaces(nn.Module):
+    """The parameters U and the output projection.
+
+    Attributes:
+        settings: of the layer.
+        num_heads: K; a single head of full width has no learned projection (official code).
+    """
+
+    settings: LayerSettings
+    num_heads: int
+
+    @nn.compact
+    def __call__(self, width):
+        """A `Projection`."""
+        kind, square = self.settings.output_projection, (width, width)
+        subspaces_DxKP = self.param("subspaces", partitioned(xavier, "embed", "heads"), square)
+        matrix = bias_D = None
+        if kind in ("tied", "transposed"):
+            matrix = subspaces_DxKP
+        elif kind == "fixed":
+            matrix = self.param("fixed_output_kernel", partitioned(xavier, "heads", "embed"), square)
+            matrix = jax.lax.stop_gradient(matrix)
+        elif kind == "learned" and self.num_heads > 1:
+            matrix = self.param("output_kernel", partitioned(xavier, "heads", "embed"), square)
+            if self.settings.output_bias:
+                bias_D = self.param("output_bias", partitioned(zeros, None), (width,))
+        return Projection(subspaces_DxKP, matrix, bias_D, kind == "tied")
+
+
+@dataclasses.dataclass(frozen=True)
+class Step:
+    """What a compression step works on.
+
+    Attributes:
+        z_BxNxD: the tokens.
+        start_BxNxD: what is moved: z, or LN(z).
+        codes_BxNxKP: w = LN(z) U, heads side by side.
+        projection: back to tokens.
+        norm: (scale_D, bias_D) of LN.
+    """
+
+    z_BxNxD: Any
+    start_BxNxD: Any
+    codes_BxNxKP: Any
+    projection: Projection
+    norm: tuple
+
+
+class Compression(nn.Module):
+    """One compression step of a layer. A family overrides `branch`, and `fused` where it has a kernel for the step.
+
+    Attributes:
+        settings: of the layer.
+        num_heads: K.
+        sign: 1 in the encoder, -1 in the decoder, which expands.
+        grid: (rows, columns) of the patches if every one of them is there, else None.
+    """
+
+    settings: LayerSettings
+    num_heads: int
+    sign: int = 1
+    grid: tuple | None = None
+
+    @nn.compact
+    def __call__(self, z_BxNxD, keep_Bx1x1=None):
+        """Moves the tokens z_BxNxD; `keep_Bx1x1` is stochastic depth's factor of each image."""
+        settings, width = self.settings, z_BxNxD.shape[-1]
+        norm = LayerNorm(settings.layer_norm_epsilon, name="attention_norm")
+        scale_D, bias_D = norm(z_BxNxD, parameters_only=True)
+        projection = Subspaces(settings, self.num_heads, name="attention")(width)
+        z_BxNxD, codes_BxNxKP = normalised_product(
+            z_BxNxD, scale_D, bias_D, projection.subspaces_DxKP, epsilon=norm.epsilon, residual=True,
+            kernel=settings.product_kernel, spec=token_spec(z_BxNxD),
+        )  # fmt: skip
+        codes_BxNxKP = constrain(codes_BxNxKP, "images", None, "heads")
+        self.sow("intermediates", "codes", codes_BxNxKP)
+        start_BxNxD = z_BxNxD
+        if settings.skip == "normed" or self.is_mutable_collection("intermediates"):
+            normed_BxNxD = layer_norm(z_BxNxD, scale_D, bias_D, epsilon=norm.epsilon)
+            self.sow("intermediates", "normed", normed_BxNxD)
+            start_BxNxD = normed_BxNxD if settings.skip == "normed" else z_BxNxD
+        step = Step(z_BxNxD, start_BxNxD, codes_BxNxKP, projection, (scale_D, bias_D))
+        if keep_Bx1x1 is None and settings.layer_scale is None and self.adds:
+            return constrain(self.fused(step, self.direction), "images", None, None)
+        branch_BxNxD = constrain(self.branch(step), "images", None, None)
+        if settings.layer_scale is not None:
+            start = nn.initializers.constant(settings.layer_scale)
+            branch_BxNxD *= spread(self.param("layer_scale", partitioned(start, None), (width,)), branch_BxNxD)
+        return step.start_BxNxD + drop_path(self.change(step, branch_BxNxD), keep_Bx1x1)
+
+    def branch(self, step):
+        """f(w), B x N x D."""
+        raise TypeError(f"{type(self).__name__} does not say what its branch is")
+
+    def fused(self, step, factor):
+        """start + factor f(w)."""
+        return step.start_BxNxD + factor * self.branch(step)
+
+    @property
+    def adds(self):
+        """Whether the step is z + direction f(w), with no step size of its own."""
+        return self.settings.compression_step != "convex" and self.settings.attention_scale == "official"
+
+    @property
+    def direction(self):
+        """Sign of the branch."""
+        return -self.sign if self.settings.compression_step == "subtract" else self.sign
+
+    def change(self, step, branch_BxNxD):
+        """What is added to the start."""
+        if self.adds:
+            return self.direction * branch_BxNxD
+        length = self.sign * self.kappa()
+        if self.settings.attention_scale == "paper":
+            num_tokens, width = branch_BxNxD.shape[-2:]
+            length *= (width // self.num_heads) / (num_tokens * self.settings.epsilon**2)
+        return jnp.asarray(length, branch_BxNxD.dtype) * (branch_BxNxD - step.start_BxNxD)
+
+    def kappa(self):
+        """Step size: a number, or the layer's parameter."""
+        if not self.settings.learned_kappa:
+            return self.settings.kappa
+        return self.param("kappa", partitioned(nn.initializers.constant(self.settings.kappa)), ())
+
+
+def projection_cost(settings, num_heads, width, tokens):
+    """Arithmetic of U and of the output projection on one image."""
+    learned = settings.output_projection == "learned" and num_heads == 1
+    return 2 * tokens * width**2 * (1 if learned or settings.output_projection == "identity" else 2)

@@ -1,0 +1,47 @@
+"""The exact gradient step on the coding rate against the subspaces, through the layer's own LayerNorm.
+
+    z+ = z - kappa N grad_z R^c_eps(LN(z) | U)
+
+R^c is a sum over N tokens, whose gradient at one token falls as 1 / N: the factor N keeps kappa of order one. No N x N
+array: K factors of P x P (`operators.coding_rate.coding_rate_gradient`).
+"""
+
+import jax
+
+from crate_jax.models.layers.compression import Compression
+from crate_jax.models.layers.settings import Cost
+from crate_jax.operators.affine import product
+from crate_jax.operators.coding_rate import coding_rate_gradient
+from crate_jax.operators.normalisation import layer_norm
+from crate_jax.operators.residuals import name_residual
+from crate_jax.operators.subspace_attention import split_heads
+
+
+class RateGradient(Compression):
+    """f(w) = -N grad_z R^c(LN(z) | U); the step is kappa f(w)."""
+
+    def branch(self, step):
+        epsilon, num_tokens = self.settings.epsilon, step.z_BxNxD.shape[-2]
+        slope_BxNxKxP = coding_rate_gradient(split_heads(step.codes_BxNxKP, self.num_heads), epsilon=epsilon)
+        slope_BxNxKP = -num_tokens * slope_BxNxKxP.reshape(step.codes_BxNxKP.shape)
+        slope_BxNxD = product(slope_BxNxKP, step.projection.subspaces_DxKP, transposed=True)
+        slope_BxNxD = name_residual(slope_BxNxD, "compressed")
+        scale_D, bias_D = step.norm
+
+        def norm(z_BxNxD):
+            return layer_norm(z_BxNxD, scale_D, bias_D, epsilon=self.settings.layer_norm_epsilon)
+
+        return jax.vjp(norm, step.z_BxNxD)[1](slope_BxNxD)[0]
+
+    @property
+    def adds(self):
+        return False
+
+    def change(self, step, branch_BxNxD):
+        return (self.direction * self.kappa() * branch_BxNxD).astype(branch_BxNxD.dtype)
+
+
+def cost(settings, num_heads, width, tokens):
+    """U and U^T, a Gram matrix and a solve per head; the Cholesky factors of P x P are not counted."""
+    attention = 4 * tokens * width * (width // num_heads)
+    return Cost(4 * tokens * width**2, attention, recomputed=2 * tokens * width**2 + attention)
