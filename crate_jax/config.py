@@ -8,6 +8,7 @@ leaves were given (set by its file or the command line, be it to the default), f
 import ast
 import json
 import numbers
+import re
 
 import ml_collections
 
@@ -133,6 +134,8 @@ def _parse(name, text):
         return None
     if leaf.type is str:
         return text
+    if leaf.pair and re.fullmatch(r"\d{1,9}x\d{1,9}", text):
+        return tuple(int(side) for side in text.split("x"))
     if leaf.type is bool and text.lower() in ("true", "false"):
         return text.lower() == "true"
     try:
@@ -154,6 +157,8 @@ def check_leaf(name, value):
     leaf = LEAVES[name]
     if value is None and leaf.default is None:
         return None
+    if leaf.pair and isinstance(value, tuple | list):
+        return _pair(name, leaf, value)
     if leaf.type in (int, float) and _is_number(value):
         value = _number(name, leaf, leaf.type, value)
     elif leaf.type is tuple and isinstance(value := _entries(leaf, value), tuple | list):
@@ -186,6 +191,16 @@ def _checked_entries(name, leaf, value):
     if leaf.ascending and list(value) != sorted(value):
         raise UserError(f"{name}={tuple(value)} must not decrease ({leaf.doc}).")
     return tuple(value)
+
+
+def _pair(name, leaf, value):
+    """(height, width); one int where they are equal."""
+    if len(value) != 2 or not all(map(_is_number, value)):
+        raise UserError(
+            f"{name}={shown(value)} is neither a whole number nor HEIGHTxWIDTH, such as 224x160 ({leaf.doc})."
+        )
+    height, width = (_number(name, leaf, int, side) for side in value)
+    return height if height == width else (height, width)
 
 
 def shown(value):

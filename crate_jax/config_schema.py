@@ -24,6 +24,7 @@ class Leaf:
         items: type of a tuple's entries: float, str, or None where whoever reads the leaf checks them.
         length: how many entries a tuple may have; () is any number.
         ascending: True if the entries of a tuple must not decrease.
+        pair: True if an int may also be a pair (height, width), written 224x160.
     """
 
     default: Any
@@ -38,6 +39,7 @@ class Leaf:
     items: type | None = None
     length: tuple = ()
     ascending: bool = False
+    pair: bool = False
 
     @property
     def range(self):
@@ -88,7 +90,7 @@ LEAVES = {
     "norm_pix_loss": Leaf(False, bool, "targets are each patch's standardised pixels"),
     # -- the network: any of these is an override of create_model; None is what the name says
     "model.name": Leaf("crate_mae_base", str, "named network, such as crate_mae_base or vit_mae_large"),
-    "model.image_size": Leaf(None, int, "height and width of the images, pixels", low=1, high=8192),
+    "model.image_size": Leaf(None, int, "side of the images, or HEIGHTxWIDTH, pixels", low=1, high=8192, pair=True),
     "model.patch_size": Leaf(None, int, "side of a patch, pixels; divides image_size", low=1, high=1024),
     "model.channels": Leaf(None, int, "channels of the images: 1 grey, 3 RGB", choices=(1, 3)),
     "model.width": Leaf(None, int, "D, the length of a token; a multiple of 4", low=4, high=65536),
@@ -151,7 +153,7 @@ LEAVES = {
         None, str, "positions are added once, or subtracted again at the output", choices=("added", "subtracted")
     ),
     "model.table_image_size": Leaf(
-        None, int, "image size of the position table, pixels; None: image_size", low=1, high=8192
+        None, int, "image size of the position table, pixels; None: image_size", low=1, high=8192, pair=True
     ),
     "model.learned_positions": Leaf(None, bool, "classifiers only: the position table is trained"),
     "model.dtype": Leaf(

@@ -74,9 +74,10 @@ def first_line(name, model):
         inner = model.decoder_width or model.width
         layers += f" and {model.decoder_depth} of the decoder" + (f" ({inner} wide)" if inner != model.width else "")
     patch = f"{model.patch_size} x {model.patch_size}"
+    size = model.image_size if isinstance(model.image_size, int) else " x ".join(map(str, model.image_size))
     return (
         f"{name}: {layers}, width {model.width}, {model.num_heads} heads of {model.width // model.num_heads}, "
-        f"{model.num_patches} patches of {patch} pixels in an image of {model.image_size}"
+        f"{model.num_patches} patches of {patch} pixels in an image of {size}"
     )
 
 
@@ -135,7 +136,7 @@ def draw_batch(config, model, out):
         )
         patches = np.where(mask_BxN[..., None] > 0, np.uint8(128), patchify(images, model.patch_size))
         rows.append(unpatchify(patches, model.patch_size))
-    grid, zoom = tiled(np.stack(rows)), max(1, 96 // model.image_size)
+    grid, zoom = tiled(np.stack(rows)), max(1, 96 // max(images.shape[1:3]))
     path = pathlib.Path(out) / "batch.png"
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.fromarray(grid.repeat(zoom, 0).repeat(zoom, 1).squeeze()).save(path)

@@ -22,7 +22,7 @@ def mixing_plan(seed, epoch_B, index_B, image_size, mixup, cutmix):
 
     Args:
         seed, epoch_B, index_B: which examples, and how often each was seen before.
-        image_size: pixels.
+        image_size: pixels, or (height, width).
         mixup, cutmix: alpha of the Beta(alpha, alpha) that the weight is drawn from; 0 is off.
 
     Returns:
@@ -33,12 +33,14 @@ def mixing_plan(seed, epoch_B, index_B, image_size, mixup, cutmix):
     cuts_B = which_B < (SWITCH if mixup and cutmix else float(bool(cutmix)))
     alpha_B = np.where(cuts_B, cutmix or 1.0, mixup or 1.0)
     weight_B = betaincinv(alpha_B, alpha_B, draw_B)
-    side_B = np.sqrt(1 - weight_B) * image_size
-    top_B, left_B = (np.floor(centre_B * image_size) - side_B // 2 for centre_B in (row_B, column_B))
-    edges_Bx4 = np.stack([top_B, left_B, top_B + side_B // 1, left_B + side_B // 1], 1)
-    box_Bx4 = np.where(cuts_B[:, None], np.clip(edges_Bx4, 0, image_size), 0).astype(np.int32)
+    height, width = image_size if isinstance(image_size, tuple | list) else (image_size, image_size)
+    tall_B, wide_B = (np.sqrt(1 - weight_B) * side for side in (height, width))
+    top_B, left_B = np.floor(row_B * height) - tall_B // 2, np.floor(column_B * width) - wide_B // 2
+    edges_Bx4 = np.stack([top_B, left_B, top_B + tall_B // 1, left_B + wide_B // 1], 1)
+    ends_4 = (height, width, height, width)
+    box_Bx4 = np.where(cuts_B[:, None], np.clip(edges_Bx4, 0, ends_4), 0).astype(np.int32)
     area_B = (box_Bx4[:, 2] - box_Bx4[:, 0]) * (box_Bx4[:, 3] - box_Bx4[:, 1])
-    weight_B = np.where(cuts_B, 1 - area_B / image_size**2, weight_B)  # a box cut off by the border takes less
+    weight_B = np.where(cuts_B, 1 - area_B / (height * width), weight_B)  # a box cut off by the border takes less
     if not (mixup or cutmix):
         weight_B, box_Bx4 = np.ones_like(weight_B), np.zeros_like(box_Bx4)
     return {"mix_weight": weight_B.astype(np.float32), "mix_box": box_Bx4}

@@ -36,6 +36,8 @@ QUANTITIES = {  # name: (heading, format, scale)
     "psnr": ("PSNR, dB", "{:.2f}", 1.0),
     "ssim": ("SSIM", "{:.3f}", 1.0),
 }
+# leaves in which the runs of one row agree: all that change a result, but the seed
+TOLD_APART = [n for n, leaf in LEAVES.items() if n != "seed" and (not leaf.resume or n == "data.validation_split")]
 RESULTS = {  # quantity: (file, key)
     "probe": ("probe.json", "accuracy"),
     "untrained": ("probe.json", "untrained_accuracy"),
@@ -105,7 +107,8 @@ def make_rows(runs):
     rows = {}
     for label, path in runs:
         config, numbers = measure(path)
-        same = tuple((k, repr(v)) for k, v in flatten(config).items() if k != "seed" and not LEAVES[k].resume)
+        flat = flatten(config)
+        same = tuple((name, repr(flat[name])) for name in TOLD_APART)
         row = rows.setdefault(same, {"labels": [], "seeds": [], "data": config.data.name})
         row["labels"].append(label)
         row["seeds"].append(config.seed)

@@ -34,8 +34,9 @@ def test_a_leaf_takes_what_is_in_its_range_and_nothing_else(name, value):
     if found is None:
         assert value is None and leaf.default is None
         return
-    assert isinstance(found, leaf.type) and check_leaf(name, found) == found
-    for number in found if leaf.items is float else (found,) if leaf.type in (int, float) else ():
+    pair = leaf.pair and isinstance(found, tuple)
+    assert isinstance(found, tuple if pair else leaf.type) and check_leaf(name, found) == found
+    for number in found if leaf.items is float or pair else (found,) if leaf.type in (int, float) else ():
         assert (leaf.low is None or number >= leaf.low) and (leaf.high is None or number <= leaf.high)
         assert (leaf.above is None or number > leaf.above) and (leaf.below is None or number < leaf.below)
     if leaf.choices:

@@ -51,6 +51,11 @@ WRONG = [
     ("data.show_classes", "(1,)"),
     ("data.name", " "),
     ("mesh.rules", "(" * 5000),
+    ("model.image_size", "224x"),
+    ("model.image_size", "1x2x3"),
+    ("model.image_size", "0x224"),
+    ("model.image_size", (16,)),
+    ("model.patch_size", "4x4"),
 ]
 
 
@@ -65,6 +70,10 @@ def test_what_makes_no_sense_is_one_short_sentence(name, value):
 @pytest.mark.parametrize(
     ("name", "text", "value"),
     [
+        ("model.image_size", "224x160", (224, 160)),
+        ("model.image_size", "32x32", 32),
+        ("model.image_size", [16, 24], (16, 24)),
+        ("model.table_image_size", "(14, 28)", (14, 28)),
         ("batch_size", "1e3", 1000),
         ("batch_size", np.int64(7), 7),
         ("optimizer.b1", 0, 0.0),
@@ -89,6 +98,8 @@ def test_a_leaf_set_to_its_default_counts_as_given():
         assert given(other) == {"data.flip", "seed"}
     assert given(override(config, [("data.erasing", "0.0")])) == {"data.flip", "seed", "data.erasing"}
     assert given(from_json(to_json(config))) == set(LEAVES)
+    wide = override(config, [("model.image_size", "224x160")])
+    assert from_json(to_json(wide)) == wide
     digits = load_config("quickstart_digits", [("optimizer.name", "adamw")])
     assert {"data.flip", "optimizer.name"} <= given(digits) and "data.erasing" not in given(digits)
 

@@ -115,9 +115,11 @@ def test_erasing():
     np.testing.assert_array_equal(*gray)
 
 
-def test_mixing_against_a_loop():
-    size, rows = 40, 7
-    images = np.stack([PIXELS[i * 10 : i * 10 + size, i * 20 : i * 20 + size] for i in range(rows)]).astype(np.float32)
+@pytest.mark.parametrize(("height", "width"), [(40, 40), (40, 24)])
+def test_mixing_against_a_loop(height, width):
+    rows, size = 7, height if height == width else (height, width)
+    images = [PIXELS[i * 10 : i * 10 + height, i * 20 : i * 20 + width] for i in range(rows)]
+    images = np.stack(images).astype(np.float32)
     targets = np.eye(rows, dtype=np.float32)
     plan = mixing.mixing_plan(1, np.zeros(rows, int), np.arange(rows), size, 0.8, 1.0)
     batch = mixing.paired({"image": jnp.array(images), "label": jnp.array(targets)})
@@ -132,7 +134,7 @@ def test_mixing_against_a_loop():
         if right:
             expected = images[row].copy()
             expected[top:bottom, left:right] = images[other][top:bottom, left:right]
-            assert weight == pytest.approx(1 - (bottom - top) * (right - left) / size**2)
+            assert weight == pytest.approx(1 - (bottom - top) * (right - left) / (height * width))
         else:
             expected = weight * images[row] + (1 - weight) * images[other]
         np.testing.assert_allclose(got_images[row], expected, rtol=1e-5, atol=1e-3)
