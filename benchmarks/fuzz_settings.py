@@ -26,8 +26,10 @@ TINY = {
     "data.train_split": "train[:64]", "data.validation_split": "test[:32]", "data.num_workers": 0,
 }  # fmt: skip
 SMALL = {  # small valid values, where the schema's range would make a case large, slow or something else altogether
-    "model.name": ["crate_mae_tiny", "vit_mae_small", "crate_classifier_tiny", "nope"],
-    "model.image_size": [7, 14, 21, 28, 29], "model.patch_size": [1, 2, 7, 14, 28], "model.width": [4, 8, 16, 18, 20],
+    "model.name": ["crate_mae_tiny", "vit_mae_small", "tost_mae_tiny", "cbsa_mae_tiny", "crate_alpha_mae_small",
+                   "crate_classifier_tiny", "nope"],
+    "model.image_size": [7, 14, 21, 28, 29, (14, 28), (28, 7), (15, 28)], "model.patch_size": [1, 2, 7, 14, 28],
+    "model.width": [4, 8, 16, 18, 20],
     "model.decoder_width": [None, 8, 16, 20], "model.num_heads": [1, 2, 3, 4],
     "model.decoder_num_heads": [None, 1, 2, 3],
     "model.depth": [1, 2, 3], "model.decoder_depth": [0, 1, 2], "model.table_image_size": [None, 7, 14, 15, 56],
@@ -40,6 +42,8 @@ SMALL = {  # small valid values, where the schema's range would make a case larg
     "data.resize": [None, 28, 32, 8], "data.randaugment": [0, 1, 3], "data.num_workers": [None, 0, 1],
     "data.worker_processes": [None, False], "data.prefetch": [1, 2, 3], "data.max_corrupt_fraction": [0, 0.1, 1],
     "optimizer.warmup_steps": [None, 0, 1, 5], "optimizer.accumulate": [1, 2, 3, 4],
+    "model.pool_size": [None, 1, 2, 8], "model.expansion": [None, 1, 2], "model.sparsification_steps": [None, 1, 2],
+    "masking.ratio": [None, (0.25, 0.75), (0.5, 0.5), (0.01, 0.99)], "masking.ratio_levels": [2, 3],
     "finetune.source": [None, "x"], "finetune.identity": [None, "x"],
     "checkpoint.every_steps": [1, 2, 1000], "checkpoint.keep": [1, 2], "checkpoint.keep_every_steps": [None, 1, 2],
     "mesh.data": [-1, 0, 1, 2], "mesh.fsdp": [-1, 0, 1, 2], "mesh.tensor": [-1, 0, 1, 2], "mesh.dcn_data": [1, 2],

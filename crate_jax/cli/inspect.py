@@ -135,7 +135,8 @@ def draw_batch(config, model, out):
             random_mask(jax.random.key(config.seed), len(images), model.num_patches, model.mask_ratio)
         )
         patches = np.where(mask_BxN[..., None] > 0, np.uint8(128), patchify(images, model.patch_size))
-        rows.append(unpatchify(patches, model.patch_size))
+        grid = tuple(side // model.patch_size for side in images.shape[1:3])
+        rows.append(unpatchify(patches, model.patch_size, grid=grid))
     grid, zoom = tiled(np.stack(rows)), max(1, 96 // max(images.shape[1:3]))
     path = pathlib.Path(out) / "batch.png"
     path.parent.mkdir(parents=True, exist_ok=True)

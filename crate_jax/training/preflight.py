@@ -1,8 +1,12 @@
 """What can be known before anything is compiled: settings that do not go together, data that will be missing later."""
 
+from crate_jax.config import flatten, shown
+from crate_jax.config_schema import LEAVES
 from crate_jax.data.sources import open_source
 from crate_jax.errors import UserError
 from crate_jax.models.registry import model_class
+
+FINE_TUNING = ("data.mixup", "data.cutmix", "data.label_smoothing", "optimizer.layer_decay")  # and finetune.*
 
 
 def check_autoencoder(name):
@@ -18,16 +22,19 @@ def check_autoencoder(name):
         )
 
 
-def check_targets(config, model):
-    """Refuses targets that are not defined for a network.
+def check_objective(config, model):
+    """Refuses what the objective of pre-training would ignore, and targets that are not defined for a network.
 
     Args:
         config: a checked config.
         model: from `create_model`.
 
     Raises:
-        UserError: targets of a single pixel that are to be standardised.
+        UserError: a setting of fine-tuning only; targets of a single pixel that are to be standardised.
     """
+    for name, value in flatten(config).items():
+        if (name in FINE_TUNING or name.startswith("finetune.")) and value != LEAVES[name].default:
+            raise UserError(f"{name}={shown(value)} has no effect on pre-training, only on finetune; leave it out.")
     if config.norm_pix_loss and model.patch_size**2 * model.channels < 2:
         raise UserError(
             "norm_pix_loss=True: a patch of one pixel and one channel has no variance to be standardised by; choose a "

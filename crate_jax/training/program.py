@@ -14,7 +14,7 @@ from crate_jax.errors import UserError
 from crate_jax.models.registry import create_model, for_platform
 from crate_jax.training.objective import MaskedCompletion, channel_statistics
 from crate_jax.training.optimizer import make_optimizer
-from crate_jax.training.preflight import check_autoencoder, check_targets
+from crate_jax.training.preflight import check_autoencoder, check_objective
 from crate_jax.training.schedule import learning_rate, total_steps
 from crate_jax.training.state import create_state, state_shardings
 from crate_jax.training.step import jit_train_step, make_train_step
@@ -54,9 +54,9 @@ def masked_completion(config, model):
     """The pre-training objective of a config.
 
     Raises:
-        UserError: see `preflight.check_targets`.
+        UserError: see `preflight.check_objective`.
     """
-    check_targets(config, model)
+    check_objective(config, model)
     mean, std = channel_statistics(config, model.channels)
     masking, ratios = config.masking, ()
     if masking.ratio is not None:

@@ -28,6 +28,7 @@ SIZE = {"image_size": 8, "patch_size": 4, "channels": 1, "width": 16, "depth": 2
 DIGITS = load_config("quickstart_digits", [("seed", 3), *((f"model.{name}", size) for name, size in SIZE.items())])
 NETWORK = create_model("crate_mae_tiny", **SIZE, decoder_depth=1)
 CLASSIFIER = create_model("crate_classifier_tiny", **SIZE, num_classes=5)
+DEEP = CLASSIFIER.clone(drop_path=0.5)
 BATCH = 16
 
 
@@ -112,8 +113,8 @@ def one_step(objective, optimizer, batch, params, accumulate):
     return step(state, batch)
 
 
-def test_mixing_does_not_change_with_accumulation(params, batch):
-    objective = Classification(CLASSIFIER, 0, (0.5,), (0.5,), label_smoothing=0.1, mixes=True)
+def test_mixing_and_stochastic_depth_do_not_change_with_accumulation(params, batch):
+    objective = Classification(DEEP, 0, (0.5,), (0.5,), label_smoothing=0.1, mixes=True)
     results = [one_step(objective, optax.sgd(0.1), batch, params, parts)[1] for parts in (1, 4)]
     assert float(results[0]["loss"]) == pytest.approx(float(results[1]["loss"]), rel=1e-6)
     assert float(results[0]["grad_norm"]) == pytest.approx(float(results[1]["grad_norm"]), rel=1e-5)
