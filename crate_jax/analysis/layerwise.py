@@ -134,7 +134,7 @@ def feature_rank(tokens_BxTxD, most=RANKED_TOKENS):
         tokens_BxTxD = tokens_BxTxD.reshape(-1, 1, tokens_BxTxD.shape[-1])
     if len(tokens_BxTxD) > most:
         tokens_BxTxD = tokens_BxTxD[np.linspace(0, len(tokens_BxTxD) - 1, most).astype(int)]
-    images, tokens, width = tokens_BxTxD.shape
+    images, tokens, _ = tokens_BxTxD.shape
     used = min(tokens, max(1, most // images))
     x_BxTxD = tokens_BxTxD[:, np.linspace(0, tokens - 1, used).astype(int)]
     x_BxTxD = x_BxTxD - jnp.mean(x_BxTxD, (0, 1))
@@ -213,7 +213,7 @@ def _measure_part(model, params, layers, part, epsilon):
 
 
 def parameter_of(params, layer, key):
-    """What a layer holds under a key, at any depth, such as "dictionary" or "attention_norm"; None where it does not."""
+    """What a layer holds under a key, at any depth, such as "dictionary" or "attention_norm"; None if nothing."""
 
     def find(tree):
         if key in tree:

@@ -63,8 +63,8 @@ def half_layers(model, params, images_BxHxWxC, epsilon=EPSILON):
 
     Returns:
         For "encoder" and "decoder", where the network has such layers, a dictionary of arrays LxSxB (layer, stage,
-        image): `rate` (R), `coding_rate` and `coding_rate_orthonormal` (R^c), nats, and `l1`, the mean absolute entry of
-        tokens with unit root mean square. The stages are those of `STAGES`.
+        image): `rate` (R), `coding_rate` and `coding_rate_orthonormal` (R^c), nats, and `l1`, the mean absolute entry
+        of tokens with unit root mean square. The stages are those of `STAGES`.
     """
     layers = trace(model, params, images_BxHxWxC)[1]
     parts = {part: _half_layers_of(model, params, layers, part, epsilon) for part in STAGES}
