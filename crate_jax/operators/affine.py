@@ -1,10 +1,11 @@
-"""z W + b where z is narrow: the values in the type of z, the gradients of W and b in f32.
+"""z W + b in low precision, with gradients of W and b accumulated in float32.
 
-    y = z W + b        dz = g W^T in the type of z,        dW = sum over tokens of z^T g,  db = sum of g, both in f32
+    y = z W + b        dz = g W^T in the dtype of z,        dW = sum over tokens of z^T g,  db = sum of g, both float32
 
-A parameter's gradient is a sum over every token of a batch, over every chip of a mesh. Autodiff makes it in the type of
-the product; in bf16 it would be rounded on each chip and then added up in bf16. The products' inputs stay bf16 here,
-their accumulator is what comes out (Micikevicius et al. 2018, arXiv 1710.03740, section 3.3).
+The gradient of a parameter is a sum over all tokens of a batch, on all devices of a mesh. Autodiff computes it in the
+dtype of the product: in bf16 it would be rounded on each device and then added up in bf16. Here the operands of the
+products are bf16, and their float32 accumulator is the result (Micikevicius et al. 2018, arXiv 1710.03740, section
+3.3).
 """
 
 import functools
@@ -17,13 +18,13 @@ def product(z, weight_DxE, transposed=False):
     """z W.
 
     Args:
-        z: tokens, ... x D, f32 or bf16.
-        weight_DxE: W, rounded to the type of z for the product; its gradient is not.
-        transposed: multiply by the transpose of what is given, E x D. (A transpose outside would transpose the f32
-            gradient of a bf16 product, which XLA's CPU backend refuses to run.)
+        z: tokens, ... x D, float32 or bfloat16.
+        weight_DxE: W, rounded to the dtype of z for the product; its gradient is not.
+        transposed: multiply by the transpose of the given matrix, E x D. (A transpose outside would transpose the
+            float32 gradient of a bf16 product, which XLA's CPU backend does not run.)
 
     Returns:
-        ... x E, in the type of z.
+        ... x E, in the dtype of z.
     """
     if z.dtype == weight_DxE.dtype:
         return times_weight(z, weight_DxE, transposed)
@@ -63,14 +64,14 @@ def weight_gradient(z, cotangent, dtype, transposed=False):
 
 
 def spread(parameter, like):
-    """A bias, a token or a table, as large as `like` and in its type; its gradient is summed before it is rounded.
+    """A bias, a token or a table, broadcast to the shape and dtype of `like`; its gradient is summed in float32.
 
     Args:
         parameter: of a shape that broadcasts to that of `like`.
         like: an array.
 
     Returns:
-        An array of the shape and type of `like`.
+        An array of the shape and dtype of `like`.
     """
     return jnp.broadcast_to(parameter, like.shape).astype(like.dtype)
 

@@ -1,9 +1,9 @@
-"""A step of MSSA from the tokens' codes: attention, output matrix, and the tokens that the result is added to.
+"""A step of MSSA from the tokens' codes: attention, output map, and the tokens that the result is added to.
 
     y = x + f (SSA(w) W + b)
 
 "xla" computes one after the other (`subspace_attention.attend`); "pallas" is one kernel forward and one backward
-(`kernels.attention_step_tpu`), which keeps the codes alone for the backward pass.
+(`kernels.attention_step_tpu`), whose residuals are the codes alone.
 """
 
 from crate_jax.operators.affine import spread
@@ -27,22 +27,22 @@ def attention_step(
     """x + f (softmax(scale w_k w_k^T) w_k in every subspace, times W, + b).
 
     Args:
-        start_BxNxD: x, f32 or bf16.
-        codes_BxNxKP: w, the tokens' coordinates U_k^T z, in the type of x.
+        start_BxNxD: x, float32 or bfloat16.
+        codes_BxNxKP: w, the tokens' coordinates U_k^T z, in the dtype of x.
         weight_KPxD, bias_D: W and b, float32; rounded to the dtype of x.
         num_heads: K.
         scale: of the logits.
         factor: f.
         kernel: "xla", "pallas" or "auto", which is "xla".
-        spec: how tokens are split over the mesh in force, a `PartitionSpec` of which only B may be split; only
+        spec: how tokens are sharded over the current mesh, a `PartitionSpec` that may shard B only; only
             "pallas" needs it.
         transposed: W is the transpose of what is given.
 
     Returns:
-        Shape and type of x.
+        Shape and dtype of x.
 
     Raises:
-        UserError: "pallas", and W and a head's scores do not fit on a TPU's chip.
+        UserError: "pallas", and W and the scores of one head do not fit into VMEM.
     """
     dtype = start_BxNxD.dtype
     if kernel != "pallas":

@@ -1,4 +1,4 @@
-"""The coding rate: how many nats it takes to code N tokens up to a distortion eps.
+"""The coding rate: the nats that it takes to code N tokens up to a distortion eps.
 
     R_eps(Z)       = 1/2       logdet(I + D/(N eps^2) Z^T Z)                  N tokens of length D
     R^c_eps(Z | U) = 1/2 sum_k logdet(I + P/(N eps^2) (U_k^T Z) (U_k^T Z)^T)  K subspaces of P dimensions
@@ -10,7 +10,7 @@ P x P Gram matrix, are the same number (Sylvester); the smaller matrix is used. 
 import jax
 import jax.numpy as jnp
 
-EPSILON = 0.5  # the distortion that is used where none is given
+EPSILON = 0.5  # the default distortion
 OFFICIAL_EPSILON = 0.01  # of the official layer script, which does not square it
 
 _CHOLESKY_LIMIT = 1e5  # beyond, rounding of the Gram matrix (6e-8 of its trace) would swamp the identity
@@ -23,11 +23,11 @@ def logdet_gram(x_NxP, scale):
     factorisation of [I; sqrt(scale) x], which never squares the numbers.
 
     Args:
-        x_NxP: any leading axes may come before; computed in f32.
+        x_NxP: any leading axes may come before; computed in float32.
         scale: a non-negative number.
 
     Returns:
-        The log-determinants, one for each leading index, f32.
+        The log-determinants, one per leading index, float32.
     """
     x_NxP = x_NxP.astype(jnp.float32)
     if x_NxP.shape[-2] < x_NxP.shape[-1]:
@@ -58,7 +58,7 @@ def coding_rate(z_BxNxD, *, epsilon=EPSILON):
         epsilon: the distortion, in units of z.
 
     Returns:
-        rate_B, nats, f32; 0 for tokens that are all zero.
+        rate_B, nats, float32; 0 for tokens that are all zero.
     """
     num_tokens, width = z_BxNxD.shape[-2:]
     return logdet_gram(z_BxNxD, width / (num_tokens * epsilon**2)) / 2
@@ -72,7 +72,7 @@ def subspace_coding_rate(codes_BxNxKxP, *, epsilon=EPSILON):
         epsilon: the distortion, in units of the codes.
 
     Returns:
-        rate_B, nats, f32: summed over the subspaces.
+        rate_B, nats, float32: summed over the subspaces.
     """
     num_tokens, size = codes_BxNxKxP.shape[-3], codes_BxNxKxP.shape[-1]
     codes_BxKxNxP = jnp.swapaxes(codes_BxNxKxP, -3, -2)
@@ -115,7 +115,7 @@ def official_coding_rate(codes_BxNxKxP, *, epsilon=OFFICIAL_EPSILON):
         epsilon: as the script takes it.
 
     Returns:
-        rate_B, nats, f32.
+        rate_B, nats, float32.
     """
     codes_BxNxKxP = codes_BxNxKxP.astype(jnp.float32)
     square_BxNxKx1 = jnp.sum(jnp.square(codes_BxNxKxP), -1, keepdims=True)
@@ -125,18 +125,18 @@ def official_coding_rate(codes_BxNxKxP, *, epsilon=OFFICIAL_EPSILON):
 
 
 def sparse_rate_reduction(z_BxNxD, codes_BxNxKxP, *, sparsity, epsilon=EPSILON):
-    """The objective that every encoder layer takes a step on: R(Z) - R^c(Z | U) - lambda ||Z||_1.
+    """The objective of an encoder layer: R(Z) - R^c(Z | U) - lambda ||Z||_1.
 
     Pai et al. 2024, equation 3, with the l1 norm that its algorithm works with.
 
     Args:
         z_BxNxD: tokens.
         codes_BxNxKxP: U_k^T z of the same tokens.
-        sparsity: lambda, nats a unit of z.
+        sparsity: lambda, nats per unit of z.
         epsilon: the distortion.
 
     Returns:
-        objective_B, nats, f32; larger is better.
+        objective_B, nats, float32; larger is better.
     """
     length_B = jnp.sum(jnp.abs(z_BxNxD.astype(jnp.float32)), (-1, -2))
     gain_B = coding_rate(z_BxNxD, epsilon=epsilon) - subspace_coding_rate(codes_BxNxKxP, epsilon=epsilon)

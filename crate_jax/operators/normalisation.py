@@ -11,15 +11,14 @@ def layer_norm(z_BxNxD, scale_D, bias_D, *, epsilon):
     """LayerNorm of every token.
 
     Args:
-        z_BxNxD: tokens, f32 or bf16; statistics are f32 either way.
+        z_BxNxD: tokens, float32 or bfloat16; statistics are float32 either way.
         scale_D, bias_D: learned.
         epsilon: added to the variance.
 
     Returns:
-        Shape and type of z.
+        Shape and dtype of z.
     """
-    wide = z_BxNxD.astype(jnp.float32)
-    mean = jnp.mean(wide, -1, keepdims=True)
-    centred = wide - mean
+    z32_BxNxD = z_BxNxD.astype(jnp.float32)
+    centred = z32_BxNxD - jnp.mean(z32_BxNxD, -1, keepdims=True)
     inverse = jax.lax.rsqrt(jnp.mean(jnp.square(centred), -1, keepdims=True) + epsilon)
     return (centred * inverse * scale_D + bias_D).astype(z_BxNxD.dtype)

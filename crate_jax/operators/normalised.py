@@ -1,8 +1,8 @@
-"""LayerNorm together with what follows it, by the kernel that is asked for; the result is the same.
+"""LayerNorm fused with the product or the ISTA step after it; dispatches on `kernel`, the result is the same.
 
 "xla" leaves the fusing to the compiler. "pallas" is one kernel forward and one backward for each
-(`kernels.norm_product_tpu`, `kernels.ista_tpu`): nothing between norm and product is written; other devices interpret
-it, slowly. "auto" is "xla": the kernels have yet to be timed on a TPU.
+(`kernels.norm_product_tpu`, `kernels.ista_tpu`): the normalised tokens are not written to HBM; devices other than TPUs
+interpret it, slowly. "auto" is "xla": the kernels have yet to be timed on a TPU.
 """
 
 from crate_jax.operators.affine import product
@@ -24,21 +24,21 @@ def normalised_product(
     """LN(z) W, or (z, LN(z) W).
 
     Args:
-        z_BxNxD: tokens, f32 or bf16.
+        z_BxNxD: tokens, float32 or bfloat16.
         scale_D, bias_D: of the norm.
-        weight_DxE: W, f32; rounded to the type of z for the product.
+        weight_DxE: W, float32; rounded to the dtype of z for the product.
         epsilon: of the norm.
-        residual: True: z is returned before the product, to be used in place of the argument by whatever else reads it;
-            its cotangent is then added by the same kernel.
+        residual: True: z is returned before the product. Use it in place of the argument for the residual connection:
+            the same kernel then adds its cotangent.
         kernel: "xla", "pallas" or "auto".
-        spec: how z is split over the mesh in force, a `PartitionSpec` whose axes divide B; only "pallas" needs it.
+        spec: how z is sharded over the current mesh, a `PartitionSpec` whose axes divide B; only "pallas" needs it.
         name: of the product as a residual (`residuals`); None: it is recomputed.
 
     Returns:
-        In the type of z.
+        In the dtype of z.
 
     Raises:
-        UserError: "pallas", and W and an image's tokens do not fit on a TPU's chip.
+        UserError: "pallas", and W and the tokens of one image do not fit into VMEM.
     """
     if kernel != "pallas":
         product_BxNxE = product(layer_norm(z_BxNxD, scale_D, bias_D, epsilon=epsilon), weight_DxE)
@@ -60,15 +60,15 @@ def normalised_ista(
     """ISTA(LN(z) | D).
 
     Args:
-        z_BxNxD: tokens, f32 or bf16.
+        z_BxNxD: tokens, float32 or bfloat16.
         scale_D, bias_D: of the norm.
-        dictionary_DxD: D, atoms in columns, f32; rounded to the type of z for the products.
+        dictionary_DxD: D, atoms in columns, float32; rounded to the dtype of z for the products.
         epsilon: of the norm.
         step_size, sparsity: eta and lambda.
         kernel, spec: as in `normalised_product`.
 
     Returns:
-        The code, shape and type of z.
+        The codes, shape and dtype of z.
 
     Raises:
         UserError: as `normalised_product`.

@@ -7,7 +7,7 @@ from crate_jax.operators.positions import resize_positions, sincos_positions
 
 
 def image_shape(image_size):
-    """(height, width) of an image size given as one number or as a pair."""
+    """(height, width) of an image size: one number for a square, or the pair itself."""
     return (image_size, image_size) if isinstance(image_size, numbers.Integral) else tuple(image_size)
 
 

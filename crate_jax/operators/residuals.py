@@ -24,8 +24,8 @@ Products that are recomputed, per token, with these names saved:
     decoder             MSSA's;  not the linear map
 
 The output map is not recomputed, nor the read-out of overcomplete ISTA (the backward pass does not read its result).
-The attention by "recompute" computes the scores twice where its layer is rematerialised: choose "xla" there, one
-layer's scores exist at a time.
+In a rematerialised layer the attention by "recompute" computes the scores twice: choose "xla" there, where the scores
+of one layer exist at a time.
 """
 
 from jax.ad_checkpoint import checkpoint_name

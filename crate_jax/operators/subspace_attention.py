@@ -5,8 +5,8 @@
 
 Pai et al. 2024 (arXiv 2404.02446), section 2. With rows as tokens and w = Z U_k: SSA = softmax(scale w w^T) w.
 
-The backward pass, by hand: S = w w^T is symmetric and w enters three times, so three batched products do what autodiff
-needs four for. With A the softmax, o = A w and g the cotangent of o,
+The backward pass is written by hand: S = w w^T is symmetric and w enters three times, so three batched products
+suffice where autodiff takes four. With A the softmax, o = A w and g the cotangent of o,
 
     dS = A * (g w^T - rowsum(g * o)),        dw = A^T g + scale (dS + dS^T) w.
 """
@@ -26,14 +26,14 @@ def split_heads(codes_BxNxD, num_heads):
 
 
 def subspace_attention_weights(codes_BxNxKxP, *, scale):
-    """softmax(scale w_k w_k^T): how much each token is moved towards each other, by subspace.
+    """softmax(scale w_k w_k^T): the weight of every token in each other, per subspace.
 
     Args:
         codes_BxNxKxP: w, the tokens' coordinates U_k^T z.
         scale: of the logits; the official code's is P ** -0.5, the paper's 1.
 
     Returns:
-        attention_BxKxNxN, f32, rows (queries) sum to one.
+        attention_BxKxNxN, float32, rows (queries) sum to one.
     """
     scores_BxKxNxN = jnp.einsum("bnkp,bmkp->bknm", codes_BxNxKxP, codes_BxNxKxP, preferred_element_type=jnp.float32)
     return jax.nn.softmax(scores_BxKxNxN * scale, -1)
@@ -44,11 +44,11 @@ def subspace_self_attention(codes_BxNxKxP, scale):
     """SSA in every subspace at once: softmax(scale w_k w_k^T) w_k.
 
     Args:
-        codes_BxNxKxP: w, the tokens' coordinates U_k^T z; f32 or bf16 (scores are f32 either way).
+        codes_BxNxKxP: w, the tokens' coordinates U_k^T z; float32 or bfloat16 (scores are float32 either way).
         scale: of the logits.
 
     Returns:
-        Shape and type of the codes.
+        Shape and dtype of the codes.
     """
     return _forward(codes_BxNxKxP, scale)[0]
 
@@ -61,12 +61,12 @@ def _forward(codes_BxNxKxP, scale):
     return jnp.swapaxes(moved_BxKxNxP, 1, 2), (codes_BxKxNxP, attention_BxKxNxN, moved_BxKxNxP)
 
 
-def _backward(scale, kept, cotangent_BxNxKxP):
-    codes_BxKxNxP, attention_BxKxNxN, moved_BxKxNxP = kept
+def _backward(scale, residuals, cotangent_BxNxKxP):
+    codes_BxKxNxP, attention_BxKxNxN, moved_BxKxNxP = residuals
     cotangent_BxKxNxP = jnp.swapaxes(cotangent_BxNxKxP, 1, 2)
-    wide = jnp.float32
-    inner_BxKxNx1 = jnp.sum(cotangent_BxKxNxP.astype(wide) * moved_BxKxNxP.astype(wide), -1, keepdims=True)
-    product_BxKxNxN = jnp.einsum("bknp,bkmp->bknm", cotangent_BxKxNxP, codes_BxKxNxP, preferred_element_type=wide)
+    f32 = jnp.float32
+    inner_BxKxNx1 = jnp.sum(cotangent_BxKxNxP.astype(f32) * moved_BxKxNxP.astype(f32), -1, keepdims=True)
+    product_BxKxNxN = jnp.einsum("bknp,bkmp->bknm", cotangent_BxKxNxP, codes_BxKxNxP, preferred_element_type=f32)
     slope_BxKxNxN = attention_BxKxNxN * (product_BxKxNxN - inner_BxKxNx1) * scale
     symmetric_BxKxNxN = (slope_BxKxNxN + jnp.swapaxes(slope_BxKxNxN, -1, -2)).astype(codes_BxKxNxP.dtype)
     by_value_BxKxNxP = jnp.einsum("bkmn,bkmp->bknp", attention_BxKxNxN, cotangent_BxKxNxP)
@@ -78,10 +78,10 @@ subspace_self_attention.defvjp(_forward, _backward)
 
 @functools.partial(jax.checkpoint, static_argnums=1)
 def recomputed_self_attention(codes_BxNxKxP, scale):
-    """`subspace_self_attention` by autodiff, which keeps the codes alone and computes the scores anew.
+    """`subspace_self_attention` by autodiff with recomputed scores; the codes are the only residual.
 
-    Two products of N x N x P a head more, but no N x N array waits for the backward pass, and none is transposed: a TPU
-    moves less. On a CPU the products decide.
+    Two more products of N x N x P per head, but no N x N array among the residuals, and none is transposed: less HBM
+    traffic on a TPU. On a CPU the products decide.
     """
     attention_BxKxNxN = subspace_attention_weights(codes_BxNxKxP, scale=scale).astype(codes_BxNxKxP.dtype)
     return jnp.einsum("bknm,bmkp->bnkp", attention_BxKxNxN, codes_BxNxKxP)
@@ -89,10 +89,10 @@ def recomputed_self_attention(codes_BxNxKxP, scale):
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(1,))
 def image_by_image_self_attention(codes_BxNxKxP, scale):
-    """`subspace_self_attention` of one image after the other, which keeps the codes alone.
+    """`subspace_self_attention` of one image after the other; the codes are the only residual.
 
-    What one image's scores take stays in a core's cache, and is used again for the next; at base that outweighs the
-    forward pass that the backward pass does again. No good where images are split over devices.
+    The scores of one image stay in a CPU core's cache. At the size of CRATE-MAE base that outweighs the recomputed
+    forward pass. For one device only: images cannot be sharded.
     """
     return jax.lax.map(lambda codes_NxKxP: _forward(codes_NxKxP[None], scale)[0][0], codes_BxNxKxP)
 
@@ -104,29 +104,29 @@ def _forward_by_image(codes_BxNxKxP, scale):
 def _backward_by_image(scale, codes_BxNxKxP, cotangent_BxNxKxP):
     def one(both):
         codes_1xNxKxP, cotangent_1xNxKxP = (x[None] for x in both)
-        _, kept = _forward(codes_1xNxKxP, scale)
-        return _backward(scale, kept, cotangent_1xNxKxP)[0][0]
+        _, residuals = _forward(codes_1xNxKxP, scale)
+        return _backward(scale, residuals, cotangent_1xNxKxP)[0][0]
 
     return (jax.lax.map(one, (codes_BxNxKxP, cotangent_BxNxKxP)),)
 
 
 image_by_image_self_attention.defvjp(_forward_by_image, _backward_by_image)
 
-_SCORES_WORTH_IT = 2**20  # bytes of an image's scores; with fewer, all images at once are faster (benchmarks/README.md)
+_SCORES_WORTH_IT = 2**20  # bytes of scores per image; with fewer, all images at once are faster (benchmarks/README.md)
 
 
 def attend(codes_BxNxKP, *, num_heads, scale, kernel="auto", spec=None, weight_KPxD=None, transposed=False):
     """SSA in every subspace at once; dispatches on `kernel`, the result is the same.
 
     Args:
-        codes_BxNxKP: w, the tokens' coordinates U_k^T z, heads side by side; f32 or bf16.
+        codes_BxNxKP: w, the tokens' coordinates U_k^T z, heads side by side; float32 or bfloat16.
         num_heads: K.
         scale: of the logits.
         kernel: "xla" (`subspace_self_attention`), "recompute" (`recomputed_self_attention`), "pallas"
-            (`kernels.subspace_attention_tpu`: scores stay on the chip; other devices interpret it, slowly) or "auto",
-            which is "xla" here; a training may take another for it (`models.registry.for_platform`), also
-            "image_by_image" (`image_by_image_self_attention`, if an image's scores are large; one device).
-        spec: how the codes are split over the mesh in force, a `PartitionSpec` whose axes divide B and K; only
+            (`kernels.subspace_attention_tpu`: scores stay in VMEM; other devices interpret it, slowly),
+            "image_by_image" (`image_by_image_self_attention` where the scores of an image are large; one device) or
+            "auto", which is "xla".
+        spec: how the codes are sharded over the current mesh, a `PartitionSpec` whose axes divide B and K; only
             "pallas" needs it.
         weight_KPxD: the output map, float32 (rounded to the dtype of the codes for the product); "pallas" then saves
             the codes alone for the backward pass.
@@ -136,7 +136,7 @@ def attend(codes_BxNxKP, *, num_heads, scale, kernel="auto", spec=None, weight_K
         B x N x KP, or B x N x D, in the dtype of the codes; the residual "compressed" (`residuals`).
 
     Raises:
-        UserError: "pallas", and a head's scores do not fit on a TPU's chip.
+        UserError: "pallas", and the scores of one head do not fit into VMEM.
     """
     if kernel != "pallas":
         tokens, plain = codes_BxNxKP.shape[1], subspace_self_attention

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from crate_jax.operators.attention_step import attention_step
 from crate_jax.operators.coding_rate import subspace_coding_rate
 from crate_jax.operators.subspace_attention import (
     attend,
@@ -80,6 +81,30 @@ def test_backward_in_bf16(way):
     assert ours.dtype == got.dtype == jnp.bfloat16
     np.testing.assert_allclose(ours.astype(jnp.float32), theirs, atol=0.03)
     assert jnp.linalg.norm(got.astype(jnp.float32) - want) < 0.01 * jnp.linalg.norm(want)
+
+
+@pytest.mark.parametrize("kernel", ["xla", "pallas", "step"])
+@pytest.mark.parametrize(("dtype", "tolerance"), [("float32", 1e-4), ("bfloat16", 0.03)])
+def test_tied_output_needs_no_transpose_outside(kernel, dtype, tolerance):
+    """[U_1 .. U_K] both ways, compiled: a transpose outside would meet its own float32 gradient, which CPUs refuse."""
+    z, u = problem(6)
+
+    def out(z, u):
+        codes = z @ u.astype(z.dtype)
+        if kernel == "step":
+            how = {"num_heads": 3, "scale": 0.5, "factor": 1, "kernel": "pallas", "transposed": True}
+            return attention_step(jnp.zeros_like(z), codes, u, jnp.zeros(12), **how)
+        return attend(codes, num_heads=3, scale=0.5, kernel=kernel, weight_KPxD=u, transposed=True)
+
+    np.testing.assert_allclose(
+        np.asarray(jax.jit(out)(jnp.asarray(z, dtype), jnp.float32(u)), float),
+        textbook(z, u, 3, 0.5),
+        atol=tolerance * 4,
+    )
+    slope = jax.jit(jax.grad(lambda z, u: jnp.sum(jnp.sin(out(z, u).astype(jnp.float32))), 1))
+    got, want = (slope(jnp.asarray(z, kind), jnp.float32(u)) for kind in (dtype, "float32"))
+    assert got.dtype == jnp.float32
+    assert jnp.linalg.norm(got - want) <= tolerance * jnp.linalg.norm(want)
 
 
 @hypothesis.settings(deadline=None, max_examples=5)

@@ -3,8 +3,8 @@
     y = x + f (SSA(w) W + b)
     dw = SSA'(f dy W^T),   dW = f SSA(w)^T dy,   db = f sum(dy),   dx = dy
 
-Only the codes w are kept for the backward pass. One program has one image and one group of heads
-(`subspace_attention_tpu`); the groups' parts of SSA(w) W are summed on the chip, and so is dW over images, in f32.
+Only the codes w are saved for the backward pass. One program has one image and one group of heads
+(`subspace_attention_tpu`); the groups' parts of SSA(w) W are summed in VMEM, and so is dW over images, in float32.
 """
 
 import functools
@@ -19,7 +19,7 @@ from crate_jax.operators.kernels.tpu_call import DEFAULT_VMEM_BYTES, cores, on_p
 
 
 def vmem_bytes(num_tokens, width, outputs, num_heads, itemsize):
-    """What one program of the backward pass keeps on the chip, about: W and its gradient, tokens twice, and scores."""
+    """VMEM of one program of the backward pass, about: W and its gradient, tokens twice, and scores."""
     rows = -(-num_tokens // 16) * 16
     weight = width * outputs * 2 * (itemsize + 4)
     return weight + rows * outputs * (4 * itemsize + 8) + attention.vmem_bytes(num_tokens, width, num_heads, itemsize)
@@ -131,16 +131,16 @@ def attention_step_tpu(start_BxNxD, codes_BxNxKP, weight_KPxD, bias_D, head_size
     """x + f (softmax(scale w_k w_k^T) w_k in every subspace, times W, + b).
 
     Args:
-        start_BxNxD: x, f32 or bf16.
-        codes_BxNxKP: w, heads side by side, in the type of x; products' operands have this type, sums are f32.
-        weight_KPxD, bias_D: W and b, f32; so are their gradients.
+        start_BxNxD: x, float32 or bfloat16.
+        codes_BxNxKP: w, heads side by side, in the dtype of x; products' operands have this type, sums are float32.
+        weight_KPxD, bias_D: W and b, float32; so are their gradients.
         head_size: P.
         scale: of the logits.
         factor: f.
         spec: a `PartitionSpec` of the tokens over the mesh in force, of which only B may be split.
 
     Returns:
-        Shape and type of x.
+        Shape and dtype of x.
     """
     return _forward(start_BxNxD, codes_BxNxKP, weight_KPxD, bias_D, head_size, scale, factor, spec)[0]
 
@@ -151,8 +151,8 @@ def _forward(start_BxNxD, codes_BxNxKP, weight_KPxD, bias_D, head_size, scale, f
     return out_BxNxD, (codes_BxNxKP, weight_KPxD, bias_D)
 
 
-def _backward(head_size, scale, factor, spec, kept, cotangent_BxNxD):
-    codes_BxNxKP, weight_KPxD, bias_D = kept
+def _backward(head_size, scale, factor, spec, residuals, cotangent_BxNxD):
+    codes_BxNxKP, weight_KPxD, bias_D = residuals
     arrays = (codes_BxNxKP, cotangent_BxNxD.astype(codes_BxNxKP.dtype), weight_KPxD, bias_D)
     dcodes_BxNxKP, dbias_1xD, dweight_KPxD = _run(*arrays, head_size, scale, factor, spec, backward=True)
     return cotangent_BxNxD, dcodes_BxNxKP, dweight_KPxD.astype(weight_KPxD.dtype), dbias_1xD[0].astype(bias_D.dtype)

@@ -2,8 +2,8 @@
 
     dn = dp W^T,   dW = LN(z)^T dp,   dz = LN'(dn) + the cotangent of z
 
-Only z is kept for the backward pass. One program has one image's tokens, all of W, and the sum of dW over the images
-before it, in f32.
+z is the only residual. One program has one image's tokens, all of W, and the sum of dW over the images before it, in
+float32.
 """
 
 import functools
@@ -16,7 +16,7 @@ from crate_jax.operators.kernels.tpu_call import product, run_by_image
 
 
 def vmem_bytes(num_tokens, width, outputs, itemsize):
-    """What one program of the backward pass keeps on the chip, about: W and its gradient, blocks twice, f32 between."""
+    """VMEM of one program of the backward pass, about: W and its gradient, blocks twice, float32 between."""
     rows = -(-num_tokens // 16) * 16
     weight = width * outputs * 2 * (itemsize + 4)
     return weight + rows * (3 * width + outputs) * 2 * itemsize + rows * (6 * width + outputs) * 4
@@ -46,15 +46,15 @@ def norm_product_tpu(z_BxNxD, scale_D, bias_D, weight_DxE, epsilon, residual, sp
     """(z, LN(z) W), or LN(z) W alone.
 
     Args:
-        z_BxNxD: tokens, f32 or bf16; the product's operands have this type, sums are f32.
-        scale_D, bias_D: of the norm, f32.
-        weight_DxE: W, f32; so is its gradient.
+        z_BxNxD: tokens, float32 or bfloat16; the product's operands have this type, sums are float32.
+        scale_D, bias_D: of the norm, float32.
+        weight_DxE: W, float32; so is its gradient.
         epsilon: added to the variance.
         residual: True: z is returned as well, and its cotangent is added in the same pass.
         spec: a `PartitionSpec` of z over the mesh in force, of which only B may be split.
 
     Returns:
-        Type of z.
+        Dtype of z.
     """
     return _forward(z_BxNxD, scale_D, bias_D, weight_DxE, epsilon, residual, spec)[0]
 
@@ -74,8 +74,8 @@ def _forward(z_BxNxD, scale_D, bias_D, weight_DxE, epsilon, residual, spec):
     return (z_BxNxD, out_BxNxE) if residual else out_BxNxE, (z_BxNxD, scale_D, bias_D, weight_DxE)
 
 
-def _backward(epsilon, residual, spec, kept, cotangent):
-    z_BxNxD, scale_D, bias_D, weight_DxE = kept
+def _backward(epsilon, residual, spec, residuals, cotangent):
+    z_BxNxD, scale_D, bias_D, weight_DxE = residuals
     around_BxNxD, dp_BxNxE = cotangent if residual else (None, cotangent)
     width, outputs = weight_DxE.shape
     dz_BxNxD, dscale_1xD, dbias_1xD, dweight_DxE = run_by_image(

@@ -1,12 +1,12 @@
-"""MSSA's inside as one Pallas kernel for TPU: scores never leave the chip.
+"""Subspace self-attention as one Pallas kernel for TPU: scores stay in VMEM.
 
     o = softmax(scale w w^T) w,        dw = A^T g + scale (dS + dS^T) w,    dS = A * (g w^T - rowsum(A * g w^T))
 
-as in `operators.subspace_attention`, head by head; the backward pass computes A anew instead of reading it. One program
+as in `operators.subspace_attention`, head by head; the backward pass recomputes A. One program
 of the grid has one image and the smallest group of heads that fills whole lanes (two of 64, four of 32), all N tokens
 of it: the array is read as the product before left it, B x N x KP, and nothing is transposed. A head is a window of
 lanes, zero outside it: the matrix unit contracts 128 lanes at once anyway, and no lane ever moves. Scores, softmax and
-sums are f32; operands of products have the codes' type. Products are of the precision that jax is set to.
+sums are float32; operands of products have the codes' type. Products are of the precision that jax is set to.
 """
 
 import functools
@@ -19,7 +19,7 @@ import jax.numpy as jnp
 from crate_jax.operators.affine import times_weight, weight_gradient
 from crate_jax.operators.kernels.tpu_call import DEFAULT_VMEM_BYTES, LANES, on_platform, product
 
-_SQUARES = 5  # N x N arrays in f32 that the backward pass holds at once
+_SQUARES = 5  # N x N arrays in float32 that the backward pass holds at once
 
 
 def group_size(width, num_heads):
@@ -35,7 +35,7 @@ def group_size(width, num_heads):
 
 
 def vmem_bytes(num_tokens, width, num_heads, itemsize):
-    """What one program of the backward pass keeps on the chip, about."""
+    """VMEM of one program of the backward pass, about."""
     size = width // num_heads
     rows, lanes = -(-num_tokens // 8) * 8, -(-num_tokens // LANES) * LANES
     block = rows * -(-size * group_size(width, num_heads) // LANES) * LANES
@@ -101,11 +101,11 @@ def backward_kernel(codes_ref, cotangent_ref, out_ref, *moved_ref, num_heads, sc
         inner_Nx1 = jnp.sum(attention_NxN * product_NxN, 1, keepdims=True)
         slope_NxN = attention_NxN * (product_NxN - inner_Nx1) * scale
         symmetric_NxN = (slope_NxN + slope_NxN.T).astype(w_NxL.dtype)
-        narrow_NxN = attention_NxN.astype(w_NxL.dtype)
-        by_value_NxL = product(narrow_NxN, g_NxL, (0, 0))
+        low_NxN = attention_NxN.astype(w_NxL.dtype)
+        by_value_NxL = product(low_NxN, g_NxL, (0, 0))
         parts.append((window[0], by_value_NxL + product(symmetric_NxN, w_NxL, (1, 0))))
         if moved_ref:
-            moved.append((window[0], product(narrow_NxN, w_NxL, (1, 0))))
+            moved.append((window[0], product(low_NxN, w_NxL, (1, 0))))
     _store(out_ref, parts)
     if moved_ref:
         _store(moved_ref[0], moved)
@@ -157,14 +157,14 @@ def subspace_self_attention_tpu(codes_BxNxKP, head_size, scale, spec=None):
     """softmax(scale w_k w_k^T) w_k in every subspace at once.
 
     Args:
-        codes_BxNxKP: w, the tokens' coordinates U_k^T z, heads side by side; f32 or bf16. Any N for which
+        codes_BxNxKP: w, the tokens' coordinates U_k^T z, heads side by side; float32 or bfloat16. Any N for which
             `vmem_bytes` is at most VMEM_BYTES, any K and P.
         head_size: P.
         scale: of the logits.
         spec: a `PartitionSpec` of the codes over the mesh in force, whose axes divide B and K; N is never split.
 
     Returns:
-        Shape and type of the codes.
+        Shape and dtype of the codes.
     """
     return _forward(codes_BxNxKP, head_size, scale, spec)[0]
 

@@ -1,6 +1,6 @@
 """How a TPU kernel is run: compiled on a TPU and interpreted elsewhere, on each device of a mesh, over images in turn.
 
-A kernel whose result is a sum over images (a weight's gradient) keeps the sum on the chip, so its programs run one
+A kernel whose result is a sum over images (a weight's gradient) keeps the sum in VMEM, so its programs run one
 after the other; on chips of two cores each core sums its half.
 """
 
@@ -19,7 +19,7 @@ DEFAULT_VMEM_BYTES = 16 * 2**20  # what a kernel is given without asking
 
 
 def check_room(needed, *, keeps, what, instead):
-    """Refuses a kernel whose arrays do not fit on the chip.
+    """Refuses a kernel whose arrays do not fit into VMEM.
 
     Args:
         needed: bytes.
@@ -32,13 +32,13 @@ def check_room(needed, *, keeps, what, instead):
     """
     if needed > VMEM_BYTES:
         raise UserError(
-            f"{keeps} on the chip; {what} would need about {needed / 2**20:.0f} MiB there of "
+            f"{keeps} in VMEM; {what} would need about {needed / 2**20:.0f} MiB of its "
             f"{VMEM_BYTES // 2**20}; choose {instead}."
         )
 
 
 def product(a, b, contracted):
-    """a and b contracted over one axis of each, f32."""
+    """a and b contracted over one axis of each, float32."""
     dimensions = (((contracted[0],), (contracted[1],)), ((), ()))
     return jax.lax.dot_general(a, b, dimensions, preferred_element_type=jnp.float32)
 
@@ -51,7 +51,7 @@ def on_platform(call, *arrays):
 
 
 def cores():
-    """TensorCores of a chip of the mesh in force; 1 without one."""
+    """TensorCores per chip of the current mesh; 1 without a mesh."""
     device = jax.sharding.get_abstract_mesh().abstract_device
     return getattr(device, "num_cores", None) or 1
 
@@ -61,13 +61,13 @@ def by_image(kernel, *, images, whole, outputs, sums, flops, vmem_bytes, interpr
 
     Args:
         kernel: takes a reference to 1 x N x D of each of `images`, to each of `whole`, to each of `outputs`
-            (1 x N x D), and two for each sum: an f32 sum that it adds to, zero at first.
+            (1 x N x D), and two for each sum: an float32 sum that it adds to, zero at first.
         images: arrays of B x N x D.
         whole: arrays that every program reads.
         outputs: `ShapeDtypeStruct`s of B x N x D.
-        sums: shapes; each result is f32, parts x shape, to be summed over the parts.
+        sums: shapes; each result is float32, parts x shape, to be summed over the parts.
         flops: of all.
-        vmem_bytes: that one program keeps on the chip.
+        vmem_bytes: VMEM of one program.
         interpret: True: not for a TPU.
 
     Returns:
