@@ -19,7 +19,7 @@ from crate_jax.models.layers.settings import LayerSettings, settings_of
 from crate_jax.models.layers.vit import ViTLayer
 from crate_jax.models.layout import constrain, partitioned
 from crate_jax.models.stacks import apply_stack, layer_names, stack_parameters
-from crate_jax.operators.affine import affine, spread
+from crate_jax.operators.affine import affine, broadcast_rows
 from crate_jax.operators.patches import image_shape, patchify
 from crate_jax.operators.positions import resize_positions, sincos_positions
 
@@ -131,13 +131,13 @@ class Encoder(nn.Module):
         if self.embedding_norms:
             z_BxNxD = self.embedding_norm(z_BxNxD)
         if mask_BxN is not None and mask_token_D is not None:
-            z_BxNxD = jnp.where(mask_BxN[..., None] > 0, spread(mask_token_D, z_BxNxD), z_BxNxD)
+            z_BxNxD = jnp.where(mask_BxN[..., None] > 0, broadcast_rows(mask_token_D, z_BxNxD), z_BxNxD)
         table_1xTxD = self.resized_positions(self.width, grid)
-        z_BxNxD = z_BxNxD + spread(table_1xTxD[:, 1:], z_BxNxD)
+        z_BxNxD = z_BxNxD + broadcast_rows(table_1xTxD[:, 1:], z_BxNxD)
         if visible_BxV is not None:
             z_BxNxD = jnp.take_along_axis(z_BxNxD, visible_BxV[..., None], 1)
-        class_Bx1xD = spread(self.class_token, z_BxNxD[:, :1])
-        class_Bx1xD = class_Bx1xD + spread(table_1xTxD[:, :1], class_Bx1xD)
+        class_Bx1xD = broadcast_rows(self.class_token, z_BxNxD[:, :1])
+        class_Bx1xD = class_Bx1xD + broadcast_rows(table_1xTxD[:, :1], class_Bx1xD)
         z_BxTxD = constrain(jnp.concatenate([class_Bx1xD, z_BxNxD], 1), "images", None, None)
         layer = self.encoder_layer(grid if visible_BxV is None else None)
         return self.run("encoder", layer, self.encoder, z_BxTxD, keep)

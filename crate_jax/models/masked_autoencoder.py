@@ -17,7 +17,7 @@ from crate_jax.models.layers.settings import settings_of
 from crate_jax.models.layers.vit import ViTLayer
 from crate_jax.models.layout import partitioned
 from crate_jax.models.stacks import layer_names, stack_parameters
-from crate_jax.operators.affine import affine, spread
+from crate_jax.operators.affine import affine, broadcast_rows
 from crate_jax.operators.masking import num_visible, visible_first
 
 
@@ -131,7 +131,9 @@ class MaskedAutoencoder(Encoder):
         before_BxN = jnp.cumsum(1 - mask_BxN, 1).astype(jnp.int32)  # visible patches up to here, this one included
         source_BxN = jnp.clip(before_BxN, 1, y_BxVxD.shape[1] - 1)  # row 0 is the class token
         patches_BxNxD = jnp.take_along_axis(y_BxVxD, source_BxN[..., None], 1)
-        patches_BxNxD = jnp.where(mask_BxN[..., None] > 0, spread(self.mask_token, patches_BxNxD), patches_BxNxD)
+        patches_BxNxD = jnp.where(
+            mask_BxN[..., None] > 0, broadcast_rows(self.mask_token, patches_BxNxD), patches_BxNxD
+        )
         return jnp.concatenate([y_BxVxD[:, :1], patches_BxNxD], 1)
 
     def __call__(self, images_BxHxWxC, mask_BxN=None):

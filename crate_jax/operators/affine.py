@@ -63,7 +63,7 @@ def weight_gradient(z, cotangent, dtype, transposed=False):
     return total_DxE.astype(dtype)
 
 
-def spread(parameter, like):
+def broadcast_rows(parameter, like):
     """A bias, a token or a table, broadcast to the shape and dtype of `like`; its gradient is summed in float32.
 
     Args:
@@ -77,6 +77,6 @@ def spread(parameter, like):
 
 
 def affine(z, weight_DxE, bias_E):
-    """z W + b; arguments as in `product` and `spread`."""
+    """z W + b; arguments as in `product` and `broadcast_rows`."""
     out = product(z, weight_DxE)
-    return out + spread(bias_E, out)
+    return out + broadcast_rows(bias_E, out)

@@ -6,7 +6,7 @@
 (`kernels.attention_step_tpu`), whose residuals are the codes alone.
 """
 
-from crate_jax.operators.affine import spread
+from crate_jax.operators.affine import broadcast_rows
 from crate_jax.operators.residuals import name_residual
 from crate_jax.operators.subspace_attention import attend
 
@@ -49,7 +49,7 @@ def attention_step(
         moved_BxNxD = attend(
             codes_BxNxKP, num_heads=num_heads, scale=scale, weight_KPxD=weight_KPxD, transposed=transposed
         )
-        return start_BxNxD + factor * (moved_BxNxD + spread(bias_D, moved_BxNxD))
+        return start_BxNxD + factor * (moved_BxNxD + broadcast_rows(bias_D, moved_BxNxD))
     from crate_jax.operators.kernels.attention_step_tpu import attention_step_tpu, vmem_bytes
     from crate_jax.operators.kernels.tpu_call import check_room
 

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from crate_jax.operators.affine import affine, product, spread
+from crate_jax.operators.affine import affine, broadcast_rows, product
 from crate_jax.operators.ista import ista
 
 
@@ -57,8 +57,8 @@ def test_a_dictionary_used_twice_gets_both_gradients():
     np.testing.assert_allclose(narrow, wide, atol=0.02 * float(jnp.max(jnp.abs(wide))))
 
 
-def test_what_is_spread_is_summed_before_it_is_rounded():
+def test_gradients_of_broadcast_parameters_are_summed_before_they_are_rounded():
     """A thousand gradients of 1 + 1/128: each is a bf16 number, a running sum in bf16 would stop at 256."""
     like = jnp.zeros((1000, 1, 3), jnp.bfloat16)
-    _, pull = jax.vjp(lambda token: spread(token, like), jnp.zeros(3))
+    _, pull = jax.vjp(lambda token: broadcast_rows(token, like), jnp.zeros(3))
     np.testing.assert_allclose(pull(jnp.full(like.shape, 1 + 1 / 128, jnp.bfloat16))[0], 1007.8125)

@@ -19,7 +19,7 @@ from crate_jax.models.layers.norm import LayerNorm, official_norm
 from crate_jax.models.layers.settings import LayerSettings
 from crate_jax.models.layers.stochastic_depth import drop_path
 from crate_jax.models.layout import constrain, partitioned, token_spec
-from crate_jax.operators.affine import product, spread
+from crate_jax.operators.affine import broadcast_rows, product
 from crate_jax.operators.normalisation import layer_norm
 from crate_jax.operators.normalised import normalised_product
 from crate_jax.operators.residuals import name_residual
@@ -66,7 +66,7 @@ class Projection:
 
     def add_bias(self, moved_BxNxD):
         """x + b."""
-        return moved_BxNxD if self.bias_D is None else moved_BxNxD + spread(self.bias_D, moved_BxNxD)
+        return moved_BxNxD if self.bias_D is None else moved_BxNxD + broadcast_rows(self.bias_D, moved_BxNxD)
 
 
 class Subspaces(nn.Module):
@@ -156,7 +156,7 @@ class Compression(nn.Module):
         branch_BxNxD = constrain(self.branch(step), "images", None, None)
         if settings.layer_scale is not None:
             start = nn.initializers.constant(settings.layer_scale)
-            branch_BxNxD *= spread(self.param("layer_scale", partitioned(start, None), (width,)), branch_BxNxD)
+            branch_BxNxD *= broadcast_rows(self.param("layer_scale", partitioned(start, None), (width,)), branch_BxNxD)
         return step.start_BxNxD + drop_path(self.change(step, branch_BxNxD), keep_Bx1x1)
 
     def branch(self, step):
