@@ -6,6 +6,7 @@ import hashlib
 import json
 from typing import Any
 
+import flax
 import jax
 import numpy as np
 from etils import epath
@@ -16,6 +17,7 @@ from crate_jax.distributed.jax_settings import check_jax_settings
 from crate_jax.errors import UserError
 from crate_jax.evaluation.figures import save_figure
 from crate_jax.interop.checkpoint_file import open_checkpoint
+from crate_jax.interop.tensor_files import check_finite
 from crate_jax.interop.torch_checkpoint import given, read_params
 from crate_jax.models.registry import boxed_shapes, create_model, init_params
 from crate_jax.training.objective import channel_statistics
@@ -140,6 +142,8 @@ def of_run(workdir, overrides=(), out=None):
     """
     config = read_config(workdir)
     model, params = load(workdir)
+    for path, leaf in flax.traverse_util.flatten_dict(params, sep="/").items():
+        check_finite(np.asarray(leaf), path, workdir)
     if overrides:
         config = override(config, overrides)
         changed = create_model(config.model.name, **model_overrides(config))

@@ -5,6 +5,9 @@ not read), and a sink takes one array at a time. Without PyTorch, `.safetensors`
 """
 
 import argparse
+import codecs
+import collections
+import io
 import json
 import math
 import os
@@ -13,14 +16,27 @@ import re
 import struct
 import warnings
 
+import ml_dtypes
 import numpy as np
 import safetensors
 
 from crate_jax.errors import UserError
+from crate_jax.interop.state_dicts import OURS, bare_names, description_of, folded, state_of
 
-WRAPPERS = ("model", "state_dict", "net")  # of Meta's and CRATE-MAE's, the supervised CRATE's, its fine-tuning script's
-PREFIXES = ("module.", "_orig_mod.")  # DataParallel's and torch.compile's
-OURS = "crate_jax"  # the entry that says which network it is, in a file that we wrote
+# safetensors' names; those of 8 bits are read as the numbers they are, without scales that a file may hold beside them
+DTYPES = {
+    "F64": np.float64, "F32": np.float32, "F16": np.float16, "BF16": ml_dtypes.bfloat16,
+    "F8_E4M3": ml_dtypes.float8_e4m3fn, "F8_E5M2": ml_dtypes.float8_e5m2,
+    "I64": np.int64, "I32": np.int32, "I16": np.int16, "I8": np.int8,
+    "U64": np.uint64, "U32": np.uint32, "U16": np.uint16, "U8": np.uint8, "BOOL": np.bool_,
+}  # fmt: skip
+# classes of settings that training scripts save beside the tensors; each is read as a dictionary, none is imported
+SETTINGS = ("pytorch_lightning.", "lightning.", "lightning_fabric.", "omegaconf.", "yacs.", "mmengine.", "mmcv.",
+            "timm.", "detectron2.", "fvcore.", "addict.", "easydict.", "ml_collections.", "typing.", "enum.",
+            "datetime.", "pathlib.", "types.SimpleNamespace", "argparse.", "collections.defaultdict", "uuid.",
+            "builtins.", "__main__.")  # fmt: skip
+PLAIN = ("int", "float", "str", "bool", "complex", "list", "tuple", "dict", "set", "frozenset", "slice", "range")
+MOST_SETTINGS = 60  # different classes
 
 
 class Source:
@@ -36,8 +52,27 @@ class Source:
         self.path, self.shapes, self.description = path, shapes, description
 
     def read(self, name):
-        """One tensor, as float32."""
+        """One tensor, as float32.
+
+        Raises:
+            UserError: it cannot be read, or holds NaN or infinite values.
+        """
+        array = self._read(name)
+        check_finite(array, name, self.path)
+        return array
+
+    def _read(self, name):
         raise TypeError(f"{type(self).__name__} does not say how to read {name}")
+
+
+def check_finite(array, name, path):
+    """Raises UserError where a tensor of a file or run holds NaN or infinite values: everything would be chance."""
+    bad = array.size - int(np.isfinite(array).sum())
+    if bad:
+        raise UserError(
+            f"{path}: tensor {name} holds {bad} of {array.size} values that are NaN or infinite, so its network "
+            "computes nothing; take an earlier checkpoint, or fetch the file again."
+        )
 
 
 class SafetensorsSource(Source):
@@ -45,49 +80,98 @@ class SafetensorsSource(Source):
 
     def __init__(self, path):
         try:
-            with safetensors.safe_open(path, framework="numpy") as file:
+            with safetensors.safe_open(path, framework="numpy") as file:  # checks the header
                 metadata = file.metadata() or {}
-                names = {_bare(name): name for name in file.keys()}  # noqa: SIM118 (not a dictionary)
-                shapes = {bare: tuple(file.get_slice(name).get_shape()) for bare, name in names.items()}
-            description = json.loads(metadata.get(OURS, "{}"))
-        except (safetensors.SafetensorError, OSError, ValueError) as error:
+            with path.open("rb") as file:
+                (length,) = struct.unpack("<Q", file.read(8))
+                self.header, self.start = json.loads(file.read(length)), 8 + length
+        except (safetensors.SafetensorError, OSError, ValueError, struct.error) as error:
             raise UserError(
                 f"{path} is no readable safetensors file ({_first_line(error)}); fetch it again."
             ) from error
-        self.names = names
-        super().__init__(path, shapes, description)
+        self.header.pop("__metadata__", None)
+        self.names = bare_names(self.header, path)
+        shapes = {bare: tuple(self.header[name]["shape"]) for bare, name in self.names.items()}
+        super().__init__(path, shapes, description_of(metadata.get(OURS), path))
 
-    def read(self, name):
+    def _read(self, name):
+        entry = self.header[self.names[name]]
+        if entry["dtype"] not in DTYPES:
+            raise UserError(f"{self.path}: tensor {name} is of type {entry['dtype']}; save it as F32, F16 or BF16.")
+        first, last = entry["data_offsets"]
         try:
-            with safetensors.safe_open(self.path, framework="numpy") as file:
-                array = file.get_tensor(self.names[name])
-        except (safetensors.SafetensorError, OSError, TypeError) as error:
+            with self.path.open("rb") as file:
+                file.seek(self.start + first)
+                content = np.frombuffer(file.read(last - first), DTYPES[entry["dtype"]])
+            return np.asarray(content.reshape(entry["shape"]), np.float32)
+        except (OSError, ValueError) as error:
             raise UserError(f"{self.path}: tensor {name} cannot be read ({_first_line(error)})") from error
-        return np.asarray(array, np.float32)
 
 
 class TorchSource(Source):
     """A file of PyTorch's, unwrapped; nothing but tensors and plain values is let through."""
 
     def __init__(self, path):
-        tensors, description = unwrap(_load_torch(path), path)
-        self.tensors = tensors
-        super().__init__(path, {name: tuple(tensor.shape) for name, tensor in tensors.items()}, description)
+        state, description = state_of(_load_torch(path), path)
+        self.tensors = {bare: state[name] for bare, name in bare_names(state, path).items()}
+        super().__init__(path, {name: tuple(tensor.shape) for name, tensor in self.tensors.items()}, description)
 
-    def read(self, name):
-        return self.tensors[name].detach().float().numpy()
+    def _read(self, name):
+        tensor = self.tensors[name]
+        try:
+            if isinstance(tensor, np.ndarray):
+                return np.asarray(tensor, np.float32)
+            if tensor.is_complex():
+                raise ValueError("complex numbers")
+            if tensor.is_quantized:
+                tensor = tensor.dequantize()
+            return tensor.detach().to_dense().float().numpy()
+        except (RuntimeError, ValueError, TypeError, NotImplementedError) as error:
+            raise UserError(f"{self.path}: tensor {name} cannot be read ({_first_line(error)})") from error
 
 
 def open_tensors(path):
-    """Opens a file by its ending (`.safetensors`, anything else is PyTorch's).
+    """Opens a file by its content.
+
+    Args:
+        path: of a safetensors or PyTorch file, whatever it is called.
 
     Raises:
         UserError: no such file, unreadable, truncated, with code in it, or not a state dict.
     """
     path = pathlib.Path(path)
     if not path.is_file():
-        raise UserError(f"{path}: there is no such file.")
-    return SafetensorsSource(path) if path.suffix == ".safetensors" else TorchSource(path)
+        kind = "is no regular file" if path.exists() else "there is no such file"
+        raise UserError(f"{path}: {kind}.")
+    try:
+        with path.open("rb") as file:
+            start = file.read(64)
+    except OSError as error:
+        raise UserError(f"{path} cannot be read ({error.strerror}).") from error
+    if start.startswith(b"version https://git-lfs"):
+        raise UserError(f"{path} only says where Git LFS keeps the file; fetch it by `git lfs pull`.")
+    is_torch = start[:2] == b"PK" or start[:1] == b"\x80"
+    if start[8:9] == b"{" or (path.suffix.lower() == ".safetensors" and not is_torch):
+        return folded(SafetensorsSource(path))
+    if not is_torch:
+        raise UserError(f"{path} is no PyTorch file; give a .pth that torch.save wrote, or a .safetensors.")
+    return folded(TorchSource(path))
+
+
+class Inert:
+    """What stands for an object of settings: a dictionary that takes whatever it is given and runs nothing."""
+
+    def __new__(cls, *args, **kwargs):
+        return collections.OrderedDict()
+
+
+def _harmless():
+    """Classes and functions that make numbers of NumPy's and plain settings: (object, name in files)."""
+    core = np._core.multiarray
+    reconstruct = [(getattr(core, name), f"numpy.{module}.multiarray.{name}")
+                   for name in ("scalar", "_reconstruct") for module in ("core", "_core")]  # fmt: skip
+    kinds = {type(np.dtype(code)) for code in "?bhilqBHILQefdFDSU"}
+    return [argparse.Namespace, np.ndarray, np.dtype, *kinds, (codecs.encode, "_codecs.encode"), *reconstruct]
 
 
 def _load_torch(path):
@@ -99,17 +183,24 @@ def _load_torch(path):
             f"or convert the file to .safetensors where it is."
         ) from error
     with path.open("rb") as file:
-        start = file.read(2)
-    if start != b"PK" and start[:1] != b"\x80":
-        raise UserError(f"{path} is no PyTorch file; give a .pth that torch.save wrote, or a .safetensors.")
-    try:
-        # a Namespace holds the options of Meta's training script; being built from plain values, it runs nothing
-        with torch.serialization.safe_globals([argparse.Namespace]), warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            # files of before PyTorch 1.6 are no zip archives and cannot be mapped
-            return torch.load(path, map_location="cpu", weights_only=True, mmap=start == b"PK")
-    except Exception as error:  # whatever a broken file raises is told, not traced
-        raise UserError(_what_is_wrong(path, str(error) or type(error).__name__)) from error
+        is_zip = file.read(2) == b"PK"
+    # PyTorch goes by the ending as well
+    file = io.BytesIO(path.read_bytes()) if path.suffix.lower() == ".safetensors" else path
+    allowed, text = _harmless(), ""
+    for _ in range(MOST_SETTINGS):
+        try:
+            with torch.serialization.safe_globals(allowed), warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                # files of before PyTorch 1.6 are no zip archives and cannot be mapped
+                return torch.load(file, map_location="cpu", weights_only=True, mmap=is_zip and file is path)
+        except Exception as error:  # whatever a broken file raises is told, not traced
+            text, cause = str(error) or type(error).__name__, error
+        refused = re.search(r"GLOBAL ([\w.]+?)\.? was not an allowed", text)
+        name = f"builtins.{refused[1]}" if refused and refused[1] in PLAIN else refused and refused[1]
+        if not name or not name.startswith(SETTINGS):
+            break
+        allowed.append((Inert, name))
+    raise UserError(_what_is_wrong(path, text)) from cause
 
 
 def _what_is_wrong(path, text):
@@ -118,41 +209,10 @@ def _what_is_wrong(path, text):
         return f"{path} is no whole PyTorch file ({text.partition('. ')[0].splitlines()[0]}); fetch it again."
     found = re.search(r"GLOBAL ([\w.]+)", text)
     what = f" ({found[1].rstrip('.')})" if found else ""
-    return f"{path} holds more than tensors{what}; it is not loaded, since that could run code."
-
-
-def unwrap(content, path):
-    """The state dict in whatever official scripts wrap it in.
-
-    Returns:
-        (tensors by bare name, description).
-    """
-    import torch
-
-    description = {}
-    while isinstance(content, dict):
-        if isinstance(content.get(OURS), str):
-            description = json.loads(content[OURS])
-        inner = next((content[key] for key in WRAPPERS if isinstance(content.get(key), dict)), None)
-        if inner is None:
-            break
-        content = inner
-    if not isinstance(content, dict) or not content:
-        raise UserError(f"{path}: a state dict was expected, not {type(content).__name__}.")
-    for name, value in content.items():
-        if not isinstance(name, str) or not isinstance(value, torch.Tensor):
-            raise UserError(f"{path}: {name!r} is {type(value).__name__}, not a tensor; this is no state dict.")
-    return {_bare(name): value for name, value in content.items()}, description
-
-
-def _bare(name):
-    stripped = True
-    while stripped:
-        stripped = False
-        for prefix in PREFIXES:
-            if name.startswith(prefix):
-                name, stripped = name[len(prefix) :], True
-    return name
+    return (
+        f"{path} holds more than tensors{what}; it is not loaded, since that could run code. Where it was written, "
+        "save the tensors alone: torch.save(model.state_dict(), PATH)."
+    )
 
 
 def _first_line(error):
