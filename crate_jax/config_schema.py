@@ -283,6 +283,9 @@ LEAVES = {
     "data.max_corrupt_fraction": Leaf(
         0.1, float, "corrupt fraction of the examples read that ends the run", low=0, high=1
     ),
+    "data.max_pixels": Leaf(
+        2**29, int, "of a picture when it is decoded, 4 bytes each; a larger one is corrupt", low=1
+    ),
     "data.num_workers": Leaf(
         None,
         int,

@@ -16,6 +16,7 @@ from crate_jax.data.picture import RESAMPLING
 
 ATTEMPTS = 10  # draws of a box before the largest central one is taken
 NUMBERS = 2 * ATTEMPTS + 3  # an example: area and ratio of each attempt, two for the place, one to mirror
+LONGEST = 8  # sides; of a longer picture only the part that a centre crop leaves is resized, equal but for rounding
 ROTATION = math.radians(10)  # the largest of `affine`, either way
 ZOOM = 0.1  # relative
 SHIFT = 1 / 14  # of the side
@@ -96,9 +97,13 @@ def centre_crop(picture, size, shorter_side, interpolation):
         return picture
     short = min(width, height)
     wide, tall = (shorter_side * side // short for side in (width, height))
+    left, top = round((wide - size) / 2), round((tall - size) / 2)
+    if max(wide, tall) > LONGEST * shorter_side:  # the whole would be large and nearly all of it cut off
+        x, y = width / wide, height / tall
+        box = (left * x, top * y, (left + size) * x, (top + size) * y)
+        return picture.resize((size, size), RESAMPLING[interpolation], box=box)
     if (wide, tall) != picture.size:
         picture = picture.resize((wide, tall), RESAMPLING[interpolation])
-    left, top = round((wide - size) / 2), round((tall - size) / 2)
     return picture.crop((left, top, left + size, top + size))
 
 

@@ -110,7 +110,7 @@ def open_folder(folder, split):
         warn_once(f"{printable(folder)}: files that are no pictures are left out: {kinds}")
     index = table(folder, rows, numbered(folders, train_classes, names, split))
     unlabelled = np.flatnonzero(index.labels < 0)
-    if index.class_names and len(unlabelled):
+    if 0 < len(unlabelled) < index.num_examples:
         some = ", ".join(printable(index.path(row)) for row in unlabelled[:3]) + (
             ", ..." if len(unlabelled) > 3 else ""
         )

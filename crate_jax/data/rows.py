@@ -12,7 +12,7 @@ import numpy as np
 from PIL import Image
 
 from crate_jax.data import augment, erasing, randaugment
-from crate_jax.data.picture import CorruptPicture, opened, reduced, upright, upright_size
+from crate_jax.data.picture import MAX_PIXELS, CorruptPicture, opened, reduced, upright, upright_size
 from crate_jax.data.randomness import uniforms
 from crate_jax.errors import UserError
 
@@ -39,6 +39,7 @@ class Recipe:
         magnitude, magnitude_std: of those, on a scale to 10.
         erasing: chance that a rectangle becomes noise.
         mean, std: that the noise is normal with, in units of 255.
+        max_pixels: of a picture as it is decoded; a larger one counts as corrupt.
     """
 
     image_size: int
@@ -56,6 +57,7 @@ class Recipe:
     erasing: float = 0.0
     mean: tuple = ()
     std: tuple = ()
+    max_pixels: int = MAX_PIXELS
 
 
 def recipe_of(config, image_size, channels, training=True):
@@ -94,6 +96,7 @@ def recipe_of(config, image_size, channels, training=True):
         erasing=config.data.erasing if training else 0.0,
         mean=tuple(config.data.mean),
         std=tuple(config.data.std),
+        max_pixels=config.data.max_pixels,
     )
 
 
@@ -208,7 +211,7 @@ class RowReader:
             picture, orientation, reason = None, 1, example.error
             if reason is None:
                 try:
-                    picture, orientation = opened(example.image)
+                    picture, orientation = opened(example.image, self.recipe.max_pixels)
                 except CorruptPicture as error:
                     reason = str(error)
             entries[row] = Opened(
@@ -230,9 +233,9 @@ class RowReader:
         if entry.is_decoded:
             return entry.picture, box
         is_small = entry.picture.width * entry.picture.height <= SMALL
-        if box is not None and not is_small:
-            box = reduced(entry.picture, box, self.recipe.image_size)
-        picture = upright(entry.picture, entry.orientation, self.recipe.channels)
+        if not is_small:
+            box = reduced(entry.picture, box, self.recipe.image_size if box is not None else self.recipe.shorter_side)
+        picture = upright(entry.picture, entry.orientation, self.recipe.channels, self.recipe.max_pixels)
         cost = 4 * picture.width * picture.height + 500  # Pillow stores RGB in four bytes
         if is_small and self.kept_bytes + cost <= KEPT_BYTES:
             self.kept_bytes += cost

@@ -82,7 +82,7 @@ def read_pictures(text, config, image_size, channels):
     images, names = [], []
     for path in picture_paths(text):
         try:
-            picture = decoded(read_bytes(path), channels)
+            picture = decoded(read_bytes(path), channels, config.data.max_pixels)
         except Exception as error:  # object stores raise what their client library raises
             reason = (str(error).splitlines() or [type(error).__name__])[0]
             raise UserError(f"--images: {printable(path)} cannot be read as a picture ({reason}).") from error

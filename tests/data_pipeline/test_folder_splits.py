@@ -95,14 +95,15 @@ def test_splits_and_classes_side_by_side_are_refused(tmp_path, names):
             open_source("image_folder", split, tmp_path)
 
 
-def test_a_split_of_ones_own_stands_beside_the_others(tmp_path):
+def test_a_split_of_ones_own_stands_beside_the_others(tmp_path, caplog):
     save(tmp_path, "train/cat/1.png", "val/cat/2.png", "extra/cat/3.png", "unlabelled/4.png")
     (tmp_path / "docs").mkdir()
-    assert found(tmp_path, "unlabelled") == {"unlabelled/4.png": None}
-    with pytest.raises(UserError, match=r"classes \(unlabelled\)"):
-        found(tmp_path, "extra")
-    os.rename(tmp_path / "unlabelled" / "4.png", tmp_path / "docs" / "4.txt")
+    assert found(tmp_path, "unlabelled") == {"unlabelled/4.png": None} and not caplog.messages
     assert found(tmp_path, "extra") == {"extra/cat/3.png": "cat"}
+    save(tmp_path, "more/4.png")
+    assert found(tmp_path, "more") == {"more/4.png": None}
+    with pytest.raises(UserError, match=r"classes \(more\)"):
+        found(tmp_path, "train")
 
 
 def test_two_spellings_of_one_split(tmp_path):
