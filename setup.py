@@ -56,6 +56,7 @@ setup(
         "cuda13": ["jax[cuda13]"],
         "tensorflow": [TENSORFLOW],
         "torch": ["torch>=2.6"],
+        "demo": ["gradio>=5,<7"],
         "notebook": ["ipykernel>=6", "nbclient>=0.10", "nbformat>=5.10"],
         "dev": [
             "pytest>=8",

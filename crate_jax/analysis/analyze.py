@@ -1,4 +1,4 @@
-"""A subject taken apart: images gathered, everything measured, `report.html`, `analysis.json` and figures written."""
+"""The analysis of a network: images gathered, layers measured, `report.html`, `analysis.json` and figures written."""
 
 import logging
 import time
@@ -6,6 +6,7 @@ import time
 import jax
 import numpy as np
 
+from crate_jax.analysis.claims import judge
 from crate_jax.analysis.report import numbers, page, sections
 from crate_jax.analysis.study import study
 from crate_jax.data.pipeline import evaluation_batches
@@ -19,19 +20,20 @@ logger = logging.getLogger(__name__)
 TRAINING_IMAGES = 32
 
 
-def analyze(subject, *, pictures=None, limit=64):
+def analyze(subject, *, pictures=None, limit=64, baseline=None):
     """Measures a network and writes the report.
 
     Args:
         subject: from `evaluation.subject`.
         pictures: of `--images=`; None is the validation split.
-        limit: images of the split that are looked at.
+        limit: images of the split that are measured.
+        baseline: a second subject, measured on the same images; None: only the untrained network stands beside.
 
     Returns:
         (what analysis.json holds, path of report.html).
 
     Raises:
-        UserError: no such images, or a network without attention.
+        UserError: no such images, or a baseline that does not take them.
     """
     started = time.time()
     model, (mean, std) = subject.model, subject.statistics
@@ -44,24 +46,33 @@ def analyze(subject, *, pictures=None, limit=64):
         images = split_images(subject, subject.config.data.validation_split, limit)
         where = f"{subject.config.data.name}, {subject.config.data.validation_split}"
     train = None if pictures else split_images(subject, subject.config.data.train_split, TRAINING_IMAGES)
+    if baseline is not None and baseline.statistics != subject.statistics:
+        raise UserError(
+            f"--baseline={baseline.source}: its images are normalised with mean {baseline.statistics[0]} and std "
+            f"{baseline.statistics[1]}, those of {subject.source} with {mean} and {std}; the same images cannot "
+            f"be given."
+        )
     found = study(
         model, subject.params, np.asarray(normalise(images, mean, std)),
         training_images=None if train is None else np.asarray(normalise(train, mean, std)),
         untrained=subject.untrained().params, norm_pix=subject.config.norm_pix_loss, seed=subject.config.seed,
+        baseline=baseline and (baseline.source, baseline.model, baseline.params, baseline.config.norm_pix_loss),
     )  # fmt: skip
     logger.info("measured %d images in %.0f s", len(images), time.time() - started)
-    told = sections(found, (mean, std))
-    results = numbers(found, told) | {"of": subject.source, "data": where}
+    claimed, made = judge(found), sections(found, (mean, std))
+    results = numbers(found, made, claimed) | {"of": subject.source, "data": where}
     rows, columns = found.parts["grid"]
     facts = [
         ("network", subject.source),
         ("images", f"{len(images)} of {where}"),
         ("layers", f"{model.depth} encoder, {getattr(model, 'decoder_depth', 0)} decoder"),
         ("tokens", f"{rows} x {columns} patches of {model.patch_size} pixels; width {model.width}"),
-        ("subspaces", f"{model.num_heads} a layer"),
+        ("subspaces" if found.has_subspaces else "heads", f"{model.num_heads} per layer"),
     ]
+    if baseline is not None:
+        facts.append(("baseline", baseline.source))
     if jax.process_index() == 0:
-        _write(subject.out, told, page(found, told, facts))
+        _write(subject.out, made, page(found, made, claimed, facts))
     subject.write("analysis.json", results)
     return results, subject.out / "report.html"
 
@@ -86,10 +97,10 @@ def split_images(subject, split, limit):
     return images
 
 
-def _write(folder, told, html):
+def _write(folder, made, html):
     figures = folder / "figures" / "analysis"
     figures.mkdir(parents=True, exist_ok=True)
-    for one in told:
+    for one in made:
         for name, png in one["figures"].items():
             (figures / f"{name}.png").write_bytes(png)
     (folder / "report.html").write_text(html)

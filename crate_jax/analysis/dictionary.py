@@ -1,9 +1,9 @@
-"""The learned bases: the subspaces U_k and the dictionary D of each layer, and what of them is used.
+"""The learned bases: the subspaces U_k and the dictionary D of each layer, and how much of them is used.
 
-spectrum of W_k     singular values of U_k: flat is an orthonormal basis, which the theory assumes
+spectrum of U_k     singular values: flat is an orthonormal basis, which the theory assumes
 overlap             ||Q_j^T Q_k||_F^2 / P between subspaces: 0 if they are orthogonal, P/D if random
 step                eta ||D||^2: ISTA is sure to descend below 1
-usage               the share of patches that an atom (a column of D) is active for, after ISTA; 0 is a dead atom
+usage               fraction of patches that an atom (a column of D) is active for; 0 is a dead atom
 """
 
 import functools
@@ -12,14 +12,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from crate_jax.analysis.layerwise import heads_of, parameter_of, subspace_overlap, subspaces_of
+from crate_jax.analysis.layerwise import heads_of, parameter_of, sparse_codes, subspace_overlap, subspaces_of
 from crate_jax.models.trace import trace
 
 
-def layers_with_subspaces(model, params):
-    """Names of the layers that have a U or a V, encoder first."""
-    names = [*model.encoder_names, *getattr(model, "decoder_names", [])]
-    return [name for name in names if parameter_of(params, name, "subspaces") is not None]
+def has_sparse_codes(params, layer):
+    """Whether a layer codes tokens on a dictionary."""
+    return parameter_of(params, layer, "dictionary") is not None
 
 
 def subspace_geometry(model, params):
@@ -33,7 +32,9 @@ def subspace_geometry(model, params):
         A dictionary from layer name to `spectrum_KxP` (singular values of each U_k, descending) and `overlap_KxK`.
     """
     found = {}
-    for name in layers_with_subspaces(model, params):
+    for name in [*model.encoder_names, *getattr(model, "decoder_names", [])]:
+        if subspaces_of(params, name) is None:
+            continue
         subspaces_DxKP, heads = subspaces_of(params, name), heads_of(model, name)
         columns_KxDxP = jnp.swapaxes(subspaces_DxKP.reshape(subspaces_DxKP.shape[0], heads, -1), 0, 1)
         found[name] = {
@@ -47,9 +48,8 @@ def dictionary_geometry(model, params):
     """The dictionary of every encoder layer: `spectrum_D` (singular values) and `step` (eta ||D||^2), by layer name."""
     found = {}
     for name in model.encoder_names:
-        dictionary = parameter_of(params, name, "dictionary")
-        if dictionary is not None:
-            spectrum = np.linalg.svd(np.asarray(dictionary), compute_uv=False)
+        if has_sparse_codes(params, name):
+            spectrum = np.linalg.svd(np.asarray(parameter_of(params, name, "dictionary")), compute_uv=False)
             found[name] = {"spectrum_D": spectrum, "step": float(model.eta * spectrum[0] ** 2)}
     return found
 
@@ -61,24 +61,24 @@ def atom_usage(model, params, images_BxHxWxC, kept=()):
     Args:
         model, params: the network.
         images_BxHxWxC: normalised.
-        kept: numbers of the layers whose activations are wanted.
+        kept: indices of the layers whose activations are wanted.
 
     Returns:
-        (active_LxDxB, [activation_NxDxB of each layer in `kept`]), f32: the share of an image's patches that an atom is
-        active for, and what ISTA gives the patches.
+        (active_LxAxB, [activation_NxAxB of each layer in `kept`]), f32: the fraction of an image's patches that an atom
+        is active for, and the patches' sparse codes.
     """
     layers = trace(model, params, images_BxHxWxC)[1]
-    patches = [jnp.moveaxis(layers[name]["output"][:, 1:], 0, -1) for name in model.encoder_names]
+    patches = [jnp.moveaxis(sparse_codes(layers[name])[:, 1:], 0, -1) for name in model.encoder_names]
     active = jnp.stack([jnp.mean((one > 0).astype(jnp.float32), 0) for one in patches])
     return active, [patches[layer].astype(jnp.float32) for layer in kept]
 
 
-def favourite_patches(activation_NxDxB, atoms, count):
-    """The patches that excite each atom most, one an image at most.
+def strongest_patches(activation_NxDxB, atoms, count):
+    """The patches that excite each atom most, at most one per image.
 
     Args:
         activation_NxDxB: of a layer.
-        atoms: their numbers.
+        atoms: their indices.
         count: patches wanted.
 
     Returns:
@@ -98,7 +98,7 @@ def atoms_as_pixels(params, atoms):
 
     Args:
         params: of the network.
-        atoms: their numbers.
+        atoms: their indices.
 
     Returns:
         pixels_AxF.
@@ -108,15 +108,15 @@ def atoms_as_pixels(params, atoms):
     return (np.linalg.pinv(embedding_FxD.T) @ dictionary_DxD[:, np.asarray(atoms)]).T
 
 
-def telling_atoms(usage_DxB, count):
-    """Atoms worth looking at: the most selective of those in use, by how unequal images excite them.
+def selective_atoms(usage_DxB, count):
+    """The most selective atoms of those in use: those that images excite most unequally.
 
     Args:
         usage_DxB: `active` of a layer.
         count: how many.
 
     Returns:
-        Their numbers, the most selective first; of atoms used on at least 0.2 % of the patches.
+        Their indices, the most selective first; of atoms used on at least 0.2 % of the patches.
     """
     mean_D = usage_DxB.mean(1)
     selective_D = np.where(mean_D >= 0.002, usage_DxB.std(1) / np.maximum(mean_D, 1e-9), -1.0)

@@ -94,7 +94,7 @@ def along_depth(model, params, images_BxHxWxC, mask_BxN, norm_pix=False):
 
 
 @functools.partial(jax.jit, static_argnames=("model", "visible"))
-def _predict(model, params, patches_BxNxF, mask_BxN, visible, images_BxHxWxC):
+def predict(model, params, patches_BxNxF, mask_BxN, visible, images_BxHxWxC):
     """The prediction for images whose patches are `patches_BxNxF`, with exactly `visible` of them seen."""
     grid = tuple(size // model.patch_size for size in images_BxHxWxC.shape[1:3])
     seen = unpatchify(patches_BxNxF, model.patch_size, grid=grid).astype(images_BxHxWxC.dtype)
@@ -138,7 +138,7 @@ def iterative_completion(model, params, images_BxHxWxC, mask_BxN, *, passes=3, v
 
     for number in range(passes):
         visible = mask.shape[1] - int(mask[0].sum())
-        prediction = _predict(model, params, known, mask, visible, images_BxHxWxC)
+        prediction = predict(model, params, known, mask, visible, images_BxHxWxC)
         answer = jnp.where(mask[..., None] > 0, prediction, known)
         one_pass = answer if one_pass is None else one_pass
         errors.append(error(answer))
@@ -170,5 +170,5 @@ def _spread(model, params, known, mask, visible, votes, key, images_BxHxWxC):
     predictions = []
     for vote in jax.random.split(key, votes):
         noise = jax.random.uniform(vote, mask.shape) + mask  # removed patches stay removed
-        predictions.append(_predict(model, params, known, mask_from_noise(noise, visible), visible, images_BxHxWxC))
+        predictions.append(predict(model, params, known, mask_from_noise(noise, visible), visible, images_BxHxWxC))
     return jnp.mean(jnp.var(jnp.stack(predictions), 0), -1)

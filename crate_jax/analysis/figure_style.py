@@ -12,6 +12,7 @@ LINES = {
     "training images": {"color": GREEN, "marker": "^", "linestyle": "--"},
     "untrained": {"color": ORANGE, "marker": "s", "linestyle": ":"},
 }
+OTHER = {"color": PINK, "marker": "D", "linestyle": "-."}  # a second run
 PANEL = (3.6, 3.0)  # inches
 
 
@@ -67,7 +68,7 @@ def picture_grid(rows, *, columns=None, names=None, side=1.1, caption=""):
     Args:
         rows: lists of images (0 to 1), or of (image, options of imshow); None leaves a place empty.
         columns, names: titles of the columns, names of the rows.
-        side: inches an image.
+        side: inches per image.
         caption: a line below.
 
     Returns:

@@ -1,7 +1,7 @@
-"""What each figure says of this network, in words computed from its numbers; above all where it leaves the theory.
+"""What was found in each figure, as sentences computed from its numbers.
 
-What a figure shows and what the theory predicts stands in `templates/words.toml`. Each function here returns the
-sentences for one figure and whether a prediction fails (None where there is nothing to fail).
+What a figure shows and how to read it stands in `templates/words.toml`; whether a claim of the theory holds is decided
+in `claims`, with intervals and thresholds. Each function here returns the sentences of one section.
 """
 
 import numpy as np
@@ -20,82 +20,100 @@ def _range(values, form="{:.2f}"):
 
 
 def encoder_means(study, key, kind="network"):
-    """Means over images, an entry an encoder layer."""
-    return study.layers[kind][key][: study.model.depth].mean(1)
+    """Means over images, an entry per encoder layer; None where they were not measured."""
+    measured = study.layers.get(kind, {}).get(key)
+    return None if measured is None else measured[: study.model.depth].mean(1)
 
 
 def on_layers(study):
     """Coding rates and sparsity by layer."""
-    rich, rank = encoder_means(study, "feature_rank"), encoder_means(study, "effective_rank")
-    best = f"Tokens say most different things after encoder layer {rich.argmax()} (feature rank {rich.max():.1f})."
-    if not study.has_subspaces:
-        return [
-            f"An image's tokens fill {rank[0]:.1f} directions after the first layer, {rank[-1]:.1f} after the last.",
-            best,
-        ], None
-    rate, nonzero = encoder_means(study, "coding_rate"), encoder_means(study, "nonzero")
-    rises = np.flatnonzero(np.diff(rate) > 0) + 1
-    fall = f"and rises at {_list(rises)}, against the prediction." if len(rises) else "and falls at every layer."
-    denser = nonzero[-1] > nonzero[0]
-    words = [
-        f"R^c goes from {rate[0]:.0f} to {rate[-1]:.0f} nats along the encoder {fall}",
-        f"ISTA leaves {nonzero[0]:.0%} of the entries after the first layer and {nonzero[-1]:.0%} after the last"
-        + (": codes become denser with depth, against the prediction." if denser else "."),
-    ]
-    if "untrained" in study.layers:
-        fresh, fresh_nonzero = (encoder_means(study, key, "untrained") for key in ("coding_rate", "nonzero"))
-        too = fresh[-1] < fresh[0] and rate[-1] < rate[0]
+    words = []
+    rate, fresh = (encoder_means(study, "coding_rate_orthonormal", kind) for kind in ("network", "untrained"))
+    if rate is not None:
+        rises = np.flatnonzero(np.diff(rate) > 0) + 1
         words.append(
-            f"The same network untrained has R^c from {fresh[0]:.0f} to {fresh[-1]:.0f} nats and "
-            f"{fresh_nonzero[-1]:.0%} "
-            f"non-zero at the end"
-            + (": random weights compress too; a falling curve proves no learning." if too else ".")
+            f"With orthonormal U, R^c goes from {rate[0]:.0f} nats after the first encoder layer to "
+            f"{rate[-1]:.0f} after "
+            f"the last, and rises at {_list(rises)}."
         )
-    if "training images" in study.layers:
-        gap = np.max(np.abs(encoder_means(study, "coding_rate", "training images") / rate - 1))
+        raw = encoder_means(study, "coding_rate")
+        words.append(
+            f"With the learned U, whose scale counts as well, it goes from {raw[0]:.0f} to {raw[-1]:.0f} nats."
+        )
+    if fresh is not None:
+        words.append(
+            f"The untrained network goes from {fresh[0]:.0f} to {fresh[-1]:.0f} nats (orthonormal U)"
+            + (": random weights compress too." if fresh[-1] < fresh[0] else ".")
+        )
+    nonzero = encoder_means(study, "nonzero")
+    if nonzero is not None:
+        words.append(
+            f"{nonzero[0]:.0%} of the code entries are non-zero after the first layer, {nonzero[-1]:.0%} after "
+            f"the last."
+        )
+    train = encoder_means(study, "coding_rate", "training images")
+    if train is not None:
+        gap = np.max(np.abs(train / encoder_means(study, "coding_rate") - 1))
         words.append(f"On training images R^c differs by {gap:.0%} at most.")
-    return [*words, best], bool(len(rises) or denser)
+    rank, features = encoder_means(study, "effective_rank"), encoder_means(study, "feature_rank")
+    words.append(
+        f"An image's tokens have an effective rank of {rank[0]:.1f} after the first layer and {rank[-1]:.1f} after the "
+        f"last. Feature rank is highest after encoder layer {features.argmax()} ({features.max():.1f})."
+    )
+    return words
 
 
 def on_objective(study):
     """The terms of the sparse rate reduction around each half-layer."""
     terms = {key: value.mean(-1) for key, value in study.parts["half_layers_encoder"].items()}
-    gain = terms["rate"] - terms["coding_rate"]
-    compress, sparsify = gain[:, 1] - gain[:, 0], gain[:, 2] - gain[:, 1]
-    raised = np.flatnonzero(terms["coding_rate"][:, 1] > terms["coding_rate"][:, 0])
-    denser = np.flatnonzero(terms["l1"][:, 2] > terms["l1"][:, 1])
-    form = "{:+.0f}"
+    rate, gain = terms["coding_rate_orthonormal"], terms["rate"] - terms["coding_rate_orthonormal"]
+    raised = np.flatnonzero(rate[:, 1] > rate[:, 0])
+    form = "{:+.1%}"
     words = [
-        f"Compression changes R - R^c by {_range(compress, form)} nats a layer, sparsification by "
-        f"{_range(sparsify, form)}.",
-        f"Compression raises R^c itself at {_list(raised)}"
-        + (": with a skip connection and a learned projection MSSA can expand." if len(raised) else ", as predicted."),
-        f"Sparsification makes tokens less sparse at {_list(denser)}.",
-        f"In all, R - R^c goes from {gain[0, 0]:.0f} before the first layer to {gain[-1, 2]:.0f} after the last.",
+        f"Compression changes R^c (orthonormal U) by {_range(rate[:, 1] / rate[:, 0] - 1, form)} per layer and "
+        f"raises it "
+        f"at {_list(raised)}; R changes by {_range(terms['rate'][:, 1] / terms['rate'][:, 0] - 1, form)}.",
+        f"R - R^c changes by {_range(gain[:, 1] - gain[:, 0], '{:+.0f}')} nats per compression.",
     ]
-    if gain.max() < 0:
-        words.append(
-            "R - R^c is negative throughout: the subspaces overlap, so coding in all of them costs more than R."
+    if gain.shape[1] > 2:
+        denser = np.flatnonzero(terms["l1"][:, 2] > terms["l1"][:, 1])
+        words[1] = (
+            f"R - R^c changes by {_range(gain[:, 1] - gain[:, 0], '{:+.0f}')} nats per compression and by "
+            f"{_range(gain[:, 2] - gain[:, 1], '{:+.0f}')} per sparsification."
         )
-    return words, bool(len(raised) or np.any(compress < 0) or len(denser))
+        words.append(f"Sparsification makes tokens less sparse at {_list(denser)}.")
+    raw = terms["rate"] - terms["coding_rate"]
+    if gain.max() < 0:
+        words.append("R - R^c is negative throughout, with orthonormal U too: the subspaces overlap.")
+    elif raw.max() < 0:
+        words.append(
+            "With the learned U R - R^c is negative throughout, with orthonormal U it is not: U's scale does it."
+        )
+    return words
 
 
 def on_steps(study):
-    """Each layer's steps against what they descend on."""
+    """Each layer's steps against what they descend."""
     steps = {key: value.mean(-1) for key, value in study.parts["steps"].items()}
-    climbs = np.flatnonzero(steps["added_cosine"] < 0)
-    worse = np.flatnonzero(steps["lasso_after"] > steps["lasso_positive"])
-    step = np.array([study.parts["dictionaries"][name]["step"] for name in study.model.encoder_names])
     form = "{:+.2f}"
     words = [
-        f"What compression adds has a cosine of {_range(steps['added_cosine'], form)} with the descent of R^c; "
-        "it points "
-        f"uphill at {_list(climbs)}.",
-        f"The paper's direction, U as the output projection, has {_range(steps['tied_cosine'], form)}.",
-        f"ISTA's step is {_range(step)}; descent is not guaranteed at {_list(np.flatnonzero(step > 1))}. It raises the "
-        f"objective of its non-negative start at {_list(worse)}.",
+        f"What compression adds has a cosine of {_range(steps['added_cosine'], form)} with the descent direction of "
+        f"R^c(LN(z)), taken through LayerNorm; it ascends at {_list(np.flatnonzero(steps['added_cosine'] < 0))}."
     ]
-    return words, bool(np.any(steps["added_cosine"] < 0.5) or len(worse) or np.any(step > 1))
+    if "tied_cosine" in steps:
+        words.append(
+            f"The paper's convex form, MSSA(LN(z)) - LN(z) with U itself as the output projection, has "
+            f"{_range(steps['tied_cosine'], form)}."
+        )
+    if "lasso_after" in steps:
+        worse = np.flatnonzero(steps["lasso_after"] > steps["lasso_start"])
+        step = np.array([one["step"] for one in study.parts["dictionaries"].values()])
+        words.append(
+            f"The step eta ||D||^2 is {_range(step)}, so descent is not guaranteed at "
+            f"{_list(np.flatnonzero(step > 1))}; "
+            f"the objective rises at {_list(worse)}."
+        )
+    return words
 
 
 def on_spectra(study):
@@ -108,55 +126,50 @@ def on_spectra(study):
     words = [f"90 % of the energy lies in {first} directions after the first encoder layer, in {last} after the last."]
     if getattr(study.model, "decoder_names", None):
         words.append(f"After the decoder's last layer it is {directions(study.model.decoder_names[-1])}.")
-    return words, last > first or last == 1
+    return words
 
 
 def on_subspaces(study):
     """Bases: orthonormal? orthogonal?"""
     held = study.parts["subspaces"]
-    spectra = np.array([one["spectrum_KxP"].mean(0) for one in held.values()])
-    condition = spectra[:, 0] / np.maximum(spectra[:, -1], 1e-9)
+    spectra = np.array([one["spectrum_KxP"] for one in held.values()])
+    condition = (spectra[..., 0] / np.maximum(spectra[..., -1], 1e-9)).mean(1)
     words = [f"The largest singular value of a U_k is {_range(condition, '{:.1f}')} times the smallest."]
-    heads, size = next(iter(held.values()))["spectrum_KxP"].shape
-    departs = condition.max() > 2
+    heads, size = spectra.shape[1:]
     if heads > 1:
         overlaps = np.array([one["overlap_KxK"][~np.eye(heads, dtype=bool)] for one in held.values()])
-        random = size / study.model.width
         words.append(
-            f"Two subspaces share {_range(overlaps.mean(1))} on average, where random ones share {random:.2f}; "
-            "the closest "
-            f"two share {overlaps.max():.2f}."
+            f"Two subspaces have a mean overlap of {_range(overlaps.mean(1))}, where random ones have "
+            f"{size / study.model.width:.2f}; the closest two have {overlaps.max():.2f}."
         )
-        departs = departs or overlaps.mean() > random / 2
-    return words, bool(departs)
+    return words
 
 
 def on_usage(study):
-    """What of the dictionary is used."""
-    dead = (study.parts["usage"].max(-1) <= 0).mean(1)
-    always = (study.parts["usage"].mean(-1) > 0.95).mean(1)
+    """How much of the dictionary is used."""
+    usage = study.parts["usage"]
+    dead, always = (usage.max(-1) <= 0).mean(1), (usage.mean(-1) > 0.95).mean(1)
     form = "{:.0%}"
-    words = [
-        f"Of a layer's atoms {_range(dead, form)} are dead on these images, and {_range(always, form)} are "
-        "active on more "
-        f"than 95 % of the patches."
+    return [
+        f"{_range(dead, form)} of a layer's atoms are never active on these images, {_range(always, form)} are "
+        f"active on "
+        f"more than 95 % of the patches."
     ]
-    return words, bool(dead.max() > 0 or always.max() > 0.01)
 
 
 def on_atoms(study):
     """Atoms by their patches: for the eye."""
-    return ["Judge by eye: no number is computed here."], None
+    return ["Nothing is computed here: judge by eye."]
 
 
 def on_attention(study):
-    """Where the subspaces look."""
+    """Where the subspaces attend."""
     late, grid = study.parts["codes_layer"], study.parts["grid"]
     peak, own = encoder_means(study, "attention_peak"), encoder_means(study, "attention_self")
     return [
         f"In layer {late} a token gives {own[late]:.1%} of its attention to itself (evenly spread it would be "
         f"{1 / (grid[0] * grid[1] + 1):.1%}), and the most attended token receives {peak[late]:.1%}."
-    ], None
+    ]
 
 
 def on_colours(study):
@@ -164,10 +177,11 @@ def on_colours(study):
     found = study.parts["colours"]
     return [
         f"Encoder layer {study.parts['codes_layer']}: the first component holds {found['share_3'][0]:.0%} of "
-        "the variance of "
-        f"all patches, three hold {found['share_3'].sum():.0%}; {found['inside_BxRxC'].mean():.0%} of the patches are "
-        f"foreground."
-    ], None
+        f"the variance "
+        f"of all patches, the first three {found['share_3'].sum():.0%}; {found['inside_BxRxC'].mean():.0%} of "
+        f"the patches "
+        f"are foreground."
+    ]
 
 
 def on_inverse(study):
@@ -175,22 +189,23 @@ def on_inverse(study):
     found = study.parts["inverse"]
     columns = np.arange(1, len(found["expected_J"]))
     expected = found["expected_J"][1:]
-    diagonal, other = found["cosine_IxJ"][expected, columns], found["cosine_other_image_IxJ"][expected, columns]
-    hits, hits_cka = (int((found[key][:, 1:].argmax(0) == expected).sum()) for key in ("cosine_IxJ", "cka_IxJ"))
+    cosine, other = (found[key].mean(-1) for key in ("cosine_IxJxB", "cosine_other_image_IxJxB"))
+    hits, hits_cka = (int((one[:, 1:].argmax(0) == expected).sum()) for one in (cosine, found["cka_IxJ"]))
     form = "{:+.2f}"
     words = [
-        f"Beyond the state they share, the cosine with the predicted encoder state is {_range(diagonal, form)}, "
-        "with that of "
-        f"another image {_range(other, form)}.",
+        f"Beyond the decoder's first state, the cosine with the predicted encoder state is "
+        f"{_range(cosine[expected, columns], form)}, with that of another image "
+        f"{_range(other[expected, columns], form)}.",
         f"The predicted state is the nearest for {hits} of {len(expected)} decoder states by cosine, {hits_cka} "
-        "by CKA.",
+        f"by CKA.",
     ]
     if study.model.depth != len(expected):
         words.append(
-            f"The decoder has {len(expected)} layers for the encoder's {study.model.depth}; the prediction is "
-            "spread over them."
+            f"The decoder has {len(expected)} layers, the encoder {study.model.depth}: predicted is the same "
+            f"fraction of "
+            "the way, which the paper does not say."
         )
-    return words, hits < len(expected)
+    return words
 
 
 def on_denoising(study):
@@ -200,16 +215,14 @@ def on_denoising(study):
     seen = "encoder_removed_IxB" in depth
     path = depth["encoder_removed_IxB" if seen else "decoder_removed_JxB"].mean(1)
     where = "encoder" if seen else "decoder (the encoder does not see them)"
-    closer = path[-1] < path[0]
-    words = [
-        f"Removed patches begin {path[0]:.2f} from the whole image's tokens and end {path[-1]:.2f} away after "
-        f"the {where}: " + ("closer, as predicted." if closer else "not closer, against the prediction."),
-        f"What is missing disturbs the visible ones {'hardly' if visible[-1] < 0.05 else 'too'}: they are "
-        f"{visible[-1]:.2g} away after the encoder.",
-        f"Through the final head, removed patches have an error of {error[0]:.3g} at the decoder's beginning and of "
-        f"{error[-1]:.3g} at its end.",
+    return [
+        f"Tokens of removed patches start at a squared distance of {path[0]:.2f} from the whole image's tokens "
+        f"and end at "
+        f"{path[-1]:.2f} after the {where}.",
+        f"Tokens of visible patches are {visible[-1]:.2g} away after the encoder.",
+        f"Through the final head, removed patches have an error of {error[0]:.3g} at the decoder's first state and of "
+        f"{error[-1]:.3g} at its last.",
     ]
-    return words, not closer
 
 
 def on_pictures(study):
@@ -217,7 +230,7 @@ def on_pictures(study):
     words = ["Judge by eye; the errors are in the figure before."]
     if study.parts["norm_pix"]:
         words.append("This network predicts standardised patches: each patch's own mean and deviation were put back.")
-    return words, None
+    return words
 
 
 def on_iterative(study):
@@ -225,13 +238,18 @@ def on_iterative(study):
     found = study.parts["iterative"]
     one = found["certain"]["one_pass_error_B"]
     several, any_order = found["certain"]["iterative_error_B"], found["random"]["iterative_error_B"]
-    change = several - one
-    error = change.std(ddof=1) / len(one) ** 0.5 if len(one) > 1 else np.inf
-    verdict = "too close to call" if abs(change.mean()) < 2 * error else "better" if change.mean() < 0 else "worse"
-    words = [
-        f"Squared error of removed patches: one pass {one.mean():.4g}; several, the most certain first, "
-        f"{several.mean():.4g}; "
-        f"several in any order {any_order.mean():.4g}.",
-        f"Several passes against one: {verdict} ({change.mean():+.2g}, standard error {error:.1g}, {len(one)} images).",
+    return [
+        f"Squared error of removed patches, {len(one)} images: one pass {one.mean():.4g}; several passes, the "
+        f"most certain "
+        f"patches first, {several.mean():.4g}; several passes in any order {any_order.mean():.4g}."
     ]
-    return words, verdict != "better"
+
+
+def on_similarity(study):
+    """The layers of two networks."""
+    cka = study.parts["similarity"]["cka_IxJ"]
+    form = "{:.2f}"
+    words = [f"Each layer's most similar layer of the other network has a CKA of {_range(cka.max(1), form)}."]
+    if cka.shape[0] == cka.shape[1]:
+        words.append(f"The same layer of both has {_range(np.diag(cka), form)}.")
+    return words

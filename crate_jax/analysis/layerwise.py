@@ -44,6 +44,16 @@ def logit_scale(model, layer, width):
     return (width // heads_of(model, layer)) ** -0.5
 
 
+def has_attention(model):
+    """Whether the layers compute softmax attention between tokens; layers of linear cost do not."""
+    return getattr(model, "compression", "mssa") == "mssa"
+
+
+def sparse_codes(layer):
+    """A traced layer's sparse codes, B x T x A: its output where that is what sparsification gives."""
+    return layer["sparse_codes"] if "sparse_codes" in layer else layer["output"]
+
+
 def attention_weights(model, name, layer):
     """softmax(scale w w^T) of a traced layer; a ViT's softmax(q k^T / sqrt P).
 
@@ -58,7 +68,7 @@ def attention_weights(model, name, layer):
     Raises:
         UserError: the layer has no attention.
     """
-    if "codes" in layer:
+    if "codes" in layer and has_attention(model):
         codes_BxTxKxP = split_heads(layer["codes"], heads_of(model, name))
         return subspace_attention_weights(codes_BxTxKxP, scale=logit_scale(model, name, layer["codes"].shape[-1]))
     if "query" not in layer:
@@ -167,18 +177,21 @@ def squared_norm_of_covariance(x_BxTxD):
     return jnp.sum(gram_BxB * other_BxB) / pairs_of - 2 * jnp.sum(jnp.mean(triples, -1)) / triples_of + fours / fours_of
 
 
-def _of_one_layer(model, name, layer, subspaces_DxKP, epsilon):
+def _of_one_layer(model, name, has_codes, epsilon, layer, subspaces_DxKP):
     """The measurements of one traced layer, each of shape B."""
     batch = layer["output"].shape[0]
-    attention_BxKxTxT = attention_weights(model, name, layer)
     measured = {
-        "attention_peak": jnp.mean(jnp.max(jnp.mean(attention_BxKxTxT, 2), -1), 1),
-        "attention_self": jnp.mean(jnp.diagonal(attention_BxKxTxT, axis1=2, axis2=3), (1, 2)),
         "token_similarity": token_similarity(layer["output"]),
         "effective_rank": effective_rank(layer["output"]),
         "feature_rank": jnp.broadcast_to(feature_rank(layer["output"]), (batch,)),
     }
-    if "codes" not in layer:
+    if has_attention(model):
+        attention_BxKxTxT = attention_weights(model, name, layer)
+        measured["attention_peak"] = jnp.mean(jnp.max(jnp.mean(attention_BxKxTxT, 2), -1), 1)
+        measured["attention_self"] = jnp.mean(jnp.diagonal(attention_BxKxTxT, axis1=2, axis2=3), (1, 2))
+    if has_codes:
+        measured["nonzero"] = jnp.mean((sparse_codes(layer) != 0).astype(jnp.float32), (1, 2))
+    if subspaces_DxKP is None:
         return measured
     heads = heads_of(model, name)
     codes_BxTxKxP = split_heads(layer["codes"], heads)
@@ -187,8 +200,6 @@ def _of_one_layer(model, name, layer, subspaces_DxKP, epsilon):
     basis_DxKP = orthonormal(subspaces_DxKP, heads)
     orthonormal_codes = jnp.matmul(layer["normed"].astype(jnp.float32), basis_DxKP, precision="highest")
     measured["coding_rate_orthonormal"] = subspace_coding_rate(split_heads(orthonormal_codes, heads), epsilon=epsilon)
-    if name.startswith("encoder"):
-        measured["nonzero"] = jnp.mean((layer["output"] != 0).astype(jnp.float32), (1, 2))
     others_KxK = subspace_overlap(subspaces_DxKP, heads) * (1 - jnp.eye(heads))
     measured["subspace_overlap"] = jnp.broadcast_to(jnp.max(others_KxK), (batch,))
     return measured
@@ -204,12 +215,14 @@ def _measure_part(model, params, layers, part, epsilon):
     names = sorted(name for name in layers if name.startswith(part))
     if not names:
         return {}
-    kept = ("normed", "output", "codes", "query", "key")
+    kept = ("normed", "output", "codes", "sparse_codes", "query", "key")
     # one layer is compiled and looped over: of what trace holds, only what is measured is stacked
     stacked = {key: jnp.stack([layers[name][key] for name in names]) for key in kept if key in layers[names[0]]}
-    subspaces = jnp.stack([subspaces_of(params, name) for name in names]) if "codes" in stacked else None
-    one = functools.partial(_of_one_layer, model, names[0])
-    return jax.lax.map(lambda pair: one(*pair, epsilon), (stacked, subspaces))
+    bases = [subspaces_of(params, name) for name in names]
+    subspaces = None if bases[0] is None else jnp.stack(bases)
+    has_codes = parameter_of(params, names[0], "dictionary") is not None
+    one = functools.partial(_of_one_layer, model, names[0], has_codes, epsilon)
+    return jax.lax.map(lambda pair: one(*pair), (stacked, subspaces))
 
 
 def parameter_of(params, layer, key):

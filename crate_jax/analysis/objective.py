@@ -20,9 +20,17 @@ import jax.numpy as jnp
 import numpy as np
 
 from crate_jax.analysis import theory
-from crate_jax.analysis.layerwise import heads_of, logit_scale, orthonormal, parameter_of
+from crate_jax.analysis.layerwise import (
+    has_attention,
+    heads_of,
+    logit_scale,
+    orthonormal,
+    parameter_of,
+    sparse_codes,
+)
 from crate_jax.models.trace import trace
 from crate_jax.operators.coding_rate import EPSILON, coding_rate, subspace_coding_rate
+from crate_jax.operators.ista import lasso_objective
 from crate_jax.operators.normalisation import layer_norm
 from crate_jax.operators.subspace_attention import mssa, split_heads
 
@@ -75,7 +83,8 @@ def _half_layers_of(model, params, layers, part, epsilon):
     names = sorted(name for name in layers if name.startswith(part))
     if not names or "codes" not in layers[names[0]]:
         return {}
-    tokens_LxSxBxTxD = jnp.stack([jnp.stack([layers[name][stage] for stage in STAGES[part]]) for name in names])
+    stages = [stage for stage in STAGES[part] if stage in layers[names[0]]]
+    tokens_LxSxBxTxD = jnp.stack([jnp.stack([layers[name][stage] for stage in stages]) for name in names])
     norms, subspaces = stacked_of(params, names, "attention_norm"), stacked_of(params, names, "subspaces")
     terms = functools.partial(_terms, heads_of(model, names[0]), epsilon)
 
@@ -87,7 +96,9 @@ def _half_layers_of(model, params, layers, part, epsilon):
 
 
 def stacked_of(params, names, key):
-    """What layers hold under a key, with a leading layer axis."""
+    """What layers hold under a key, with a leading layer axis; None where they do not."""
+    if parameter_of(params, names[0], key) is None:
+        return None
     return jax.tree.map(lambda *x: jnp.stack(x), *[parameter_of(params, name, key) for name in names])
 
 
@@ -97,40 +108,46 @@ def own_steps(model, params, images_BxHxWxC, epsilon=EPSILON):
 
     Returns:
         A dictionary of arrays LxB: `added_cosine`, of what compression adds to z and the descent direction of
-        R^c(LN(z) | U) through LayerNorm (positive descends, negative ascends); `tied_cosine`, of MSSA(LN(z)) - LN(z)
-        and the same (the paper's convex form, with U itself as the output projection); and, where the layer takes one
-        ISTA step from LN(z), the LASSO objective, mean over tokens: `lasso_start` (at LN(z)), `lasso_positive` (at its
-        positive part), `lasso_after`.
+        R^c(LN(z) | U) through LayerNorm (positive descends, negative ascends); for softmax attention `tied_cosine`, of
+        MSSA(LN(z)) - LN(z) and the same (the paper's convex form, with U itself as the output projection); and, where
+        the layer has a dictionary, the LASSO objective, mean over tokens, at the non-negative start of its steps
+        (`lasso_start`: the positive part of LN(z) for ISTA, 0 for the overcomplete step) and after (`lasso_after`).
     """
     layers = trace(model, params, images_BxHxWxC)[1]
     names = model.encoder_names
     heads, scale = heads_of(model, names[0]), logit_scale(model, names[0], layers[names[0]]["codes"].shape[-1])
-    has_ista = parameter_of(params, names[0], "ista_norm") is not None
+    epsilon_norm = getattr(model, "layer_norm_epsilon", 1e-5)
+    dictionaries = stacked_of(params, names, "dictionary")
+
+    def cosines(subspaces, norm, one):
+        z, normed = one["input"].astype(jnp.float32), one["normed"].astype(jnp.float32)
+        added = (one["compressed"] - one["input"]).astype(jnp.float32)
+        descent = -theory.gradient_through_norm(z, norm, subspaces, num_heads=heads, epsilon=epsilon)
+        found = {"added_cosine": theory.cosine(added, descent)}
+        if has_attention(model):
+            tied = mssa(normed[None], subspaces, num_heads=heads, scale=scale)[0] - normed
+            found["tied_cosine"] = theory.cosine(tied, descent)
+        return found
 
     def of_layer(held):
-        layer, subspaces, norm, sparsification = held
-
-        def cosines(one):
-            z, normed = one["input"].astype(jnp.float32), one["normed"].astype(jnp.float32)
-            added = (one["compressed"] - one["input"]).astype(jnp.float32)
-            descent = -theory.gradient_through_norm(z, norm, subspaces, num_heads=heads, epsilon=epsilon)
-            tied = mssa(normed[None], subspaces, num_heads=heads, scale=scale)[0] - normed
-            return {"added_cosine": theory.cosine(added, descent), "tied_cosine": theory.cosine(tied, descent)}
-
-        found = jax.lax.map(cosines, layer)
-        if not has_ista:
+        layer, subspaces, norm, dictionary, ista_norm = held
+        tokens = {key: layer[key] for key in ("input", "normed", "compressed")}
+        found = jax.lax.map(functools.partial(cosines, subspaces, norm), tokens)
+        if dictionary is None:
             return found
-        norm, dictionary_DxD = sparsification
-        x = layer_norm(layer["compressed"].astype(jnp.float32), norm["scale"], norm["bias"], epsilon=1e-5)
-        step = theory.layer_step(x, dictionary_DxD, step_size=model.eta, sparsity=model.lambda_)[:3]
-        lasso = zip(("lasso_start", "lasso_positive", "lasso_after"), step, strict=True)
-        return found | {key: jnp.mean(value, -1) for key, value in lasso}
+        x = layer["compressed"].astype(jnp.float32)
+        x = layer_norm(x, ista_norm["scale"], ista_norm["bias"], epsilon=epsilon_norm)
+        codes = sparse_codes(layer).astype(jnp.float32)
+        one_step = getattr(model, "sparsification", "ista") == "ista"
+        start = jax.nn.relu(x) if one_step else jnp.zeros_like(codes)
+        for key, value in (("lasso_start", start), ("lasso_after", codes)):
+            found[key] = jnp.mean(lasso_objective(value, x, dictionary, sparsity=model.lambda_), -1)
+        return found
 
-    kept = ("input", "normed", "compressed")
-    stacked = {key: jnp.stack([layers[name][key] for name in names]) for key in kept}
-    sparsification = [stacked_of(params, names, key) for key in ("ista_norm", "dictionary")] if has_ista else None
+    kept = ("input", "normed", "compressed", "sparse_codes", "output")
+    stacked = {key: jnp.stack([layers[name][key] for name in names]) for key in kept if key in layers[names[0]]}
     bases = (stacked_of(params, names, key) for key in ("subspaces", "attention_norm"))
-    return jax.lax.map(of_layer, (stacked, *bases, sparsification))
+    return jax.lax.map(of_layer, (stacked, *bases, dictionaries, stacked_of(params, names, "ista_norm")))
 
 
 def spectrum(tokens_BxTxD, most=512):

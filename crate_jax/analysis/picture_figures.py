@@ -82,9 +82,9 @@ def principal_component_pictures(study, statistics):
     return picture_grid(rows, names=names, side=1.0)
 
 
-def favourite_patch_pictures(study, statistics, layer):
-    """For telling atoms of a layer: the patches that excite each most; in the first layer, the atom itself as well."""
-    atoms, image_AxC, patch_AxC, value_AxC = study.parts["favourites"][layer]
+def patches_of_atoms(study, statistics, layer):
+    """For selective atoms of a layer the patches that excite each most; in the first layer the atom itself as well."""
+    atoms, image_AxC, patch_AxC, value_AxC = study.parts["patches_of_atoms"][layer]
     size = study.model.patch_size
     pictures = _pixels(study.images, statistics)
     around = 0 if layer == 0 else 1  # a deep token has seen its neighbours

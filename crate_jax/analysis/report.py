@@ -13,41 +13,45 @@ from crate_jax.analysis import curve_figures as curves
 from crate_jax.analysis import findings
 from crate_jax.analysis import picture_figures as pictures
 from crate_jax.analysis.alarms import alarms
+from crate_jax.analysis.claims import DRAWS, FEWEST
 from crate_jax.evaluation.figures import plain_names
 
 DPI = 130
+VERDICTS = ("supported", "not supported", "inconclusive")
 
 
 def _sections(study, statistics):
-    """(name, sentences of the network, figures by file name): what there is to show, in the order of the page."""
+    """(name, sentences, figures by file name): what there is to show of this network, in the order of the page."""
     parts = study.parts
 
     def drawn(draw, *arguments):
         return functools.partial(draw, study, *arguments)
 
     yield "layers", findings.on_layers, {"layers": drawn(curves.layer_curves)}
+    if "similarity" in parts:
+        yield "similarity", findings.on_similarity, {"similarity": drawn(curves.similarity_map)}
     if "half_layers_encoder" in parts:
         yield "objective", findings.on_objective, {"objective": drawn(curves.objective_curves)}
     if "steps" in parts:
         yield "steps", findings.on_steps, {"steps": drawn(curves.step_curves)}
-    yield "spectra", findings.on_spectra, {"spectra": drawn(curves.spectrum_curves)}
-    yield "attention", findings.on_attention, {
-        "attention_heads": drawn(pictures.attention_by_head, statistics),
-        "attention_layers": drawn(pictures.attention_by_layer, statistics),
-    }  # fmt: skip
-    yield (
-        "colours",
-        findings.on_colours,
-        {"principal_components": drawn(pictures.principal_component_pictures, statistics)},
-    )
     if "subspaces" in parts:
         yield "subspaces", findings.on_subspaces, {"subspaces": drawn(curves.subspace_figures)}
+    if "usage" in parts:
         yield "usage", findings.on_usage, {"dictionary_usage": drawn(curves.usage_curves)}
-    if parts.get("favourites"):
+    if parts.get("patches_of_atoms"):
         yield "atoms", findings.on_atoms, {
-            f"atoms_{layer:02d}": drawn(pictures.favourite_patch_pictures, statistics, layer)
-            for layer in parts["favourites"]
+            f"atoms_{layer:02d}": drawn(pictures.patches_of_atoms, statistics, layer)
+            for layer in parts["patches_of_atoms"]
         }  # fmt: skip
+    yield "spectra", findings.on_spectra, {"spectra": drawn(curves.spectrum_curves)}
+    if "attention" in parts:
+        yield "attention", findings.on_attention, {
+            "attention_heads": drawn(pictures.attention_by_head, statistics),
+            "attention_layers": drawn(pictures.attention_by_layer, statistics),
+        }  # fmt: skip
+    yield "colours", findings.on_colours, {
+        "principal_components": drawn(pictures.principal_component_pictures, statistics)
+    }  # fmt: skip
     if "inverse" in parts:
         yield "inverse", findings.on_inverse, {"inverse": drawn(curves.inverse_maps)}
     if "depth" in parts:
@@ -68,37 +72,37 @@ def _png(figure):
 
 
 def sections(study, statistics):
-    """Everything on the page.
+    """Everything on the page below the table of claims.
 
     Args:
         study: a `Study`.
-        statistics: (mean, std) that images were normalised with, a number a channel.
+        statistics: (mean, std) that images were normalised with, a number per channel.
 
     Returns:
-        A list of dictionaries: `name`, `title`, `shows`, `predicts`, `measured` (sentences), `departs` (True, False, or
-        None where there is no prediction to fail), `figures` (file name without ending, to PNG bytes).
+        A list of dictionaries: `name`, `title`, `shows`, `read`, `predicts` (empty for a network with no subspaces),
+        `found` (sentences), `figures` (file name without ending, to PNG bytes).
     """
     words = tomllib.loads(_template("words.toml"))
-    found = []
+    made = []
     for name, says, figures in _sections(study, statistics):
-        measured, departs = says(study)
         held = {file: _png(draw()) for file, draw in figures.items()}
-        found.append({"name": name, **words[name], "measured": measured, "departs": departs, "figures": held})
-        if name == "layers" and not study.has_subspaces:
-            found[-1]["predicts"] = ""
-    return found
+        made.append({"name": name, **words[name], "found": says(study), "figures": held})
+        if not study.has_subspaces:
+            made[-1]["predicts"] = ""
+    return made
 
 
 def _template(name):
     return importlib.resources.files("crate_jax.analysis").joinpath("templates", name).read_text(encoding="utf-8")
 
 
-def page(study, found, facts):
+def page(study, made, claimed, facts):
     """report.html: no script, no network; phones, light and dark.
 
     Args:
         study: a `Study`.
-        found: from `sections`.
+        made: from `sections`.
+        claimed: from `claims.judge`.
         facts: (name, text) pairs for the head of the page.
     """
     import jinja2
@@ -109,9 +113,11 @@ def page(study, found, facts):
     environment.filters["inline"] = lambda png: "data:image/png;base64," + base64.b64encode(png).decode()
     environment.filters["png_size"] = lambda png: [int.from_bytes(png[at : at + 4], "big") for at in (16, 20)]
     environment.filters["maths"] = _maths
+    verdicts = [row["verdict"] for row in claimed]
     return environment.from_string(_template("report.html")).render(
-        sections=found, facts=facts, alarms=alarms(encoder_rows(study)), dpi=DPI
-    )
+        sections=made, claims=claimed, others=list(study.others), facts=facts, alarms=alarms(encoder_rows(study)),
+        dpi=DPI, draws=DRAWS, fewest=FEWEST, counts={one: verdicts.count(one) for one in VERDICTS},
+    )  # fmt: skip
 
 
 def _maths(text):
@@ -127,8 +133,8 @@ def encoder_rows(study):
     return {key: value[: study.model.depth] for key, value in study.layers["network"].items()}
 
 
-def numbers(study, found):
-    """What `analysis.json` holds: `layers`, first encoder layer to last decoder layer, and the sentences.
+def numbers(study, made, claimed):
+    """What `analysis.json` holds: `layers`, first encoder layer to last decoder layer, `claims`, and the sentences.
 
     A layer's numbers are means over the images, with `_std` their deviation (n - 1); None where a layer has none.
     """
@@ -149,7 +155,8 @@ def numbers(study, found):
         "layers": layers,
         "images": len(study.images),
         "epsilon": 0.5,
-        "findings": {one["name"]: {"measured": one["measured"], "departs": one["departs"]} for one in found},
+        "claims": claimed,
+        "findings": {one["name"]: one["found"] for one in made},
         "alarms": alarms(encoder_rows(study)),
     } | _whole_network(study)
 
@@ -166,14 +173,18 @@ def _further(study, name):
     if name in parts.get("dictionaries", {}):
         more["ista_step"] = parts["dictionaries"][name]["step"]
         more["dead_atoms"] = float((parts["usage"][row].max(-1) <= 0).mean())
-        more["added_cosine"] = _mean(parts["steps"]["added_cosine"][row])
+    if part == "encoder":
+        more |= {key: _mean(value[row]) for key, value in parts.get("steps", {}).items()}
     return more
 
 
 def _whole_network(study):
     parts, more = study.parts, {}
     if "inverse" in parts:
-        more["inverse"] = {key: np.asarray(value).tolist() for key, value in parts["inverse"].items()}
+        held = {key.removesuffix("xB"): value for key, value in parts["inverse"].items()}
+        more["inverse"] = {key: (value.mean(-1) if value.ndim == 3 else value).tolist() for key, value in held.items()}
+    if "similarity" in parts:
+        more["similarity"] = parts["similarity"] | {"cka_IxJ": parts["similarity"]["cka_IxJ"].tolist()}
     if "depth" in parts:
         more["denoising"] = {
             key[:-4]: value.mean(1).tolist() for key, value in parts["depth"].items() if "pixels" not in key

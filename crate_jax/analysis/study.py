@@ -1,6 +1,7 @@
-"""Everything the report shows, measured: arrays from a network and images, nothing drawn yet.
+"""Measurements for the report: arrays from a network and images, nothing drawn yet.
 
-Numbers that need many images use all of them; pictures and the dear measurements use the first few.
+Numbers use all images; pictures and the expensive measurements use the first few. The same numbers are measured of the
+untrained network and, if wanted, of a second one.
 """
 
 import dataclasses
@@ -14,26 +15,28 @@ import numpy as np
 from crate_jax.analysis import dictionary, diffusion, inverse, objective
 from crate_jax.analysis.attention_maps import layer_codes
 from crate_jax.analysis.batches import batch_size, over_images
-from crate_jax.analysis.layerwise import attention_weights, measure_both
+from crate_jax.analysis.layerwise import attention_weights, has_attention, measure_both
 from crate_jax.analysis.principal_components import colours
+from crate_jax.errors import UserError
 from crate_jax.models.trace import trace
 from crate_jax.operators.masking import example_masks
 
 SHOWN = 8  # images in pictures
-FEW = 16  # images of the dear measurements
+FEW = 16  # images of the expensive measurements
 
 
 @dataclasses.dataclass
 class Study:
-    """What was measured.
+    """What was measured of a network.
 
     Attributes:
         model, params: the network.
         images: normalised, NxHxWxC, on the host.
-        layers: measurements by layer: {"network" | "training images" | "untrained": {key: LxB}}, encoder then decoder;
-            rows that a part does not have are NaN.
+        layers: measurements by layer: {"network" | "training images" | name of another network: {key: LxB}}, encoder
+            then decoder; rows that a part does not have are NaN.
         names: of the rows.
         parts: everything else, by name; what the network does not have is absent.
+        others: the untrained network and a second run, by name: a `Study` of numbers only.
     """
 
     model: Any
@@ -42,10 +45,11 @@ class Study:
     layers: dict
     names: list
     parts: dict
+    others: dict = dataclasses.field(default_factory=dict)
 
     @property
     def has_subspaces(self):
-        """Whether this is a CRATE."""
+        """Whether its layers compress against subspaces."""
         return "coding_rate" in self.layers["network"]
 
 
@@ -66,15 +70,18 @@ def measured_layers(model, params, images_NxHxWxC, size=None):
     }
 
 
-def study(model, params, images_NxHxWxC, *, training_images=None, untrained=None, norm_pix=False, seed=0):
+def study(
+    model, params, images_NxHxWxC, *, training_images=None, untrained=None, baseline=None, norm_pix=False, seed=0
+):
     """Measures a network.
 
     Args:
-        model: a masked autoencoder or a classifier, with attention.
+        model: a masked autoencoder or a classifier.
         params: its parameters.
         images_NxHxWxC: normalised, held out.
         training_images: normalised, of the training split; None: not compared.
         untrained: parameters that the same network begins with; None: not compared.
+        baseline: (name, model, params, norm_pix) of a second network, measured on the same images; None: not compared.
         norm_pix: the network predicts standardised patches.
         seed: of the masks.
 
@@ -82,22 +89,45 @@ def study(model, params, images_NxHxWxC, *, training_images=None, untrained=None
         A `Study`.
 
     Raises:
-        UserError: a network without attention.
+        UserError: a second network that does not take these images.
     """
     images = np.asarray(images_NxHxWxC, np.float32)
-    size = batch_size(images)
-    layers = {"network": measured_layers(model, params, images, size)}
+    found = _numbers(model, params, images, norm_pix, seed)
     if training_images is not None and len(training_images):
-        layers["training images"] = measured_layers(
-            model, params, np.asarray(training_images, np.float32)[: 2 * FEW], size
-        )
+        training = np.asarray(training_images, np.float32)[: 2 * FEW]
+        found.layers["training images"] = measured_layers(model, params, training, batch_size(images))
     if untrained is not None:
-        layers["untrained"] = measured_layers(model, untrained, images[: 2 * FEW], size)
+        found.others["untrained"] = _numbers(model, untrained, images, norm_pix, seed)
+    if baseline is not None:
+        name, other, other_params, other_norm_pix = baseline
+        if other.channels != model.channels or any(side % other.patch_size for side in images.shape[1:3]):
+            raise UserError(
+                f"--baseline={name}: it takes {other.channels} channels and patches of {other.patch_size} "
+                f"pixels, which "
+                f"images of {images.shape[1]} x {images.shape[2]} x {images.shape[3]} do not fit."
+            )
+        found.others[name] = _numbers(other, other_params, images, other_norm_pix, seed)
+        few = jnp.asarray(images[: 2 * FEW])
+        if len(few) >= 4:
+            cka = inverse.compare_networks((model, params), (other, other_params), few)
+            found.parts["similarity"] = {"name": name, "cka_IxJ": cka}
+    for name, other in found.others.items():
+        if other.names == found.names:
+            found.layers[name] = other.layers["network"]
+    found.parts.update(_pictures(found))
+    return found
+
+
+def _numbers(model, params, images, norm_pix, seed):
+    """A `Study` without pictures."""
+    layers = {"network": measured_layers(model, params, images)}
     names = [*model.encoder_names, *getattr(model, "decoder_names", [])]
     found = Study(model, params, images, layers, names, {})
-    sections = [lambda: _look(found)]
+    sections = []
     if found.has_subspaces:
-        sections += [lambda: _subspaces(found), lambda: _bases(found, untrained)]
+        sections.append(lambda: _subspaces(found))
+    if any(dictionary.has_sparse_codes(params, name) for name in model.encoder_names):
+        sections.append(lambda: _atoms(found))
     if getattr(model, "decoder_names", None):
         sections.append(lambda: _decoder(found, norm_pix, seed))
     for section in sections:  # one after the other: on two cores XLA:CPU was seen to deadlock with two at once
@@ -114,46 +144,49 @@ def late_layer(model):
 def _first_look(model, params, images_BxHxWxC, attended, coded):
     layers = trace(model, params, images_BxHxWxC)[1]
     attention = {k: attention_weights(model, model.encoder_names[k], layers[model.encoder_names[k]]) for k in attended}
-    return {name: layer["output"] for name, layer in layers.items()}, attention, layer_codes(layers, coded)
+    codes = layer_codes(layers, coded)
+    return {name: layer["output"] for name, layer in layers.items()}, attention, codes
 
 
-def _look(found):
-    """Attention maps and principal components, in a middle and a late layer; the tokens' spectra."""
+def _pictures(found):
+    """Attention maps, principal components and patches by atom; the tokens' spectra."""
     model, late = found.model, late_layer(found.model)
     few = jnp.asarray(found.images[:SHOWN])
-    chosen = tuple(sorted({0, model.depth // 2, late}))
+    chosen = tuple(sorted({0, model.depth // 2, late})) if has_attention(model) else ()
     outputs, attention, codes = jax.device_get(_first_look(model, found.params, few, chosen, model.encoder_names[late]))
     grid = tuple(side // model.patch_size for side in found.images.shape[1:3])
-    return {
+    parts = {
         "spectra": {name: objective.spectrum(tokens) for name, tokens in outputs.items()},
-        "attention": attention, "grid": grid, "codes_layer": late, "colours": colours(codes, grid),
+        "grid": grid, "codes_layer": late, "colours": colours(codes, grid),
     }  # fmt: skip
+    if attention:
+        parts["attention"] = attention
+    if "usage" in found.parts:
+        shown = tuple(sorted({0, model.depth // 2, model.depth - 1}))
+        activation = over_images(lambda x: dictionary.atom_usage(model, found.params, x, shown)[1], found.images)
+        parts["patches_of_atoms"] = {}
+        for layer, values in zip(shown, activation, strict=True):
+            atoms = dictionary.selective_atoms(found.parts["usage"][layer], 8)
+            if len(atoms):
+                parts["patches_of_atoms"][layer] = (atoms, *dictionary.strongest_patches(values, atoms, 8))
+    return parts
 
 
 def _subspaces(found):
-    """The objective around each half-layer."""
+    """The objective around each half-layer, the layers' own steps, the subspaces."""
     model, params = found.model, found.params
     terms = over_images(lambda x: objective.half_layers(model, params, x), found.images)
-    return {f"half_layers_{part}": held for part, held in terms.items()}
+    parts = {f"half_layers_{part}": held for part, held in terms.items()}
+    parts["subspaces"] = dictionary.subspace_geometry(model, params)
+    parts["steps"] = over_images(functools.partial(objective.own_steps, model, params), found.images[:FEW])
+    return parts
 
 
-def _bases(found, untrained):
-    """The subspaces and dictionaries, and what of them is used; each layer's own steps."""
+def _atoms(found):
+    """The dictionaries and how often their atoms are active."""
     model, params = found.model, found.params
-    parts = {
-        "subspaces": dictionary.subspace_geometry(model, params),
-        "dictionaries": dictionary.dictionary_geometry(model, params),
-        "favourites": {},
-    }
-    if untrained is not None:
-        parts["subspaces_untrained"] = dictionary.subspace_geometry(model, untrained)
-    shown = tuple(sorted({0, model.depth // 2, model.depth - 1}))
-    parts["usage"], activation = over_images(lambda x: dictionary.atom_usage(model, params, x, shown), found.images)
-    for layer, values in zip(shown, activation, strict=True):
-        atoms = dictionary.telling_atoms(parts["usage"][layer], 8)
-        if len(atoms):
-            parts["favourites"][layer] = (atoms, *dictionary.favourite_patches(values, atoms, 8))
-    return parts | {"steps": over_images(functools.partial(objective.own_steps, model, params), found.images[:FEW])}
+    usage = over_images(lambda x: dictionary.atom_usage(model, params, x)[0], found.images)
+    return {"dictionaries": dictionary.dictionary_geometry(model, params), "usage": usage}
 
 
 def _decoder(found, norm_pix, seed):

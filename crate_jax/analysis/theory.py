@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from crate_jax.operators.ista import ista, lasso_objective
+from crate_jax.operators.ista import lasso_objective
 from crate_jax.operators.normalisation import layer_norm
 from crate_jax.operators.subspace_attention import mssa, split_heads
 
@@ -234,23 +234,3 @@ def reversal_errors(z_NxD, subspaces_DxKP, kappas, *, num_heads, scale=1.0):
         return jnp.linalg.norm(forward - kappa * moved(forward) - z_NxD) / jnp.linalg.norm(z_NxD)
 
     return np.array([float(one(jnp.float32(kappa))) for kappa in kappas])
-
-
-def layer_step(z_BxNxD, dictionary_DxD, *, step_size, sparsity):
-    """LASSO objective of a layer's own ISTA step, before and after, with the step in units of 1/L.
-
-    Args:
-        z_BxNxD: LN(z'), what the layer codes and where it starts; where it is negative the start costs |z| too.
-        dictionary_DxD: D.
-        step_size, sparsity: eta, lambda.
-
-    Returns:
-        (before_BxN, from_positive_part_BxN, after_BxN, step): the objective at z, at its non-negative part, and at the
-        layer's output; `step` is eta ||D||^2, above 1 where descent is not guaranteed.
-    """
-    after = ista(z_BxNxD, dictionary_DxD, step_size=step_size, sparsity=sparsity)
-    objective = [
-        lasso_objective(code, z_BxNxD, dictionary_DxD, sparsity=sparsity)
-        for code in (z_BxNxD, jax.nn.relu(z_BxNxD), after)
-    ]
-    return (*objective, step_size * jnp.linalg.norm(dictionary_DxD, 2) ** 2)

@@ -1,12 +1,14 @@
-"""Sees through the white box: what each layer does, beside what the theory says it does.
+"""Measures every layer, and decides which claims of the theory hold for this network.
 
     crate-jax analyze --workdir=workdirs/quickstart
+    crate-jax analyze --workdir=workdirs/quickstart --baseline=workdirs/another
     crate-jax analyze --workdir=workdirs/quickstart --images=a.jpg,b.png
     crate-jax analyze --checkpoint=crate_base.pth --config=imagenet_base --out=results --images=FOLDER
 
-Writes report.html (one file, no server, no network), analysis.json and figures/analysis/*.png: coding rates, sparsity
-and the objective by layer, attention and principal components, subspaces and dictionary, the decoder as the encoder's
-inverse, masked completion as structured diffusion. Images of data.validation_split, or with --images your own.
+Writes report.html (one file, no server, no network), analysis.json and figures/analysis/*.png: a table of claims with
+95 % intervals and verdicts beside the untrained network (and a second run); then coding rates, sparsity and the
+objective by layer, subspaces and dictionary, attention and principal components, the decoder as the encoder's inverse,
+masked completion as structured diffusion. Images of data.validation_split, or with --images your own.
 """
 
 
@@ -17,21 +19,22 @@ def add_arguments(parser):
 
     add_subject_arguments(parser)
     parser.add_argument("--images", help="pictures of your own: files separated by commas, or a folder")
-    parser.add_argument("--limit", type=whole(1), default=64, help="images of the split that are looked at")
+    parser.add_argument("--limit", type=whole(1), default=64, help="images of the split that are measured")
+    parser.add_argument("--baseline", help="workdir of a second run, measured on the same images and shown beside")
 
 
 def run(arguments):
     """The command."""
     from crate_jax.analysis.analyze import analyze
     from crate_jax.distributed.compilation_cache import keep_compiled
-    from crate_jax.evaluation.subject import resolve
+    from crate_jax.evaluation.subject import of_run, resolve
 
     subject = resolve(arguments)
+    baseline = of_run(arguments.baseline) if arguments.baseline else None
     keep_compiled(subject.out)
-    results, report = analyze(subject, pictures=arguments.images, limit=arguments.limit)
+    results, report = analyze(subject, pictures=arguments.images, limit=arguments.limit, baseline=baseline)
     for sentence in results["alarms"]:
         print(f"ALARM: {sentence}")
-    departs = [name for name, one in results["findings"].items() if one["departs"]]
-    print(
-        f"{report}: {len(results['findings'])} sections, {len(departs)} depart from the theory ({', '.join(departs)})"
-    )
+    for row in results["claims"]:
+        print(f"{row['verdict']:<13}  {row['claim']}  {row['shown']}  ({row['threshold']})")
+    print(report)

@@ -9,7 +9,8 @@ import pytest
 from PIL import Image
 
 import crate_jax
-from crate_jax.analysis.report import sections
+from crate_jax.analysis.claims import judge
+from crate_jax.analysis.report import page, sections
 from crate_jax.analysis.study import study
 from crate_jax.cli.main import main
 
@@ -56,7 +57,15 @@ def test_a_checkpoint_from_the_command_line(folder, data_folder, tmp_path, capsy
     results = json.loads((tmp_path / "analysis.json").read_text())
     assert [layer["name"] for layer in results["layers"]] == ["encoder_00", "encoder_01", "decoder_00", "decoder_01"]
     assert results["layers"][2]["nonzero"] is None and results["layers"][2]["coding_rate"] > 0
-    assert results["images"] == 4 and results["findings"]["layers"]["measured"]
+    assert results["images"] == 4 and results["findings"]["layers"]
+    claimed = {row["name"]: row for row in results["claims"]}
+    assert len(claimed) == len(results["claims"]) >= 12
+    for row in claimed.values():  # four images decide nothing, parameters do
+        assert (row["verdict"] != "inconclusive") == row["exact"]
+        assert row["baselines"]["untrained"]["value"] is not None and row["claim"] and row["threshold"]
+    assert html.index("Claims of the theory") < html.index("<img") and html.count("<tr>") == len(claimed) + 1
+    assert all(f'id="{row["section"]}"' in html for row in claimed.values())
+    assert "arxiv.org/abs/2411.17182" in html and "nats" in html.split('id="glossary"')[1]
 
     from crate_jax.analysis.analyze import split_images
     from crate_jax.config import load_config
@@ -68,8 +77,8 @@ def test_a_checkpoint_from_the_command_line(folder, data_folder, tmp_path, capsy
     images = normalise(split_images(subject, "validation", 4), *subject.statistics)
     measured = crate_jax.measure_layers(model, params, images)
     for key in ("coding_rate", "coding_rate_official", "nonzero"):
-        told = [layer[key] for layer in results["layers"][:2]]
-        np.testing.assert_allclose(told, measured[key].mean(1), rtol=1e-4)
+        written = [layer[key] for layer in results["layers"][:2]]
+        np.testing.assert_allclose(written, measured[key].mean(1), rtol=1e-4)
 
 
 def test_user_mistakes_are_one_sentence(folder, data_folder, tmp_path, capsys):
@@ -101,10 +110,33 @@ def test_networks_that_lack_something(name):
     model = crate_jax.create_model(name, **size)
     images = np.random.default_rng(0).normal(size=(3, 16, 16, 3)).astype(np.float32)
     found = study(model, crate_jax.init_params(model, jax.random.key(0)), images, norm_pix=True)
-    told = sections(found, ((0.5,) * 3, (0.25,) * 3))
-    names = {one["name"] for one in told}
+    made = sections(found, ((0.5,) * 3, (0.25,) * 3))
+    names = {one["name"] for one in made}
     assert {"layers", "attention", "colours", "spectra"} <= names
     assert ("subspaces" in names) == (name == "crate_tiny")
     assert ("denoising" in names) == (name == "vit_mae_small")
     assert "iterative" not in names  # standardised patches cannot be pasted
-    assert all(one["measured"] and all(png[:4] == b"\x89PNG" for png in one["figures"].values()) for one in told)
+    assert all(one["found"] and all(png[:4] == b"\x89PNG" for png in one["figures"].values()) for one in made)
+    claimed = {row["name"] for row in judge(found)}
+    assert ("bases_are_orthonormal" in claimed) == (name == "crate_tiny")
+    assert ("layers_denoise" in claimed) == (name == "vit_mae_small")
+    assert "layer analysis" in page(found, made, judge(found), [("network", name)]).lower()
+
+
+def test_two_runs_side_by_side():
+    """Another network on the same images: its values beside, CKA between layers; one that does not fit is refused."""
+    size = {"image_size": 16, "patch_size": 8, "width": 16, "num_heads": 2, "depth": 2, "decoder_depth": 1}
+    images = np.random.default_rng(0).normal(size=(9, 16, 16, 3)).astype(np.float32)
+    model, other = (crate_jax.create_model("crate_mae_tiny", **size | more) for more in ({}, {"depth": 3}))
+    params, beside = (crate_jax.init_params(one, jax.random.key(seed)) for seed, one in enumerate((model, other)))
+    found = study(model, params, images, baseline=("runs/b", other, beside, False))
+    assert found.parts["similarity"]["cka_IxJ"].shape == (3, 4)
+    rows = judge(found)
+    assert all(row["baselines"]["runs/b"]["shown"] for row in rows)
+    assert all(row["interval"][0] <= row["interval"][1] for row in rows if not row["exact"])
+    made = sections(found, ((0.5,) * 3, (0.25,) * 3))
+    html = page(found, made, rows, [("network", "a"), ("baseline", "runs/b")])
+    assert "similarity" in {one["name"] for one in made} and html.count('data-label="baseline"') == len(rows)
+    gray = crate_jax.create_model("crate_mae_tiny", **size, channels=1)
+    with pytest.raises(crate_jax.UserError, match="channels"):
+        study(model, params, images, baseline=("gray", gray, crate_jax.init_params(gray, jax.random.key(0)), False))

@@ -112,7 +112,7 @@ def test_states_of_a_perfect_inverse():
     expected = inverse.undoing_layer(4, 4)
     np.testing.assert_array_equal(expected, [3, 2, 1, 0])
     np.testing.assert_allclose(found["cosine"][expected, np.arange(4)], 1, rtol=1e-5)
-    assert np.abs(found["cosine_other_image"]).max() < 0.5
+    assert found["cosine"].shape == (4, 4, 3) and np.abs(found["cosine_other_image"]).max() < 0.5
     turned = inverse._compare(encoder, encoder[::-1] @ rotation)
     assert np.abs(turned["cosine"]).max() < 0.7
     np.testing.assert_allclose(turned["cka"][expected, np.arange(4)], 1, rtol=1e-4)
@@ -122,9 +122,35 @@ def test_states_of_a_perfect_inverse():
 def test_compare_states(either):
     model, params, images = either
     found = inverse.compare_states(model, params, images)
-    assert found["cosine_IxJ"].shape == (3, 3)
+    assert found["cosine_IxJxB"].shape == (3, 3, 3) and found["cka_IxJ"].shape == (3, 3)
     if model.mask_mode == "token":  # the decoder's first state is the encoder's last; "drop" adds positions between
-        np.testing.assert_allclose(found["cosine_IxJ"][-1, 0], 1, rtol=1e-5)
+        np.testing.assert_allclose(found["cosine_IxJxB"][-1, 0], 1, rtol=1e-5)
+
+
+def test_cka_of_unrelated_features_is_zero():
+    """The plain CKA of unrelated wide features is 0.8 here. Equal up to rotation and scale: 1."""
+    rng = np.random.default_rng(0)
+    x, y = rng.normal(size=(2, 1, 64, 256))
+    k, m = (one - one.mean(0) for one in (x[0], y[0]))
+    k, m = k @ k.T, m @ m.T
+    assert (k * m).sum() / np.linalg.norm(k) / np.linalg.norm(m) > 0.7
+    assert np.abs(inverse.cka(jnp.float32(x), jnp.float32(y))).max() < 0.1
+    turned = 3 * x @ np.linalg.qr(rng.normal(size=(256, 256)))[0] + 5
+    np.testing.assert_allclose(inverse.cka(jnp.float32(x), jnp.float32(turned)), 1, rtol=1e-4)
+    half = np.concatenate([x[..., :128], y[..., :128]], -1)  # shares half of its features
+    np.testing.assert_allclose(inverse.cka(jnp.float32(x), jnp.float32(half)), 0.5, atol=0.15)
+
+
+def test_compare_networks(network):
+    """A network beside itself has ones on the diagonal; one of another patch size is compared by images' means."""
+    model, params, images = network
+    images = jnp.concatenate([images, 2 * images[::-1]])
+    same = inverse.compare_networks((model, params), (model, params), images)
+    assert same.shape == (4, 4)
+    np.testing.assert_allclose(np.diag(same), 1, rtol=1e-4)
+    other = crate_jax.create_model("crate_mae_tiny", **{**SMALL, "patch_size": 16, "depth": 3})
+    beside = (other, crate_jax.init_params(other, jax.random.key(3)))
+    assert inverse.compare_networks((model, params), beside, images).shape == (4, 5)
 
 
 def test_head_pixels_are_the_prediction(either):
@@ -166,7 +192,7 @@ def test_dictionary(network):
     usage, (activation,) = jax.device_get(dictionary.atom_usage(model, params, images, (1,)))
     np.testing.assert_allclose(usage[1], np.mean(np.asarray(outputs) > 0, 1).T, atol=1e-6)
     np.testing.assert_allclose(activation, np.moveaxis(np.asarray(outputs), 0, -1), atol=1e-5)
-    image, patch, value = dictionary.favourite_patches(activation, [4, 7], 2)
+    image, patch, value = dictionary.strongest_patches(activation, [4, 7], 2)
     for a, atom in enumerate((4, 7)):
         np.testing.assert_allclose(value[a, 0], activation[:, atom].max())
         np.testing.assert_allclose(value[a], activation[patch[a], atom, image[a]])
@@ -180,7 +206,7 @@ def test_dictionary(network):
     pixels = dictionary.atoms_as_pixels(params, [3])
     atom = np.asarray(params["encoder"]["sparsification"]["dictionary"][0])[:, 3]
     np.testing.assert_allclose(pixels @ np.asarray(params["embedding_kernel"]), atom[None], atol=1e-4)  # F > D: reached
-    assert len(dictionary.telling_atoms(usage[1], 5)) <= 5
+    assert len(dictionary.selective_atoms(usage[1], 5)) <= 5
 
 
 def test_principal_components_find_the_subject():
