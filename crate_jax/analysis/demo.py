@@ -89,9 +89,9 @@ class Exhibit:
                 )
         except (CorruptPicture, OSError) as error:
             raise UserError(f"{path.name} cannot be read as a picture ({error}).") from None
-        height, width = self.images.shape[1:3]
-        pixels = np.asarray(centre_crop(picture, height, width, self.config.data.interpolation))
-        return pixels.reshape(height, width, self.model.channels)
+        size = self.model.image_size
+        pixels = np.asarray(centre_crop(picture, size, size, self.config.data.interpolation))
+        return pixels.reshape(*self.images.shape[1:3], self.model.channels)
 
     def mask(self, painted_HxW=None, ratio=0.6, seed=0):
         """Removed patches: those painted on, filled up at random to one of `STEPS` numbers; or random ones.
@@ -312,7 +312,8 @@ def build(exhibits, examples):
             "the slider; then look at what each encoder layer computes for the patch you click."
         )
         with gr.Row():
-            path = gr.Image(type="filepath", label="picture", height=SHOWN)
+            # a file, not an image component: that would open the picture itself, and answer a broken one with a traceback
+            path = gr.File(type="filepath", label="picture")
             painting = gr.ImageEditor(
                 type="numpy", label="paint over the patches to remove", height=SHOWN, transforms=(), sources=(),
                 brush=gr.Brush(colors=["#ff3030"], default_size=24), layers=False,
