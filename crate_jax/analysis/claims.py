@@ -203,7 +203,7 @@ def _of_steps(study):
         yield Claim(
             "compression_descends", "steps", "Compression is a gradient step that descends R^c.",
             "cosine of what compression adds with the descent direction of R^c(LN(z)), worst layer",
-            lambda mean: mean["cosine"].min(0), {"cosine": steps["added_cosine"]}, 0.5, below=False, form="+.2f",
+            lambda mean: mean["cosine"].min(0), {"cosine": steps["added_cosine"]}, 0.5, below=False, form="+.3f",
             note=HU,
         )  # fmt: skip
     if "lasso_after" in steps:

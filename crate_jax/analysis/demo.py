@@ -312,7 +312,7 @@ def build(exhibits, examples):
             "the slider; then look at what each encoder layer computes for the patch you click."
         )
         with gr.Row():
-            # a file, not an image component: that would open the picture itself, and answer a broken one with a traceback
+            # an image component would open the picture itself, and answer a broken one with a traceback
             path = gr.File(type="filepath", label="picture")
             painting = gr.ImageEditor(
                 type="numpy", label="paint over the patches to remove", height=SHOWN, transforms=(), sources=(),
