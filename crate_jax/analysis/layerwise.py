@@ -18,12 +18,13 @@ script computes. Cheap enough to run in the training loop: one forward pass, and
 
 import functools
 
+import flax
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from crate_jax.errors import UserError
-from crate_jax.models.stacks import layer_params
+from crate_jax.models.stacks import STACKS, layer_params
 from crate_jax.models.trace import trace
 from crate_jax.operators.coding_rate import EPSILON, official_coding_rate, subspace_coding_rate
 from crate_jax.operators.subspace_attention import split_heads, subspace_attention_weights
@@ -226,15 +227,16 @@ def _measure_part(model, params, layers, part, epsilon):
 
 
 def parameter_of(params, layer, key):
-    """What a layer holds under a key, at any depth, such as "dictionary" or "attention_norm"; None if nothing."""
+    """What a layer holds under a key, at any depth, such as "dictionary"; None where it holds no such thing."""
+    return find_parameter(layer_params(params, layer), key)
 
-    def find(tree):
-        if key in tree:
-            return tree[key]
-        found = (find(inside) for inside in tree.values() if hasattr(inside, "values"))
-        return next((one for one in found if one is not None), None)
 
-    return find(layer_params(params, layer))
+def find_parameter(tree, key):
+    """The first value under a key, at any depth; None where there is none."""
+    if key in tree:
+        return tree[key]
+    found = (find_parameter(inside, key) for inside in tree.values() if hasattr(inside, "values"))
+    return next((one for one in found if one is not None), None)
 
 
 def subspaces_of(params, layer):
@@ -259,6 +261,51 @@ def measure_layers(model, params, images_BxHxWxC, *, epsilon=EPSILON):
         UserError: a network without attention.
     """
     return _measure(model, params, images_BxHxWxC, ("encoder",), epsilon)[0]
+
+
+def measure_one_by_one(model, params, images_BxHxWxC, bring, *, epsilon=EPSILON):
+    """`measure_layers` with the parameters of one layer at a time, so that no device holds more of them.
+
+    Args:
+        model: as `measure_layers`.
+        params: its parameters, sharded over any mesh.
+        images_BxHxWxC: normalised, on one device.
+        bring: a tree of arrays to the same tree whole on that device (`training.observers.on_one_device`).
+        epsilon: the distortion of `coding_rate`.
+
+    Returns:
+        As `measure_layers`.
+    """
+    z_BxTxD = _embed(model, bring({k: v for k, v in params.items() if k not in STACKS}), images_BxHxWxC)
+    grid = tuple(side // model.patch_size for side in images_BxHxWxC.shape[1:3])
+    rows = []
+    for index in range(model.depth):
+        z_BxTxD, measured = _apply_and_measure(model, bring(_layer(params["encoder"], index)), z_BxTxD, grid, epsilon)
+        rows.append(measured)
+    return {key: jnp.stack([row[key] for row in rows]) for key in rows[0]}
+
+
+@functools.partial(jax.jit, static_argnames=("model",))
+def _embed(model, params, images_BxHxWxC):
+    """The tokens that the first layer reads."""
+    without_layers = {"depth": 0} | ({"decoder_depth": 0} if hasattr(model, "decoder_depth") else {})
+    return model.clone(**without_layers).apply({"params": params}, images_BxHxWxC, method="encode_tokens")
+
+
+@jax.jit
+def _layer(stack, index):
+    """One layer's parameters out of a stack."""
+    return jax.tree.map(lambda leaf: jax.lax.dynamic_index_in_dim(leaf, index, keepdims=False), stack)
+
+
+@functools.partial(jax.jit, static_argnames=("model", "grid", "epsilon"))
+def _apply_and_measure(model, params, z_BxTxD, grid, epsilon):
+    z_BxTxD, sown = model.encoder_layer(grid).apply({"params": params}, z_BxTxD, mutable=["intermediates"])
+    flat = flax.traverse_util.flatten_dict(sown["intermediates"])
+    layer = {path[-1]: values[0] for path, values in flat.items()}
+    has_codes = find_parameter(params, "dictionary") is not None
+    subspaces_DxKP = find_parameter(params, "subspaces")
+    return z_BxTxD, _of_one_layer(model, model.encoder_names[0], has_codes, epsilon, layer, subspaces_DxKP)
 
 
 def measure_decoder_layers(model, params, images_BxHxWxC, *, epsilon=EPSILON):

@@ -30,17 +30,22 @@ def run(arguments):
 
 
 def layer_measurement(model, mean, std):
-    """What the log says of the layers: (params, uint8 images) to scalars by name."""
-    from crate_jax.analysis.layerwise import measure_layers
+    """What the log says of the layers: (params, uint8 images, `observers.on_one_device`) to scalars by name."""
+    import jax
+
+    from crate_jax.analysis.layerwise import measure_one_by_one
     from crate_jax.training.objective import normalise
 
-    def measure(params, images_BxHxWxC):
-        rows = measure_layers(model, params, normalise(images_BxHxWxC, mean, std))
+    @jax.jit
+    def means(rows):
         return {
             f"{name}/{layer}": row.mean()
             for name, layers in rows.items()
             for layer, row in zip(model.encoder_names, layers, strict=True)
         }
+
+    def measure(params, images_BxHxWxC, bring):
+        return means(measure_one_by_one(model, params, normalise(images_BxHxWxC, mean, std), bring))
 
     return measure
 

@@ -111,7 +111,8 @@ class Layers(Silent):
     """Measures the layers on part of the batch, every so many steps: `nonzero/encoder_00`, `coding_rate/encoder_00`.
 
     Args:
-        measure: (params, images uint8) to a dictionary of name to scalar, jittable.
+        measure: (sharded params, images uint8 on one device, `on_one_device`) to a dictionary of name to scalar. It
+            brings only what it needs at a time: all parameters together need not fit on a device.
         mesh: that the run is on.
         every: steps between measurements; the first and the last step are measured too.
         images: how many of the batch.
@@ -122,14 +123,14 @@ class Layers(Silent):
     def __init__(self, measure, *, mesh, every, images, total_steps, alarms=None):
         self._first = jax.jit(lambda images_BxHxWxC: images_BxHxWxC[:images], out_shardings=replicated(mesh))
         self._here = on_one_device(mesh)
-        self._measure = jax.jit(measure)
+        self._measure = measure
         self._every, self._total, self._alarms = every, total_steps, alarms
         self._said = set()
 
     def after_step(self, step, state, batch):
         if step % self._every == 0 or step in (1, self._total):
             few_BxHxWxC = jax.block_until_ready(self._first(batch["image"]))
-            return self._measure(*self._here((state.params, few_BxHxWxC)))
+            return self._measure(state.params, self._here(few_BxHxWxC), self._here)
         return None
 
     def logged(self, step, scalars):

@@ -101,6 +101,21 @@ def test_user_mistakes_are_one_sentence(folder, data_folder, tmp_path, capsys):
         assert len(error) == 1 and words in error[0], error
 
 
+@pytest.mark.parametrize("name", ["crate_alpha_mae_small", "tost_mae_tiny"])
+def test_other_white_box_layers(name):
+    """Overcomplete codes; compression of linear cost, which has no attention to draw."""
+    size = {"image_size": 16, "patch_size": 8, "width": 16, "num_heads": 2, "depth": 2, "decoder_depth": 1}
+    model = crate_jax.create_model(name, **size)
+    images = np.random.default_rng(0).normal(size=(8, 16, 16, 3)).astype(np.float32)
+    found = study(model, crate_jax.init_params(model, jax.random.key(0)), images)
+    names = {one["name"] for one in sections(found, ((0.5,) * 3, (0.25,) * 3))}
+    assert {"objective", "steps", "subspaces", "usage"} <= names
+    assert ("attention" in names) == (name == "crate_alpha_mae_small")
+    assert found.parts["usage"].shape[1] == 16 * (4 if name == "crate_alpha_mae_small" else 1)
+    claimed = {row["name"]: row for row in judge(found)}
+    assert claimed["compression_descends"]["interval"] and claimed["sparsification_descends"]["interval"]
+
+
 @pytest.mark.parametrize("name", ["vit_mae_small", "crate_tiny"])
 def test_networks_that_lack_something(name):
     """A ViT has no subspaces, a classifier no decoder: what there is is shown."""

@@ -11,6 +11,7 @@ from crate_jax.analysis.layerwise import (
     effective_rank,
     feature_rank,
     measure_decoder_layers,
+    measure_one_by_one,
     orthonormal,
     subspace_overlap,
     subspaces_of,
@@ -171,6 +172,28 @@ def test_extremes_are_finite():
     np.testing.assert_array_equal(token_similarity(dead), 0)
     np.testing.assert_allclose(token_similarity(same), 1, rtol=1e-5)
     assert np.all(np.isfinite(effective_rank(same)))
+
+
+@pytest.mark.parametrize("mask_mode", ["token", "drop"])
+def test_one_layer_at_a_time(mask_mode):
+    """The same measurements, and never more than one layer's parameters are asked for."""
+    small = {"image_size": 16, "patch_size": 8, "width": 16, "num_heads": 2, "depth": 3, "decoder_depth": 2}
+    model = crate_jax.create_model("crate_mae_tiny", **small, mask_mode=mask_mode)
+    params = crate_jax.init_params(model, jax.random.key(0))
+    images = jax.random.normal(jax.random.key(1), (4, 16, 16, 3))
+    sizes = []
+
+    def bring(tree):
+        sizes.append(sum(leaf.size for leaf in jax.tree.leaves(tree)))
+        return tree
+
+    found = measure_one_by_one(model, params, images, bring)
+    want = crate_jax.measure_layers(model, params, images)
+    assert set(found) == set(want)
+    for key, value in want.items():
+        np.testing.assert_allclose(found[key], value, rtol=1e-4, atol=1e-5, err_msg=key)
+    layer = sum(leaf.size for leaf in jax.tree.leaves(params["encoder"])) // 3
+    assert sizes[1:] == [layer] * 3
 
 
 def test_other_networks():
