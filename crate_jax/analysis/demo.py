@@ -305,8 +305,11 @@ def build(exhibits, examples):
         )
         return event.index[1] / height, event.index[0] / width
 
+    def pick(event: gr.SelectData):
+        return str(examples[event.index])
+
     names = " and ".join(one.name for one in exhibits)
-    with gr.Blocks(title=f"Layer by layer: {names}") as page:
+    with gr.Blocks(title=f"Layer by layer: {names}", analytics_enabled=False) as page:
         gr.Markdown(
             f"## Layer by layer: {names}\nChoose or upload a picture. Paint over what is to be removed, or leave it to "
             "the slider; then look at what each encoder layer computes for the patch you click."
@@ -318,7 +321,9 @@ def build(exhibits, examples):
                 type="numpy", label="paint over the patches to remove", height=SHOWN, transforms=(), sources=(),
                 brush=gr.Brush(colors=["#ff3030"], default_size=24), layers=False,
             )  # fmt: skip
-        gr.Examples([[str(one)] for one in examples], inputs=[path])
+        samples = gr.Gallery(
+            [str(one) for one in examples], label="examples", columns=6, height=150, allow_preview=False
+        )
         with gr.Row():
             ratio = gr.Slider(0.1, 0.9, 0.6, step=0.05, label="removed patches, where nothing is painted")
             seed = gr.Number(0, label="seed of the mask", precision=0)
@@ -334,6 +339,7 @@ def build(exhibits, examples):
         row, column = gr.Number(0.5, visible=False), gr.Number(0.5, visible=False)
         inside = gr.Gallery(label="inside the layer", columns=3 * len(exhibits), height="auto")
         asked = {"inputs": [path, layer, row, column], "outputs": [inside, table]}
+        samples.select(pick, None, path, api_name=False)
         shown = path.change(show, path, [painting, query], api_name=False)
         shown.success(complete, [path, painting, ratio, seed], [completions, error], api_name=False)
         shown.success(look, **asked, api_name=False)
