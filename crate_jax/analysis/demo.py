@@ -5,6 +5,7 @@
 
 import functools
 import pathlib
+import types
 
 import jax
 import jax.numpy as jnp
@@ -257,23 +258,8 @@ def layer_answer(exhibits, path, layer, place):
     return gallery, "\n".join(["| layer | measurement | value |", "|---|---|---|", *rows])
 
 
-def build(exhibits, examples):
-    """The page.
-
-    Args:
-        exhibits: one `Exhibit` or two.
-        examples: paths of pictures to choose from.
-
-    Returns:
-        A `gradio.Blocks`, not launched. Its API has `complete` and `layer`.
-
-    Raises:
-        UserError: Gradio is not installed.
-    """
-    try:
-        import gradio as gr
-    except ImportError:
-        raise UserError('the page needs Gradio: pip install "crate-jax[demo]".') from None
+def _handlers(gr, exhibits, examples):
+    """What the page calls: complete, look, show, click, pick."""
 
     def guarded(compute):
         """User's mistakes as a sentence on the page."""
@@ -308,6 +294,28 @@ def build(exhibits, examples):
     def pick(event: gr.SelectData):
         return str(examples[event.index])
 
+    return types.SimpleNamespace(complete=complete, look=look, show=show, click=click, pick=pick)
+
+
+def build(exhibits, examples):
+    """The page.
+
+    Args:
+        exhibits: one `Exhibit` or two.
+        examples: paths of pictures to choose from.
+
+    Returns:
+        A `gradio.Blocks`, not launched. Its API has `complete` and `layer`.
+
+    Raises:
+        UserError: Gradio is not installed.
+    """
+    try:
+        import gradio as gr
+    except ImportError:
+        raise UserError('the page needs Gradio: pip install "crate-jax[demo]".') from None
+
+    on = _handlers(gr, exhibits, examples)
     names = " and ".join(one.name for one in exhibits)
     with gr.Blocks(title=f"Layer by layer: {names}", analytics_enabled=False) as page:
         gr.Markdown(
@@ -339,13 +347,13 @@ def build(exhibits, examples):
         row, column = gr.Number(0.5, visible=False), gr.Number(0.5, visible=False)
         inside = gr.Gallery(label="inside the layer", columns=3 * len(exhibits), height="auto")
         asked = {"inputs": [path, layer, row, column], "outputs": [inside, table]}
-        samples.select(pick, None, path, api_name=False)
-        shown = path.change(show, path, [painting, query], api_name=False)
-        shown.success(complete, [path, painting, ratio, seed], [completions, error], api_name=False)
-        shown.success(look, **asked, api_name=False)
-        button.click(complete, [path, painting, ratio, seed], [completions, error], api_name="complete")
-        layer.release(look, **asked, api_name="layer")
-        query.select(click, None, [row, column], api_name=False).success(look, **asked, api_name=False)
+        samples.select(on.pick, None, path, api_name=False)
+        shown = path.change(on.show, path, [painting, query], api_name=False)
+        shown.success(on.complete, [path, painting, ratio, seed], [completions, error], api_name=False)
+        shown.success(on.look, **asked, api_name=False)
+        button.click(on.complete, [path, painting, ratio, seed], [completions, error], api_name="complete")
+        layer.release(on.look, **asked, api_name="layer")
+        query.select(on.click, None, [row, column], api_name=False).success(on.look, **asked, api_name=False)
     return page
 
 
