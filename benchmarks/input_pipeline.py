@@ -1,10 +1,14 @@
 """Images a second of one core: this project's input pipeline, what bounds it, and PyTorch's DataLoader.
 
     python benchmarks/input_pipeline.py [--seconds=8] [--rounds=3] [--core=0] [--out=FILE.json]
+    python benchmarks/input_pipeline.py --table [--seconds=8] [--workers=0,1,2] [--processes=0,2] [--rows=32,256]
 
-All of them make MAE's training crops of 224 pixels from 500 x 375 JPEGs (real photographs, quality 90), on one core, in
-turn, several rounds; medians are printed. Seconds are those that the process and its workers computed, so other work on
-the machine counts little; on a quiet core they are seconds of the clock.
+The second prints images/s of this pipeline by the clock for numbers of workers (threads), worker processes and rows
+per host, with peak memory: of large pictures (as below) and of small ones (48 pixels, cropped to 32).
+
+In the first, all of them make MAE's training crops of 224 pixels from 500 x 375 JPEGs (real photographs, quality 90),
+on one core, in turn, several rounds; medians are printed. Seconds are those that the process and its workers computed,
+so other work on the machine counts little; on a quiet core they are seconds of the clock.
 
 bare    tf.image.decode_and_crop_jpeg, then tf.image.resize to bytes, nothing else: boxes are given, nothing is read.
         Bicubic as the recipe's (antialiased), and without antialiasing, which is quicker and not the recipe's.
@@ -16,12 +20,15 @@ How the resizes differ from Pillow's, which the recipe names, is printed too: a 
 """
 
 import argparse
+import itertools
 import json
 import math
 import multiprocessing
 import os
 import pathlib
 import statistics
+import subprocess
+import sys
 import tempfile
 import time
 
@@ -35,7 +42,7 @@ MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 def write_photographs(folder, count):
     """JPEGs of 500 x 375 cut out of the embedded photographs; those in colour and large enough."""
-    from crate_jax.data.embedded_photographs.builder import photograph
+    from crate_jax.data.embedded.photographs import photograph
 
     random = np.random.RandomState(0)
     pictures = [Image.fromarray(photograph(name)) for name in ("astronaut", "coffee", "motorcycle", "rocket", "tissue")]
@@ -206,6 +213,56 @@ def differences(files):
     }
 
 
+CELL = """
+import sys, time, resource
+from crate_jax.config import default_config
+from crate_jax.data.pipeline import train_batches
+folder, rows, workers, processes, seconds = sys.argv[1], *map(float, sys.argv[2:])
+config, size = default_config(), 224
+config.data.name, config.data.data_dir = "image_folder", folder
+if folder == "small":
+    config.data.name, config.data.data_dir, size = "embedded_photographs", None, 32
+config.batch_size, config.data.num_workers, config.data.worker_processes = int(rows), int(workers), int(processes)
+batches = train_batches(config, size, 3, None)
+for _ in range(6):
+    next(batches)
+begun, count = time.perf_counter(), 0
+while time.perf_counter() - begun < seconds:
+    next(batches)
+    count += 1
+speed = count * rows / (time.perf_counter() - begun)
+batches.close()
+used = [resource.getrusage(who).ru_maxrss // 1024 for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+print(speed, *used)
+"""
+
+
+def processor():
+    """The name of this machine's processor, and its cores."""
+    lines = pathlib.Path("/proc/cpuinfo").read_text().splitlines()
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return f"{names[0] if names else 'processor unknown'}, {len(os.sched_getaffinity(0))} cores"
+
+
+def print_table(folder, arguments):
+    """Images/s and MiB (this process, the largest worker process) of each combination, as a Markdown table."""
+    print(f"{processor()}\n\n| pictures | rows | workers | processes | images/s | MiB | MiB, worker |\n|{' --- |' * 7}")
+    for kind, where in (("large", folder), ("small", "small")):
+        for rows, workers, processes in itertools.product(arguments.rows, arguments.workers, arguments.processes):
+            if processes > workers:
+                continue
+            words = [where, *map(str, (rows, workers, processes, arguments.seconds))]
+            done = subprocess.run([sys.executable, "-c", CELL, *words], capture_output=True, text=True, check=True)
+            speed, own, worker = map(float, done.stdout.split())
+            last = f"{worker:.0f}" if processes else ""
+            print(f"| {kind} | {rows} | {workers} | {processes} | {speed:,.0f} | {own:.0f} | {last} |", flush=True)
+
+
+def numbers(text):
+    """Whole numbers from "0,1,2"."""
+    return [int(word) for word in text.split(",")]
+
+
 def main():
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -213,14 +270,20 @@ def main():
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--pictures", type=int, default=256)
     parser.add_argument("--core", type=int, default=0, help="number of the core that everything runs on; -1: all cores")
+    parser.add_argument("--table", action="store_true", help="images/s by workers, processes and rows per host")
+    parser.add_argument("--workers", type=numbers, default=[0, 1, 2])
+    parser.add_argument("--processes", type=numbers, default=[0, 2])
+    parser.add_argument("--rows", type=numbers, default=[32, 256])
     parser.add_argument("--out", help="also writes the numbers as JSON")
     arguments = parser.parse_args()
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     os.environ.setdefault("JAX_PLATFORMS", "cpu")
-    if arguments.core >= 0 and hasattr(os, "sched_setaffinity"):
+    if arguments.core >= 0 and not arguments.table and hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, {arguments.core})
     with tempfile.TemporaryDirectory() as folder:
         write_photographs(folder, arguments.pictures)
+        if arguments.table:
+            return print_table(folder, arguments)
         files = sorted(str(path) for path in pathlib.Path(folder).rglob("*.jpg"))
         measured = measure(folder, files, arguments.rounds, arguments.seconds)
         report = {"images_per_second": measured, "difference_from_pillow": differences(files)}

@@ -210,6 +210,12 @@ LEAVES = {
     "data.data_dir": Leaf(
         None, str, "folder of pictures, or TFDS's root folder; None: TFDS's default folder", resume=True
     ),
+    "data.stage_dir": Leaf(
+        None,
+        str,
+        "fast local folder that each host copies the training split to at start, such as /dev/shm",
+        resume=True,
+    ),
     "data.train_split": Leaf("train", str, "split that is trained on, with TFDS slicing syntax"),
     "data.validation_split": Leaf(
         "validation", str, "held-out split: reconstructed and evaluated, never trained on", resume=True
@@ -289,13 +295,18 @@ LEAVES = {
     "data.num_workers": Leaf(
         None,
         int,
-        "workers that read and augment images; None: as the machine has cores",
+        "threads that read and augment images; None: as many as the machine has cores",
         resume=True,
         low=0,
         high=1024,
     ),
     "data.worker_processes": Leaf(
-        None, bool, "workers are processes, not threads; None: if there are more than 8", resume=True
+        None,
+        int,
+        "processes that share those threads; 0: none but this one; None: one per 8 threads, if there are more",
+        resume=True,
+        low=0,
+        high=1024,
     ),
     "data.prefetch": Leaf(2, int, "batches ready on the device ahead of the step", resume=True, low=1, high=64),
     # -- optimizer

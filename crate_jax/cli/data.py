@@ -1,8 +1,12 @@
 """What a config trains on: source, counts, a picture of augmented examples, and images a second on this machine.
 
     crate-jax data --config=quickstart [--out=FOLDER] [--seconds=5]
+    crate-jax data --config=imagenet_base --to=array_record --out=FOLDER
 
-Writes augmented.png: a row an example, first as evaluation sees it, then as training sees it in successive epochs.
+The first writes augmented.png: a row per example, first as evaluation sees it, then as training sees it in successive
+epochs. The second converts a TFDS data set from TFRecord, which cannot be read by index, to ArrayRecord, once: the
+records' bytes are unchanged, files are converted in parallel, and the same command resumes where it was stopped. Train
+with --config.data.data_dir=FOLDER afterwards.
 """
 
 
@@ -11,7 +15,8 @@ def add_arguments(parser):
     from crate_jax.cli.numbers import real
 
     parser.add_argument("--config", required=True, help="a file, or the name of an installed config")
-    parser.add_argument("--out", default=".", help="folder for augmented.png (default: here)")
+    parser.add_argument("--out", default=".", help="folder to write to (default: here)")
+    parser.add_argument("--to", choices=("array_record",), help="convert the data set into --out, a TFDS root folder")
     parser.add_argument("--seconds", type=real(0, 3600), default=5.0, help="to measure the speed for; 0: not at all")
 
 
@@ -19,7 +24,13 @@ def run(arguments):
     """The command."""
     from crate_jax.config import load_config
 
-    main(load_config(arguments.config, arguments.overrides), arguments.out, arguments.seconds)
+    config = load_config(arguments.config, arguments.overrides)
+    if not arguments.to:
+        return main(config, arguments.out, arguments.seconds)
+    from crate_jax.data.conversion import convert
+
+    folder = convert(config.data.name, config.data.data_dir, arguments.out)
+    print(f"converted to {folder}; train with --config.data.data_dir={arguments.out}")
 
 
 def main(config, out, seconds=5.0):
@@ -30,11 +41,10 @@ def main(config, out, seconds=5.0):
         out: folder for augmented.png.
         seconds: to measure the speed for; 0 does not.
     """
-    import pathlib
-
-    from PIL import Image
+    from etils import epath
 
     from crate_jax.config import model_overrides
+    from crate_jax.data.picture import png
     from crate_jax.data.pipeline import describe
     from crate_jax.data.preview import augmentation_grid, images_per_second
     from crate_jax.models.registry import create_model
@@ -45,9 +55,9 @@ def main(config, out, seconds=5.0):
     for part in ("train", "validation"):
         print(f"{part:<13} {sentence(described[part])}")
     grid = augmentation_grid(config, model.image_size, model.channels)
-    path = pathlib.Path(out) / "augmented.png"
+    path = epath.Path(out).expanduser() / "augmented.png"
     path.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(grid.squeeze()).save(path)
+    path.write_bytes(png(grid.squeeze()))
     print(f"examples      {path}")
     if seconds:
         speed = images_per_second(config, model.image_size, model.channels, seconds)

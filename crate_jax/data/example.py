@@ -10,10 +10,10 @@ class Example:
     """What a source knows of one picture.
 
     Attributes:
-        image: the encoded file as bytes, or decoded pixels HxWxC (uint8); None where it could not be read.
+        image: the encoded file as bytes, or decoded pixels HxWxC (uint8); None where its record is damaged.
         label: class number, -1 where there is none.
         identity: a file's path, or "cifar10/train[17]": what a person needs in order to find it.
-        error: why it could not be read, else None.
+        error: how its record is damaged, else None.
     """
 
     image: bytes | np.ndarray | None

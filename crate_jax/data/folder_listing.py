@@ -4,6 +4,7 @@ Only regular files count: a named pipe, a socket or a device that is called `x.p
 """
 
 import concurrent.futures
+import errno
 import functools
 import os
 import pathlib
@@ -69,7 +70,7 @@ def read_bytes(path):
     # without O_NONBLOCK a pipe blocks before it can be looked at; regular files ignore the flag
     with open(os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK), "rb") as file:
         if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
-            raise OSError("not a regular file")
+            raise OSError(errno.ENODEV, "not a regular file")
         return file.read()
 
 

@@ -7,6 +7,7 @@ pictures come first. Paths lie end to end in one array: a million of them cost w
 """
 
 import dataclasses
+import functools
 import hashlib
 import logging
 import os
@@ -18,6 +19,7 @@ import numpy as np
 from crate_jax.data.example import Example
 from crate_jax.data.folder_listing import is_remote, is_there, joined, printable, read_bytes
 from crate_jax.data.folder_splits import SplitFolders, held_out
+from crate_jax.data.reading import retried
 from crate_jax.data.slicing import bounds, parsed
 from crate_jax.errors import UserError
 
@@ -60,16 +62,17 @@ class Folder:
         start = int(self.ends[index - 1]) if index else 0
         return os.fsdecode(self.letters[start : int(self.ends[index])])
 
+    def relative_paths(self):
+        """The paths of all pictures, relative to `base`."""
+        return [self.path(index) for index in range(self.num_examples)]
+
     def read(self, indices):
         """The bytes of each picture, as they lie on disk."""
         return [self._one(int(index)) for index in indices]
 
     def _one(self, index):
         path, label = joined(self.base, self.path(index)), int(self.labels[index])
-        try:
-            return Example(read_bytes(path), label, printable(path))
-        except OSError as error:
-            return Example(None, label, printable(path), str(error))
+        return Example(retried(functools.partial(read_bytes, path), printable(path)), label, printable(path))
 
 
 def open_folder(folder, split):

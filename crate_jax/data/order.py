@@ -7,6 +7,8 @@ cycle until it lands below N again (Black and Rogaway 2002): a bijection, comput
 but the key (seed, epoch).
 """
 
+import dataclasses
+
 import numpy as np
 
 from crate_jax.data.randomness import hashed, mixed
@@ -61,7 +63,7 @@ def permuted(place_B, epoch_B, seed, num_examples):
     return index_B.astype(np.int64)
 
 
-def indices_of_step(seed, step, batch_size, num_examples):
+def indices_of_step(seed, step, batch_size, num_examples, rows=None):
     """The examples of one global batch.
 
     Args:
@@ -69,10 +71,51 @@ def indices_of_step(seed, step, batch_size, num_examples):
         step: from 0; any, at the same cost.
         batch_size: B, over all hosts; may be larger than num_examples.
         num_examples: N, at least 1.
+        rows: of the batch; None is all of them.
 
     Returns:
         index_B, epoch_B: int64; every index appears exactly once an epoch.
     """
-    place_B = step * batch_size + np.arange(batch_size, dtype=np.int64)
+    place_B = step * batch_size + (np.arange(batch_size, dtype=np.int64) if rows is None else np.asarray(rows))
     epoch_B, place_B = np.divmod(place_B, num_examples)
     return permuted(place_B, epoch_B, seed, num_examples), epoch_B
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainOrder:
+    """Endless epochs over some examples, each in a new order.
+
+    Attributes:
+        seed, batch_size: of the run.
+        among_N: indices of the examples.
+    """
+
+    seed: int
+    batch_size: int
+    among_N: np.ndarray
+
+    def __call__(self, step, rows):
+        """index_R, epoch_R of some rows of one global batch."""
+        place_R, epoch_R = indices_of_step(self.seed, step, self.batch_size, len(self.among_N), rows)
+        return self.among_N[place_R], epoch_R
+
+
+@dataclasses.dataclass(frozen=True)
+class EvaluationOrder:
+    """Some examples once, as they are listed; index -1 pads the last batch.
+
+    Attributes:
+        batch_size: over all hosts.
+        index_N: indices of the examples.
+    """
+
+    batch_size: int
+    index_N: np.ndarray
+
+    def __call__(self, step, rows):
+        """index_R, epoch_R of some rows of one global batch."""
+        place_R = step * self.batch_size + np.asarray(rows)
+        index_R = np.full(len(place_R), -1, np.int64)
+        there_R = place_R < len(self.index_N)
+        index_R[there_R] = self.index_N[place_R[there_R]]
+        return index_R, np.zeros(len(place_R), np.int64)

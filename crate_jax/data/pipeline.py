@@ -4,23 +4,22 @@ Which rows those are follows from the sharding, so the global batch at a step do
 Pixels travel as bytes; mean and standard deviation are taken off on the device.
 """
 
-import contextlib
-import itertools
 import os
 
-import jax
 import numpy as np
 
 from crate_jax.data.agreement import check_hosts_agree
-from crate_jax.data.host_batches import host_batches
+from crate_jax.data.batches import Batches, Ledger, placed
+from crate_jax.data.loader import Chunks, chunk_rows
 from crate_jax.data.mixing import mixing_plan
-from crate_jax.data.order import indices_of_step
-from crate_jax.data.prefetch import Prefetched
-from crate_jax.data.preparation import EMBEDDED, prepare_embedded
+from crate_jax.data.order import EvaluationOrder, TrainOrder
 from crate_jax.data.rows import RowReader, recipe_of
 from crate_jax.data.sources import open_source
+from crate_jax.data.staging import staged
 
-MANY = 8  # workers; more of them than this are processes, since threads would wait for the interpreter's lock
+THREADS = 8  # of one process: more would wait for the interpreter's lock
+ENDLESS = 2**40  # steps
+FEW = 64  # chunks for each worker process: with fewer, they take longer to start than to work
 LITTLE = 64 * 64  # pixels of a result: below, handing rows to threads costs more than making them
 
 
@@ -47,6 +46,8 @@ def train_batches(config, image_size, channels, sharding, start_step=0, host_bat
     source = open_source(config.data.name, config.data.train_split, config.data.data_dir)
     if sharding is not None:
         check_hosts_agree(source)
+    if config.data.stage_dir:
+        source = staged(source, config.data.stage_dir)
     reader = RowReader(source, recipe_of(config, image_size, channels))
     rows = rows_needed(sharding, config.batch_size)
     mixes = config.data.mixup or config.data.cutmix
@@ -58,14 +59,8 @@ def train_batches(config, image_size, channels, sharding, start_step=0, host_bat
         return host_batch(arrays) if host_batch else arrays
 
     among_N = np.arange(source.num_examples) if indices is None else np.asarray(indices, np.int64)
-
-    def places():
-        for step in itertools.count(start_step):
-            place_B, epoch_B = indices_of_step(config.seed, step, config.batch_size, len(among_N))
-            yield among_N[place_B[rows]], epoch_B[rows]
-
-    made = host_batches(reader, places(), *workers_of(config, image_size), config.data.max_corrupt_fraction)
-    return Batches(made, sharding, config.batch_size, rows, config.data.prefetch, finished)
+    order = TrainOrder(config.seed, config.batch_size, among_N)
+    return begun(config, reader, order, rows, (start_step, ENDLESS), sharding, config.batch_size, finished)
 
 
 def evaluation_batches(config, split, image_size, channels, batch_size, sharding=None, limit=None, indices=None):
@@ -93,26 +88,14 @@ def evaluation_batches(config, split, image_size, channels, batch_size, sharding
     rows = rows_needed(sharding, batch_size)
     index_N = np.arange(source.num_examples) if indices is None else np.asarray(indices, np.int64)
     index_N = index_N[:limit]
-
-    def places():
-        for first in range(0, len(index_N), batch_size):
-            index_B = np.full(batch_size, -1, np.int64)
-            index_B[: len(index_N) - first] = index_N[first : first + batch_size]
-            yield index_B[rows], np.zeros(len(rows), np.int64)
-
-    made = host_batches(reader, places(), *workers_of(config, image_size), config.data.max_corrupt_fraction)
-    return Batches(made, sharding, batch_size, rows, config.data.prefetch, None, keep_valid=True)
+    steps = -(-len(index_N) // batch_size)
+    order = EvaluationOrder(batch_size, index_N)
+    return begun(config, reader, order, rows, (0, steps), sharding, batch_size)
 
 
 def num_train_examples(config):
     """How many examples an epoch has."""
     return open_source(config.data.name, config.data.train_split, config.data.data_dir).num_examples
-
-
-def prepare(config):
-    """Writes the embedded data set that a config names, if it is not there; other data sets are left alone."""
-    if config.data.name in EMBEDDED:
-        prepare_embedded(config.data.name, config.data.data_dir)
 
 
 def describe(config):
@@ -168,73 +151,49 @@ def workers_of(config, image_size):
         image_size: pixels.
 
     Returns:
-        How many workers, 0 for pictures too small to be worth it; and whether they are processes.
+        Threads of each process, 0 for pictures too small to be worth it; and processes, 0 for this one.
     """
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    count = 0 if image_size * image_size <= LITTLE else min(cores, 64)
+    workers = 0 if image_size * image_size <= LITTLE else min(cores, 64)
     if config.data.num_workers is not None:
-        count = config.data.num_workers
-    apart = count > MANY if config.data.worker_processes is None else config.data.worker_processes
-    return count, apart and count > 0
+        workers = config.data.num_workers
+    processes = config.data.worker_processes
+    if processes is None:
+        processes = -(-workers // THREADS) if workers > THREADS else 0
+    processes = min(processes, workers)
+    return (-(-workers // processes) if processes else workers), processes
 
 
-class Batches(Prefetched):
-    """Batches on the devices, some of them ready before they are asked for.
-
-    Attributes:
-        wait_seconds: time that the consumer has waited so far.
-        corrupt_examples: distinct corrupt examples met by this process up to the batch handed out last.
-    """
-
-    def __init__(self, made, sharding, batch_size, rows, depth, host_batch, keep_valid=False):
-        self.corrupt_examples = 0
-        super().__init__(on_devices(made, sharding, batch_size, rows, host_batch, keep_valid), depth)
-
-    def __next__(self):
-        batch, self.corrupt_examples = super().__next__()
-        return batch
-
-
-def on_devices(made, sharding, batch_size, rows, host_batch, keep_valid):
-    """Places each host batch.
+def begun(config, reader, order, rows, steps, sharding, batch_size, finished=None):
+    """Batches from their parts.
 
     Args:
-        made: iterator of HostBatch.
-        sharding: None leaves them as they are.
-        batch_size: B, over all hosts.
-        rows: which rows of the global batch the host batch holds.
-        host_batch: a function of the arrays, or None.
-        keep_valid: whether "valid" is passed on.
-
-    Yields:
-        (dictionary of arrays, corrupt examples so far).
-    """
-    with contextlib.closing(made):
-        for host in made:
-            arrays = {key: value for key, value in host.arrays.items() if keep_valid or key != "valid"}
-            if host_batch is not None:
-                arrays = host_batch(arrays)
-            if sharding is not None:
-                arrays = {key: placed(value, sharding, batch_size, rows) for key, value in arrays.items()}
-            yield arrays, host.corrupt_examples
-
-
-def placed(local, sharding, batch_size, rows):
-    """A global array from the rows of this process.
-
-    Args:
-        local: rows in ascending order, any further axes.
-        sharding: over axis 0.
-        batch_size: B.
-        rows: the number in the global batch of each local row.
+        config: with the leaves `data.*`.
+        reader: RowReader.
+        order: which examples stand where; see Chunks.
+        rows: of the global batch, that this process makes.
+        steps: the first, and how many.
+        sharding: None leaves the arrays as they are.
+        batch_size: over all hosts.
+        finished: a function of the rows, applied before they go to the devices.
 
     Returns:
-        jax.Array with batch_size rows.
+        Batches; those for training (`reader.replace`) without "valid".
     """
+    row_bytes = reader.recipe.row_bytes
+    chunks = Chunks(reader, order, rows, *steps, chunk_rows(len(rows), row_bytes))
 
-    def shard(index):
-        first = np.searchsorted(rows, index[0].start or 0)
-        last = np.searchsorted(rows, batch_size if index[0].stop is None else index[0].stop)
-        return local[first:last]
+    def finish(arrays):
+        if reader.replace:
+            del arrays["valid"]
+        if finished is not None:
+            arrays = finished(arrays)
+        if sharding is None:
+            return arrays
+        return {key: placed(value, sharding, batch_size, rows) for key, value in arrays.items()}
 
-    return jax.make_array_from_callback((batch_size, *local.shape[1:]), sharding, shard)
+    ledger = Ledger(reader.source, config.data.max_corrupt_fraction, reader.replace)
+    threads, processes = workers_of(config, reader.recipe.image_size)
+    if config.data.worker_processes is None and len(chunks) < FEW * processes:
+        threads, processes = min(threads * processes, THREADS), 0
+    return Batches(chunks, (threads, processes), ledger, config.data.prefetch, finish)

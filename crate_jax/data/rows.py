@@ -59,6 +59,11 @@ class Recipe:
     std: tuple = ()
     max_pixels: int = MAX_PIXELS
 
+    @property
+    def row_bytes(self):
+        """Of one finished picture."""
+        return self.image_size * self.image_size * self.channels
+
 
 def recipe_of(config, image_size, channels, training=True):
     """The recipe that a config describes.

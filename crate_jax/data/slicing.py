@@ -29,17 +29,19 @@ def bounds(first, last, count):
     """The range that two bounds name, clipped to what there is.
 
     Args:
-        first, last: strings such as "10%", "-5", or None.
+        first, last: strings such as "10%", "-5", or None; as TFDS has it, "%" of one is the unit of both.
         count: examples of the whole split.
 
     Returns:
         start, stop with 0 <= start <= stop <= count; percentages are rounded to the nearest example.
     """
 
+    is_percent = any(bound is not None and bound.endswith("%") for bound in (first, last))
+
     def place(bound, default):
         if bound is None:
             return default
-        number = round(int(bound[:-1]) * count / 100) if bound.endswith("%") else int(bound)
+        number = round(int(bound.rstrip("%")) * count / 100) if is_percent else int(bound)
         return min(max(number + count if number < 0 else number, 0), count)
 
     start, stop = place(first, 0), place(last, count)

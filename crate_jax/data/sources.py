@@ -14,8 +14,8 @@ from collections.abc import Callable
 import numpy as np
 
 from crate_jax.data import image_folder, tfds_records
+from crate_jax.data.embedded import EMBEDDED, open_embedded
 from crate_jax.data.example import Example
-from crate_jax.data.preparation import EMBEDDED, prepare_embedded
 from crate_jax.errors import UserError
 
 
@@ -30,7 +30,8 @@ class Source:
         class_names: a tuple of strings, or None.
         fingerprint: hexadecimal digits; equal on two hosts only if their indices name the same examples.
         location: where it was found, for people.
-        read: indices in [0, N) -> list of Example; what cannot be read has `error` set instead of raising.
+        read: indices in [0, N) -> list of Example; a damaged record has `error` set; a file that cannot be read raises
+            UserError.
         labels: label_N (int32, -1 where there is none) where they are known before reading, else None.
     """
 
@@ -53,12 +54,13 @@ class Source:
 
 
 def open_source(name, split, data_dir=None):
-    """Finds a data set on disk; nothing is downloaded, nothing is written (except an index of TFRecords, once).
+    """Finds a data set on disk or in a package; nothing is downloaded, nothing is written.
 
     Args:
         name: "image_folder", an embedded data set, or any TFDS data set ("name", "name/config", "name/config:version").
         split: of the data set, with TFDS's slicing syntax ("train[:90%]", "train[10:20]", "train+test").
-        data_dir: the folder of pictures, or TFDS's root folder, local or `gs://`; None is TFDS's own place.
+        data_dir: the folder of pictures, or TFDS's root folder, local or `gs://`; None is TFDS's own place. Embedded
+            data sets need none.
 
     Returns:
         A Source.
@@ -68,9 +70,9 @@ def open_source(name, split, data_dir=None):
     """
     if name == "image_folder":
         index = image_folder.open_folder(data_dir, split)
+    elif name in EMBEDDED:
+        index = open_embedded(name, split)
     else:
-        if name in EMBEDDED:
-            prepare_embedded(name, data_dir)
         index = tfds_records.open_records(name, split, data_dir)
     if not index.num_examples:
         raise UserError(f"data.name={name} has no examples in split {split!r} (looked in {index.location}).")

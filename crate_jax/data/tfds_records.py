@@ -1,21 +1,27 @@
-"""TFDS data sets as records by index: what as_data_source does, without decoding, and for TFRecords too.
+"""TFDS data sets as records by index: what as_data_source does, without decoding.
 
-TFDS says in which file, after how many others, each record of a split lies. ArrayRecord files are read at once by
-number. A TFRecord file is a chain (length, checksum, record, checksum) that can be entered at any link, once it is
-known where the links are: `tfrecord_index` finds out, once. TensorFlow is not imported for either.
+TFDS says in which file, after how many others, each record of a split lies; ArrayRecord files are read at once by
+number, from a local disk or `gs://`. TensorFlow is not imported for it. TFRecord files are a chain that can be read
+from the beginning only: such a data set is converted once (`conversion`).
 """
 
+import collections
 import dataclasses
 import hashlib
-import logging
 import os
+import re
 import threading
 
 import numpy as np
 
+from crate_jax.data.embedded import EMBEDDED
 from crate_jax.data.example import Example
-from crate_jax.data.preparation import EMBEDDED, tfds_data_dir
+from crate_jax.data.folder_listing import is_remote
+from crate_jax.data.reading import raise_file_limit, retried
 from crate_jax.errors import UserError, nearest
+
+OPTIONS = "readahead_buffer_size:0"  # neighbours in a file are not neighbours in the order
+DAMAGE = re.compile(r"Corrupted|Invalid|hash mismatch|[Dd]ecompress|[Dd]ecod")  # in ArrayRecord's errors
 
 
 @dataclasses.dataclass(frozen=True)
@@ -24,10 +30,10 @@ class Records:
 
     Attributes:
         name, split: as they were asked for.
-        location: the folder of the prepared version.
+        base: the folder of the prepared version.
         firsts: where each piece of a file begins in the split, with N at the end.
         skips: records before the piece in its file.
-        files: an object per piece with `records(numbers) -> list of bytes`.
+        names: the ArrayRecord file of each piece, in `base`.
         features: TFDS features of the image and, if there is one, the label.
         image_key, label_key: their names; label_key may be None.
         class_names: tuple or None.
@@ -37,10 +43,10 @@ class Records:
 
     name: str
     split: str
-    location: str
+    base: str
     firsts: np.ndarray
     skips: np.ndarray
-    files: list
+    names: list
     features: object
     image_key: str
     label_key: str | None
@@ -52,6 +58,14 @@ class Records:
     def num_examples(self):
         return int(self.firsts[-1])
 
+    @property
+    def location(self):
+        return self.base
+
+    def relative_paths(self):
+        """The files that hold examples, relative to `base`."""
+        return list(dict.fromkeys(self.names))
+
     def read(self, indices):
         """Examples with the encoded image as bytes (or pixels, where the data set stores tensors)."""
         piece_B = np.searchsorted(self.firsts, indices, side="right") - 1
@@ -59,7 +73,7 @@ class Records:
         for piece in np.unique(piece_B):
             rows = np.flatnonzero(piece_B == piece)
             numbers = indices[rows] - self.firsts[piece] + self.skips[piece]
-            for row, record in zip(rows, self.files[piece].records(numbers), strict=True):
+            for row, record in zip(rows, records(f"{self.base}/{self.names[piece]}", numbers), strict=True):
                 examples[row] = self._example(int(indices[row]), record)
         return examples
 
@@ -77,30 +91,82 @@ class Records:
             return Example(None, -1, identity, f"{type(error).__name__}: {error}")
 
 
-class ArrayRecordFile:
-    """One ArrayRecord file, opened when it is first read, by whichever thread."""
+class OpenFiles:
+    """Readers of the ArrayRecord files read last, as many as half of the files that the process may open."""
 
-    def __init__(self, path):
-        self.path = path
+    def __init__(self):
         self.lock = threading.Lock()
-        self.reader = None
+        self.readers = collections.OrderedDict()
 
-    def __reduce__(self):  # neither a lock nor an open file travels to another process
-        return ArrayRecordFile, (self.path,)
+    def reader(self, path):
+        """The reader of a file, opened if it is not.
 
-    def records(self, numbers):
-        """Records by their number in the file; an exception in place of one that cannot be read."""
+        Raises:
+            OSError: it cannot be opened.
+        """
         from array_record.python.array_record_module import ArrayRecordReader
 
+        with self.lock:
+            if path in self.readers:
+                self.readers.move_to_end(path)
+                return self.readers[path]
         try:
-            with self.lock:
-                if self.reader is None:  # no read-ahead: neighbours in the file are not neighbours in the order
-                    self.reader = ArrayRecordReader(self.path, options="readahead_buffer_size:0")
-            return self.reader.read([int(number) for number in numbers])
-        except Exception as error:
-            if len(numbers) == 1:
-                return [error]
-            return [record for number in numbers for record in self.records([number])]
+            reader = ArrayRecordReader(path, options=OPTIONS)
+            reader.num_records()  # a file that cannot be read is noticed by the first use only
+        except RuntimeError as error:
+            raise OSError(str(error)) from None
+        with self.lock:
+            self.readers[path] = reader
+            while len(self.readers) > max(1, raise_file_limit() // 2):
+                self.readers.popitem(last=False)  # closed when whoever reads from it is done
+        return reader
+
+    def forget(self, path):
+        """Opens a file anew when it is read the next time."""
+        with self.lock:
+            self.readers.pop(path, None)
+
+
+_open_files = OpenFiles()
+
+
+def records(path, numbers):
+    """Records of one ArrayRecord file by number.
+
+    Args:
+        path: local or gs://.
+        numbers: integers.
+
+    Returns:
+        A list of bytes; an exception in place of a record that is damaged.
+
+    Raises:
+        UserError: the file cannot be read.
+    """
+    numbers = [int(number) for number in numbers]
+
+    def read():
+        try:
+            return _open_files.reader(path).read(numbers)
+        except RuntimeError as error:
+            _open_files.forget(path)
+            if DAMAGE.search(str(error)):
+                return error
+            raise OSError(str(error)) from None
+
+    found = retried(read, path)
+    if not isinstance(found, RuntimeError):
+        return found
+    return [found] if len(numbers) == 1 else [record for number in numbers for record in records(path, [number])]
+
+
+def tfds_data_dir(data_dir):
+    """Where TFDS data sets lie: what was asked for, else TFDS's own place."""
+    if data_dir:
+        return os.path.expanduser(str(data_dir))
+    import tensorflow_datasets as tfds
+
+    return os.path.expanduser(os.environ.get("TFDS_DATA_DIR") or str(tfds.core.constants.DATA_DIR))
 
 
 def read_only_builder(name, data_dir):
@@ -117,14 +183,20 @@ def read_only_builder(name, data_dir):
         UserError: not there; with the command that prepares it.
     """
     import tensorflow_datasets as tfds
+    from etils import epath
 
     root = tfds_data_dir(data_dir)
-    if data_dir and os.path.exists(os.path.join(root, "dataset_info.json")):
-        return tfds.builder_from_directory(root)
     try:
+        if data_dir and epath.Path(root, "dataset_info.json").exists():
+            return tfds.builder_from_directory(root)
         return tfds.core.read_only_builder.builder_from_files(name, data_dir=root)
     except (tfds.core.registered.DatasetNotFoundError, FileNotFoundError, ValueError):
         raise UserError(missing(name, root)) from None
+    except Exception as error:
+        if not is_remote(root):
+            raise
+        # a bucket that is not there, or may not be read: its client's errors are neither OSError nor ValueError
+        raise UserError(f"{missing(name, root)} Listing it failed: {str(error).strip().splitlines()[0]}") from error
 
 
 def missing(name, root):
@@ -196,10 +268,10 @@ def open_records(name, split, data_dir):
     return Records(
         name=name,
         split=split,
-        location=str(builder.data_dir),
+        base=str(builder.data_dir),
         firsts=np.cumsum([0, *takes], dtype=np.int64),
         skips=np.array([piece.skip for piece in pieces], np.int64),
-        files=record_files(builder, pieces),
+        names=array_record_names(builder, pieces),
         features=tfds.features.FeaturesDict(kept),
         image_key=image_key,
         label_key=label_key,
@@ -214,23 +286,19 @@ def piece_length(piece):
     return piece.examples_in_shard - piece.skip if piece.take < 0 else piece.take
 
 
-def record_files(builder, pieces):
-    """An object that reads records by number for each piece; pieces of one file share it."""
-    paths = list(dict.fromkeys(str(piece.filename) for piece in pieces))
-    file_format = builder.info.file_format.value
-    if file_format == "array_record":
-        opened = {path: ArrayRecordFile(path) for path in paths}
-    elif file_format == "tfrecord":
-        from crate_jax.data import tfrecord_index
+def array_record_names(builder, pieces):
+    """The file of each piece, in the builder's folder.
 
-        logging.warning(
-            "%s is stored as TFRecord, which cannot be read by index: each file is read through once for an index; "
-            "prepared with --file_format=array_record it would not be.",
-            builder.info.full_name,
+    Raises:
+        UserError: the data set is stored in another format.
+    """
+    file_format = builder.info.file_format.value
+    if file_format != "array_record":
+        way = (
+            "convert it once with crate-jax data --config=CONFIG --to=array_record --out=FOLDER, "
+            "and set data.data_dir=FOLDER"
+            if file_format == "tfrecord"
+            else "prepare it with --file_format=array_record"
         )
-        opened = tfrecord_index.open_files(paths, str(builder.data_dir))
-    else:
-        raise UserError(
-            f"{builder.info.full_name} is stored as {file_format}; prepare it with --file_format=array_record."
-        )
-    return [opened[str(piece.filename)] for piece in pieces]
+        raise UserError(f"{builder.data_dir} is stored as {file_format}, which cannot be read by index; {way}.")
+    return [os.path.basename(piece.filename) for piece in pieces]

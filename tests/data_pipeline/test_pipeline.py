@@ -1,16 +1,22 @@
 """Batches: the same for any number of hosts and after any resume; padding; errors that surface; memory."""
 
+import dataclasses
+import threading
+import zlib
+
 import jax
 import numpy as np
 import pytest
 
-from crate_jax.data import pipeline
-from crate_jax.data.embedded_photographs.builder import CROPS
-from crate_jax.data.host_batches import host_batches
+from crate_jax.data import batches, pipeline
+from crate_jax.data.embedded.photographs import CROPS
+from crate_jax.data.loader import chunk_rows
 from crate_jax.data.order import indices_of_step
-from crate_jax.data.prefetch import Prefetched
-from crate_jax.data.rows import RowReader, recipe_of
 from crate_jax.data.sources import open_source
+
+# computed by version 0.1
+PHOTOGRAPHS_OF_0_1 = [1232077327, 1780973917]
+EVALUATION_OF_0_1 = [3272083609, 2944325210, 2754744156]
 
 
 def batches_of(config, count, **options):
@@ -39,21 +45,36 @@ class HostOf:
         return {device: (slice(first, first + rows),) for device, first in enumerate(firsts)}
 
 
+def fingerprint(batches):
+    """One number per batch, of every value in it."""
+    return [zlib.crc32(b"".join(np.ascontiguousarray(b[key]).tobytes() for key in sorted(b))) for b in batches]
+
+
+def test_the_sequence_of_batches_is_that_of_the_first_version(config):
+    """Runs of version 0.1 resume bit for bit; the numbers were computed there."""
+    config.batch_size = 48
+    assert fingerprint(batches_of(config, 2, start_step=12)) == PHOTOGRAPHS_OF_0_1
+    made = pipeline.evaluation_batches(config, "test[:100]", 32, 3, 48)
+    assert fingerprint(made) == EVALUATION_OF_0_1
+
+
 @pytest.mark.parametrize("hosts", [1, 2, 4])
-def test_global_batch_does_not_depend_on_hosts(config, hosts):
+def test_global_batch_does_not_depend_on_hosts(config, monkeypatch, hosts):
+    config.batch_size = 160  # several chunks for each host
     whole = batches_of(config, 2)
-    source = open_source(config.data.name, "train", config.data.data_dir)
+    source = open_source(config.data.name, "train")
     for step in range(2):
         index, epoch = indices_of_step(config.seed, step, config.batch_size, source.num_examples)
-        parts = []
-        for number in range(hosts):
-            rows = pipeline.rows_needed(HostOf(number, hosts), config.batch_size)
-            assert len(rows) == config.batch_size // hosts
-            reader = RowReader(source, recipe_of(config, 32, 3))
-            made = host_batches(reader, iter([(index[rows], epoch[rows])]), 0, False, 0.1)
-            parts.append(next(made).arrays)
-        together = {key: np.concatenate([part[key] for part in parts]) for key in whole[step]}
-        assert_same([together], [whole[step]])
+        np.testing.assert_array_equal(whole[step]["index"], index)
+        np.testing.assert_array_equal(whole[step]["epoch"], epoch)
+    parts = []
+    monkeypatch.setattr(pipeline, "check_hosts_agree", lambda source: None)
+    monkeypatch.setattr(pipeline, "placed", lambda value, sharding, batch_size, rows: value)
+    for number in range(hosts):
+        parts.append(batches_of(config, 2, sharding=HostOf(number, hosts)))
+        assert len(parts[-1][0]["index"]) == config.batch_size // hosts
+    together = [{key: np.concatenate([part[step][key] for part in parts]) for key in whole[step]} for step in range(2)]
+    assert_same(together, whole)
 
 
 def test_placed_by_a_sharding(config):
@@ -122,32 +143,66 @@ def test_host_batch_is_applied_before_the_devices(config):
     assert (batch["twice"] == 2 * batch["label"]).all()
 
 
-def test_errors_surface_in_the_consumer():
-    def items():
-        yield 1
-        raise RuntimeError("from the thread")
+class Failing:
+    """A source of which reading example 40 and later goes wrong, or waits for an event."""
 
-    iterator = Prefetched(items(), 2)
-    assert next(iterator) == 1
-    with pytest.raises(RuntimeError, match="from the thread"):
+    def __init__(self, source, event=None):
+        self.source, self.event = source, event
+
+    def __call__(self, indices):
+        if max(indices) >= 40:
+            if self.event is None:
+                raise ZeroDivisionError("in a worker")
+            self.event.wait()
+        return self.source.read(indices)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_errors_surface_in_the_consumer(config, monkeypatch, workers):
+    source = open_source("embedded_photographs", "test")
+    failing = dataclasses.replace(source, read=Failing(source))
+    monkeypatch.setattr(pipeline, "open_source", lambda *_: failing)
+    config.data.num_workers = workers
+    iterator = pipeline.evaluation_batches(config, "test", 32, 3, 16)
+    assert [next(iterator)["index"][0] for _ in range(2)] == [0, 16]
+    with pytest.raises(ZeroDivisionError, match="in a worker"):
         next(iterator)
-
-
-def test_close_ends_the_thread_and_the_items():
-    closed = []
-
-    def items():
-        try:
-            yield from range(10**9)
-        finally:
-            closed.append(True)
-
-    iterator = Prefetched(items(), 2)
-    assert next(iterator) == 0
-    iterator.close()
-    assert closed and not iterator._thread.is_alive()
     with pytest.raises(StopIteration):
         next(iterator)
+    iterator.close()
+
+
+def test_a_wait_for_data_can_be_left(config, monkeypatch):
+    """A loader that hangs keeps nobody from asking whether the run was told to stop, nor from closing it."""
+    source, event = open_source("embedded_photographs", "test"), threading.Event()
+    hanging = dataclasses.replace(source, read=Failing(source, event))
+    monkeypatch.setattr(pipeline, "open_source", lambda *_: hanging)
+    monkeypatch.setattr(batches, "JOIN_SECONDS", 0.1)
+    iterator = pipeline.evaluation_batches(config, "test", 32, 3, 16)
+    assert iterator.ready(60) and next(iterator)["index"][0] == 0
+    next(iterator)
+    waited = iterator.wait_seconds
+    assert not iterator.ready(0.05) and iterator.wait_seconds - waited >= 0.05
+    iterator.close()
+    with pytest.raises(StopIteration):
+        next(iterator)
+    event.set()
+
+
+def test_close_ends_the_thread(config):
+    config.data.num_workers = 2
+    iterator = pipeline.train_batches(config, 32, 3, None)
+    next(iterator)
+    iterator.close()
+    iterator.close()
+    assert not iterator._thread.is_alive()
+    with pytest.raises(StopIteration):
+        next(iterator)
+
+
+def test_chunks_are_equal_parts():
+    assert chunk_rows(32, 32 * 32 * 3) == 32 and chunk_rows(100, 32 * 32 * 3) == 50
+    assert chunk_rows(4096, 224 * 224 * 3) <= 16 and chunk_rows(1, 10**9) == 1
 
 
 def test_describe(config):

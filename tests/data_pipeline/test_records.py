@@ -1,16 +1,22 @@
-"""TFDS data sets by index, in both file formats, against what TFDS itself reads."""
+"""TFDS data sets by index, prepared as ArrayRecord or converted to it, against what TFDS itself reads."""
 
-import logging
+import json
 import os
+import shutil
 import struct
+import subprocess
+import sys
 
 import numpy as np
 import pytest
 import tensorflow_datasets as tfds
 
-from crate_jax.data import tfrecord_index
+from crate_jax.config import default_config
+from crate_jax.data import pipeline, reading, staging, tfds_records
+from crate_jax.data.conversion import convert, tfrecords
 from crate_jax.data.picture import decoded
 from crate_jax.data.sources import open_source
+from crate_jax.data.tfds_records import records
 from crate_jax.errors import UserError
 
 
@@ -35,7 +41,7 @@ class Builder(tfds.core.GeneratorBasedBuilder):
         )
 
     def _split_generators(self, dl_manager):
-        return {"train": self._generate_examples(range(30)), "unused": self._generate_examples(range(3))}
+        return {"train": self._generate_examples(range(30)), "unused": self._generate_examples(range(30))}
 
     def _generate_examples(self, numbers):
         for number in numbers:
@@ -50,20 +56,32 @@ class Builder(tfds.core.GeneratorBasedBuilder):
             )
 
 
-@pytest.fixture(scope="session", params=["array_record", "tfrecord"])
-def thirty(request, tmp_path_factory):
-    """TFDS root with the data set in one of the formats, cut into three files."""
-    root = tmp_path_factory.mktemp(request.param)
-    config = tfds.download.DownloadConfig(num_shards=3)
-    Builder(data_dir=str(root), file_format=request.param).download_and_prepare(download_config=config)
+@pytest.fixture(scope="session")
+def stored(tmp_path_factory):
+    """File format -> TFDS root with the data set in it, cut into three files."""
+    roots = {}
+    for file_format in ("array_record", "tfrecord"):
+        roots[file_format] = tmp_path_factory.mktemp(file_format)
+        config = tfds.download.DownloadConfig(num_shards=3)
+        builder = Builder(data_dir=str(roots[file_format]), file_format=file_format)
+        builder.download_and_prepare(download_config=config)
+    return roots
+
+
+@pytest.fixture(scope="session", params=["prepared", "converted"])
+def thirty(request, stored, tmp_path_factory):
+    """TFDS root with the data set as ArrayRecord files."""
+    if request.param == "prepared":
+        return stored["array_record"]
+    root = tmp_path_factory.mktemp("converted")
+    convert("thirty", stored["tfrecord"], root, progress=lambda line: None)
     return root
 
 
-def test_equals_what_tfds_reads(thirty):
+def test_equals_what_tfds_reads(thirty, stored):
     theirs = {}
-    builder = tfds.builder_from_directory(thirty / "thirty" / "1.2.3")
-    by_array = thirty.name.startswith("array")
-    for example in builder.as_data_source("train") if by_array else tfds.as_numpy(builder.as_dataset(split="train")):
+    builder = tfds.builder_from_directory(stored["tfrecord"] / "thirty" / "1.2.3")
+    for example in tfds.as_numpy(builder.as_dataset(split="train")):
         theirs[int(example["image"][0, 0, 0])] = (example["image"], example["label"])
     source = open_source("thirty", "train", thirty)
     order = np.random.default_rng(0).permutation(30)
@@ -75,6 +93,94 @@ def test_equals_what_tfds_reads(thirty):
         image, label = theirs.pop(int(pixels[0, 0, 0]))
         assert np.array_equal(image, pixels) and label == example.label
         assert source.read([index])[0] == example
+
+
+def test_tfds_itself_reads_what_was_converted(thirty):
+    builder = tfds.builder_from_directory(thirty / "thirty" / "1.2.3")
+    assert len(list(builder.as_data_source("train"))) == 30 and len(builder.as_data_source("unused")) == 30
+
+
+def test_reading_does_not_import_tensorflow(thirty):
+    code = (
+        "import sys; from crate_jax.data.sources import open_source; "
+        f"assert open_source('thirty', 'train', {str(thirty)!r}).read([3])[0].image; "
+        "sys.exit('tensorflow' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 0
+
+
+def test_a_data_set_as_tfrecord_names_the_command(stored):
+    with pytest.raises(UserError, match=r"stored as tfrecord.*crate-jax data --config=CONFIG --to=array_record"):
+        open_source("thirty", "train", stored["tfrecord"])
+
+
+def test_conversion_keeps_bytes_and_resumes(stored, tmp_path):
+    folder = stored["tfrecord"] / "thirty" / "1.2.3"
+    lines = []
+    target = convert("thirty", stored["tfrecord"], tmp_path, progress=lines.append)
+    names = sorted(entry.name for entry in (tmp_path / "thirty" / "1.2.3").iterdir())
+    assert names == [name.replace("tfrecord", "array_record") for name in sorted(os.listdir(folder))]
+    assert lines[-1] == f"{len(lines)} of {len(lines)} files" and target == str(tmp_path / "thirty" / "1.2.3")
+    source = open_source("thirty", "train", tmp_path)
+    (first,) = records(f"{source.location}/{source.read.args[0].names[0]}", [0])
+    assert first == next(tfrecords(next(folder.glob("thirty-train*-00000-of-*"))))
+    kept, lost = sorted((tmp_path / "thirty" / "1.2.3").glob("thirty-train*"))[:2]
+    before = kept.stat().st_mtime_ns
+    lost.unlink()
+    convert("thirty", stored["tfrecord"], tmp_path, progress=lines.append)
+    assert lost.exists() and kept.stat().st_mtime_ns == before
+    with pytest.raises(UserError, match="only tfrecord is converted"):
+        convert("thirty", tmp_path, tmp_path / "again")
+
+
+def test_a_damaged_tfrecord_is_named(stored, tmp_path):
+    original = next((stored["tfrecord"] / "thirty" / "1.2.3").glob("thirty-train*"))
+    content, path = original.read_bytes(), tmp_path / "file"
+    path.write_bytes(content)
+    whole = list(tfrecords(path))
+    (length,) = struct.unpack("<Q", content[:8])
+    assert len(whole[0]) == length and sum(len(record) + 16 for record in whole) == len(content)
+    path.write_bytes(content[:-3])
+    with pytest.raises(UserError, match=f"after {len(whole) - 1} records"):
+        list(tfrecords(path))
+    path.write_bytes(b"\xff" + content[1:])
+    with pytest.raises(UserError, match="after 0 records"):
+        list(tfrecords(path))
+
+
+def test_damaged_records_are_corrupt_and_damaged_files_are_not(stored, tmp_path, monkeypatch):
+    monkeypatch.setattr(reading.time, "sleep", lambda seconds: None)
+    folder = tmp_path / "thirty" / "1.2.3"
+    shutil.copytree(stored["array_record"] / "thirty" / "1.2.3", folder)
+    path = sorted(folder.glob("thirty-train*"))[1]
+    content = bytearray(path.read_bytes())
+    (place,) = (content.find(b"PNG", content.find(b"PNG") + 3),)  # of the second picture in the file
+    content[place] ^= 1
+    path.write_bytes(content)
+    source = open_source("thirty", "train", tmp_path)
+    damaged = [index for index, example in enumerate(source.read(np.arange(30))) if example.error]
+    assert 1 <= len(damaged) <= 2
+    path.write_bytes(content[:1000])
+    tfds_records._open_files.forget(str(path))
+    with pytest.raises(UserError, match=rf"{path.name} cannot be read"):
+        source.read(np.arange(30))
+
+
+def test_more_files_than_a_process_may_open(tmp_path):
+    """Files are closed and opened again; none of their records is taken for corrupt."""
+    config = tfds.download.DownloadConfig(num_shards=30)
+    Builder(data_dir=str(tmp_path), file_format="array_record").download_and_prepare(download_config=config)
+    info = json.loads((tmp_path / "thirty" / "1.2.3" / "dataset_info.json").read_text())
+    shards = [len(split["shardLengths"]) for split in info["splits"] if split["name"] == "train"]
+    code = (
+        "import resource, os; used = len(os.listdir('/proc/self/fd')); "
+        "resource.setrlimit(resource.RLIMIT_NOFILE, (20, 20)); "
+        "from crate_jax.data.sources import open_source; "
+        f"source = open_source('thirty', 'train', {str(tmp_path)!r}); "
+        "assert not any(one.error for _ in range(2) for one in source.read(range(30)))"
+    )
+    assert shards == [30]
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 0
 
 
 def test_slices_across_files(thirty):
@@ -94,41 +200,31 @@ def test_the_folder_of_one_version_may_be_named(thirty):
     assert open_source("thirty", "train", thirty / "thirty" / "1.2.3").num_examples == 30
 
 
-def test_cost_of_tfrecord_is_said_once_and_paid_once(thirty, caplog):
-    if thirty.name.startswith("array"):
-        return
-    index = thirty / "thirty" / "1.2.3" / "record_offsets.npz"
-    index.unlink(missing_ok=True)
-    with caplog.at_level(logging.WARNING):
-        open_source("thirty", "train", thirty)
-    assert "cannot be read by index" in caplog.text and "--file_format=array_record" in caplog.text
-    assert "indexing 3 TFRecord files" in caplog.text and index.exists()
-    caplog.clear()
-    open_source("thirty", "train", thirty)
-    assert "indexing" not in caplog.text
+def batch_of(config):
+    batches = pipeline.train_batches(config, 16, 3, None)
+    batch = next(batches)
+    batches.close()
+    return batch
 
 
-def framed(content):
-    return struct.pack("<Q", len(content)) + b"\0" * 4 + content + b"\0" * 4
-
-
-def test_offsets_and_files_that_are_cut_off(tmp_path, monkeypatch):
-    path = tmp_path / "records"
-    contents = [b"a" * 10, b"", b"b" * 100_000]
-    path.write_bytes(b"".join(framed(content) for content in contents))
-    file = tfrecord_index.TfRecordFile(str(path), tfrecord_index.offsets_of(str(path)))
-    assert file.records([2, 0, 1]) == [contents[2], contents[0], contents[1]]
-    with open(path, "rb") as raw:
-        monkeypatch.setattr(tfrecord_index, "BLOCK", 64)
-        blocks, found = tfrecord_index.Blocks(raw), []
-        for place in (0, 26, 42):
-            blocks.seek(place)
-            found.append(struct.unpack("<Q", blocks.read(12)[:8])[0])
-        assert found == [10, 0, 100_000]
-    os.truncate(path, 5000)
-    with pytest.raises(UserError, match="cut off after 2 records"):
-        tfrecord_index.offsets_of(str(path))
-    assert isinstance(file.records([2])[0], OSError)
+def test_staged_copies_are_read_instead(stored, tmp_path, monkeypatch):
+    config = default_config()
+    config.data.name, config.data.data_dir, config.batch_size = "thirty", str(tmp_path / "slow"), 30
+    shutil.copytree(stored["array_record"], tmp_path / "slow")
+    plain = batch_of(config)
+    config.data.stage_dir = str(tmp_path / "fast")
+    usage = type("Usage", (), {"free": 1000})
+    with monkeypatch.context() as patch, pytest.raises(UserError, match=r"free, and .* are to be copied"):
+        patch.setattr(staging.shutil, "disk_usage", lambda path: usage)
+        batch_of(config)
+    for _ in range(2):
+        for key, value in batch_of(config).items():
+            np.testing.assert_array_equal(value, plain[key])
+    copies = sorted(path.name for path in (tmp_path / "fast").glob("*/*"))
+    assert len(copies) == 3 and all("thirty-train" in name for name in copies)
+    for path in (tmp_path / "slow").glob("*/*/thirty-train*"):
+        path.write_bytes(b"x" * path.stat().st_size)  # not read any more
+    np.testing.assert_array_equal(batch_of(config)["image"], plain["image"])
 
 
 def test_a_data_set_without_images_is_refused(tmp_path):

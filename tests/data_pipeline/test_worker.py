@@ -1,8 +1,8 @@
-"""Worker processes give what threads give, pass on errors, and end with their parent."""
+"""Worker processes give what threads give, pass on errors, and end with their parent; files that cannot be read."""
 
+import errno
+import multiprocessing
 import os
-import pickle
-import signal
 import subprocess
 import sys
 import time
@@ -10,82 +10,174 @@ import time
 import numpy as np
 import pytest
 
-from crate_jax.data import pipeline
-from crate_jax.data.rows import RowReader, recipe_of
+from crate_jax.data import loader, pipeline, reading
+from crate_jax.data.picture import png
 from crate_jax.data.sources import open_source
-from crate_jax.data.worker import WorkerProcesses
 from crate_jax.errors import UserError
 
-
-def first_batches(config, count=3):
-    iterator = pipeline.train_batches(config, 32, 3, None)
-    made = [next(iterator) for _ in range(count)]
-    iterator.close()
-    return made
-
-
-def test_processes_change_nothing(config):
-    alone = first_batches(config)
-    config.data.num_workers, config.data.worker_processes = 2, True
-    for one, other in zip(alone, first_batches(config), strict=True):
-        for key in one:
-            np.testing.assert_array_equal(one[key], other[key])
-
-
-def test_corrupt_examples_and_errors_are_passed_on(config, tmp_path):
-    config.data.name, config.data.data_dir = "image_folder", str(tmp_path)
-    config.data.num_workers, config.data.worker_processes = 1, True
-    for number in range(20):
-        (tmp_path / f"{number}.jpg").write_bytes(b"no picture")
-    with pytest.raises(UserError, match="are corrupt"):
-        first_batches(config)
+SCRIPT = """
+import sys, os, time
+from crate_jax.config import default_config
+from crate_jax.data import pipeline
+print("script", flush=True)
+config = default_config()
+config.data.name, config.batch_size = "embedded_digits", 100
+config.data.num_workers, config.data.worker_processes = 2, 2
+batches = pipeline.train_batches(config, 28, 1, None)
+found = [int(i) for _ in range(3) for i in next(batches)["index"]]
+config.data.worker_processes = 0
+alone = pipeline.train_batches(config, 28, 1, None)
+assert found == [int(i) for _ in range(3) for i in next(alone)["index"]]
+import multiprocessing
+print(*[child.pid for child in multiprocessing.active_children()], flush=True)
+if len(sys.argv) > 1:
+    time.sleep(60)
+batches.close()
+assert not multiprocessing.active_children()
+print("done", flush=True)
+"""
 
 
 @pytest.fixture
-def workers(config):
-    source = open_source("embedded_digits", "train", config.data.data_dir)
-    started = WorkerProcesses(RowReader(source, recipe_of(config, 28, 1)), 1)
-    yield started
-    started.close()
+def script(tmp_path):
+    """A person's script, without `if __name__ == "__main__"`, beside a file with the name of a standard module."""
+    (tmp_path / "train.py").write_text(SCRIPT)
+    (tmp_path / "cwd").mkdir()
+    (tmp_path / "cwd" / "random.py").write_text("raise SystemExit('the wrong random')")
+
+    def start(*words):
+        command = [sys.executable, str(tmp_path / "train.py"), *words]
+        return subprocess.Popen(
+            command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=tmp_path / "cwd"
+        )
+
+    return start
 
 
-def test_a_killed_worker_is_a_sentence(workers):
-    images = np.zeros((2, 28, 28, 1), np.uint8)
-    labels, valid, damaged = workers.rows([0, 1], [0, 0], images)
-    assert valid.all() and not damaged and images.any() and (labels >= 0).all()
-    (process,) = workers._all
-    process.send_signal(signal.SIGTERM)  # ignored: it is the parent who stops
-    workers.rows([0, 1], [0, 0], images)
-    process.kill()
-    with pytest.raises(UserError, match=r"exit code -9.*fewer data\.num_workers"):
-        workers.rows([0, 1], [0, 0], images)
+def test_processes_from_a_script_without_a_guard(script):
+    """Each process would run the script again, if it were not kept from it."""
+    running = script()
+    output, errors = running.communicate(timeout=120)
+    assert running.returncode == 0, errors
+    lines = output.splitlines()
+    assert lines[0] == "script" and len(lines[1].split()) == 2 and lines[2:] == ["done"]
 
 
-def test_workers_end_with_a_killed_parent(config):
-    code = (
-        "import sys, time; from crate_jax.data.worker import WorkerProcesses; import pickle; "
-        "w = WorkerProcesses(pickle.load(sys.stdin.buffer), 1); print(w._all[0].pid, flush=True); time.sleep(60)"
-    )
-    reader = RowReader(open_source("embedded_digits", "train", config.data.data_dir), recipe_of(config, 28, 1))
-    parent = subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
-    parent.stdin.write(pickle.dumps(reader))
-    parent.stdin.close()
-    worker = int(parent.stdout.readline())
-    parent.kill()
-    parent.wait()
+def is_running(pid):
+    """Whether a process is there, and no zombie."""
+    try:
+        with open(f"/proc/{pid}/stat") as file:
+            return file.read().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+def test_workers_end_with_a_killed_parent(script):
+    running = script("wait")
+    assert running.stdout.readline() == "script\n"
+    workers = running.stdout.readline().split()
+    assert len(workers) == 2 and all(map(is_running, workers))
+    running.kill()
+    running.communicate()
     for _ in range(300):
-        if not os.path.exists(f"/proc/{worker}"):
+        if not any(map(is_running, workers)):
             return
-        with open(f"/proc/{worker}/stat") as file:
-            if file.read().rpartition(")")[2].split()[0] == "Z":
-                return
         time.sleep(0.1)
-    pytest.fail("the worker outlived its parent by half a minute")
+    pytest.fail("a worker outlived its parent by half a minute")
+
+
+def test_processes_change_nothing_and_pass_on_errors(config, tmp_path, monkeypatch):
+    """Rows travel through pipes here, as in a container with little shared memory."""
+    monkeypatch.setattr(loader, "shared_memory_holds", lambda needed: False)
+    for number in range(20):
+        (tmp_path / f"{number}.jpg").write_bytes(b"no picture")
+    config.data.num_workers, config.data.worker_processes = 1, 1
+    iterator = pipeline.train_batches(config, 32, 3, None)
+    made = next(iterator)
+    config.data.worker_processes = 0
+    alone = next(pipeline.train_batches(config, 32, 3, None))
+    for key, value in alone.items():
+        np.testing.assert_array_equal(value, made[key])
+    (worker,) = multiprocessing.active_children()
+    worker.kill()
+    with pytest.raises(UserError, match=r"exit code -9.*fewer data\.num_workers"):
+        for _ in range(100):
+            next(iterator)
+    config.data.name, config.data.data_dir, config.data.worker_processes = "image_folder", str(tmp_path), 1
+    with pytest.raises(UserError, match="are corrupt"):
+        next(pipeline.train_batches(config, 32, 3, None))
+
+
+def test_little_shared_memory_is_noticed(monkeypatch, caplog):
+    usage = type("Usage", (), {"free": 60 * 2**20})
+    monkeypatch.setattr(loader.shutil, "disk_usage", lambda path: usage)
+    assert loader.shared_memory_holds(20 * 2**20)
+    assert not loader.shared_memory_holds(50 * 2**20) and "--shm-size=100m" in caplog.text
 
 
 def test_by_the_machine(config, monkeypatch):
     monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(96)), raising=False)
-    assert pipeline.workers_of(config, 224) == (64, True)
-    assert pipeline.workers_of(config, 32) == (0, False)
+    assert pipeline.workers_of(config, 224) == (8, 8)
+    assert pipeline.workers_of(config, 32) == (0, 0)
     config.data.num_workers = 4
-    assert pipeline.workers_of(config, 224) == (4, False)
+    assert pipeline.workers_of(config, 224) == (4, 0)
+    config.data.num_workers, config.data.worker_processes = 20, 0
+    assert pipeline.workers_of(config, 224) == (20, 0)
+    config.data.worker_processes = 3
+    assert pipeline.workers_of(config, 224) == (7, 3)
+
+
+class Unreadable:
+    """Reads that fail some times."""
+
+    def __init__(self, error, times):
+        self.error, self.times = error, times
+
+    def __call__(self):
+        self.times -= 1
+        if self.times >= 0:
+            raise self.error
+        return b"content"
+
+
+def test_what_cannot_be_read_is_retried_then_named(monkeypatch, caplog):
+    waits = []
+    monkeypatch.setattr(reading.time, "sleep", waits.append)
+    assert reading.retried(Unreadable(OSError(errno.EIO, "Input/output error"), 2), "/data/a.jpg") == b"content"
+    assert waits == list(reading.WAITS[:2]) and "/data/a.jpg cannot be read" in caplog.text
+    for error in (OSError(errno.EMFILE, "Too many open files"), TimeoutError("timed out")):
+        with pytest.raises(UserError, match=r"/data/a\.jpg cannot be read: .*(open files|timed out)"):
+            reading.retried(Unreadable(error, 99), "/data/a.jpg")
+    waits.clear()
+    with pytest.raises(UserError, match="cannot be read"):
+        reading.retried(Unreadable(FileNotFoundError(errno.ENOENT, "No such file"), 99), "/data/a.jpg")
+    assert not waits
+    with pytest.raises(UserError, match="403"):
+        reading.retried(Unreadable(RuntimeError("403 Forbidden"), 99), "gs://bucket/a.jpg")
+    with pytest.raises(RuntimeError):
+        reading.retried(Unreadable(RuntimeError("a fault of ours"), 99), "/data/a.jpg")
+
+
+def test_a_picture_that_vanishes_ends_the_run(config, tmp_path, monkeypatch):
+    """It is not counted as corrupt: other hosts may still see it, and would train on other data."""
+    monkeypatch.setattr(reading.time, "sleep", lambda seconds: None)
+    source = open_source("embedded_photographs", "test")
+    for number, example in enumerate(source.read(range(40))):
+        path = tmp_path / "class" / f"{number:02}.png"
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(png(example.image))
+    config.data.name, config.data.data_dir = "image_folder", str(tmp_path)
+    opened = open_source("image_folder", "train", tmp_path)
+    (tmp_path / "class" / "07.png").unlink()
+    monkeypatch.setattr(pipeline, "open_source", lambda *_: opened)
+    with pytest.raises(UserError, match=r"07\.png cannot be read"):
+        list(pipeline.evaluation_batches(config, "train", 32, 3, 16))
+
+
+def test_a_thread_that_reads_for_ever_does_not_keep_the_program():
+    code = (
+        "import sys, threading, crate_jax.__main__ as program; program._SECONDS_TO_READ = 0.1; "
+        "hang = threading.Thread(target=threading.Event().wait, name='grain-prefetch_0'); "
+        "program.main = lambda: hang.start() or 143; sys.exit(program.program())"
+    )
+    assert subprocess.run([sys.executable, "-c", code], timeout=60).returncode == 143

@@ -17,12 +17,8 @@ TINY = {
 
 @pytest.fixture(scope="session")
 def digits(tmp_path_factory):
-    """A folder with the embedded digits, prepared once."""
-    from crate_jax.data.preparation import prepare_embedded
-
-    folder = tmp_path_factory.mktemp("digits")
-    prepare_embedded("embedded_digits", str(folder))
-    return folder
+    """A folder for data; the digits come inside a package."""
+    return tmp_path_factory.mktemp("digits")
 
 
 @pytest.fixture(scope="session")

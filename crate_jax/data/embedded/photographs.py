@@ -6,15 +6,11 @@ for figures. Grayscale pictures are RGB with three equal channels. Origin and li
 """
 
 import importlib.util
-import io
 import pathlib
-import typing
 
 import numpy as np
-import tensorflow_datasets as tfds
 from PIL import Image
 
-from crate_jax.data.picture import png
 from crate_jax.errors import UserError
 
 PHOTOGRAPHS = {  # label: package that holds it, file
@@ -36,6 +32,10 @@ PHOTOGRAPHS = {  # label: package that holds it, file
     "text": ("skimage", "data/text.png"),
     "tissue": ("skimage", "data/ihc.png"),
 }
+VERSION = "1.1.0"
+LOCATION = "the packages scikit-image and scikit-learn"
+SPLITS = ("train", "test", "whole")
+CLASS_NAMES = tuple(PHOTOGRAPHS)
 CROP = 48  # pixels that a crop is stored with, so that a random crop to 32 has something to vary
 SMALLEST = 64  # pixels of the photograph that a crop shows at least
 # of each photograph; few to train on, for with hundreds a probe of random features does nearly as well as any
@@ -104,47 +104,19 @@ def whole(label):
     return np.asarray(picture)
 
 
-class Builder(tfds.core.GeneratorBasedBuilder):
-    """Crops of 48 x 48 pixels: 680 to train on, 1,020 to test on, and the 17 photographs they come from."""
+def examples(split):
+    """The examples of a split.
 
-    name = "embedded_photographs"
-    VERSION = tfds.core.Version("1.1.0")
-    # nothing to download; looking for checksums, TFDS wants importlib_resources, which it does not declare
-    url_infos: typing.ClassVar[dict] = {}
+    Args:
+        split: "train" or "test" (crops), or "whole".
 
-    def _info(self):
-        return tfds.core.DatasetInfo(
-            builder=self,
-            description="Crops of the photographs inside scikit-image and scikit-learn; the label is the photograph.",
-            features=tfds.features.FeaturesDict(
-                {
-                    "image": tfds.features.Image(shape=(None, None, 3), encoding_format="png"),
-                    "label": tfds.features.ClassLabel(names=list(PHOTOGRAPHS)),
-                }
-            ),
-            supervised_keys=("image", "label"),
-            homepage="https://scikit-image.org/",
-            license="Public domain, CC0 and CC BY 2.0: see LICENSES.md",
-            disable_shuffling=True,
-        )
-
-    def _split_generators(self, dl_manager):
-        del dl_manager  # nothing is downloaded
-        return {"train": self._crops("train"), "test": self._crops("test"), "whole": self._whole()}
-
-    def _generate_examples(self):
-        """TFDS wants this name; the splits differ, so each has a generator of its own."""
-        return self._whole()
-
-    def _whole(self):
-        for number, label in enumerate(PHOTOGRAPHS):
-            yield number, {"image": io.BytesIO(png(whole(label))), "label": label}
-
-    def _crops(self, split):
-        pictures = {label: photograph(label) for label in PHOTOGRAPHS}
-        boxes = {label: crop_boxes(label, split, *pixels.shape[:2]) for label, pixels in pictures.items()}
-        for turn in range(CROPS[split]):  # one of each in turn, so that the first few show all of them
-            for number, (label, pixels_HxWx3) in enumerate(pictures.items()):
-                # encoded here: TFDS would import TensorFlow for it, which takes longer than everything else
-                encoded = png(crop(pixels_HxWx3, boxes[label][turn]))
-                yield turn * len(pictures) + number, {"image": io.BytesIO(encoded), "label": label}
+    Returns:
+        A list of images HxWx3 (uint8), and labels_N; one of each photograph in turn, so that the first few show all.
+    """
+    if split == "whole":
+        return [whole(label) for label in PHOTOGRAPHS], np.arange(len(PHOTOGRAPHS))
+    pictures = [photograph(label) for label in PHOTOGRAPHS]
+    boxes = [crop_boxes(name, split, *p.shape[:2]) for name, p in zip(PHOTOGRAPHS, pictures, strict=True)]
+    turns = range(CROPS[split])
+    images = [crop(pixels, boxes[label][turn]) for turn in turns for label, pixels in enumerate(pictures)]
+    return images, np.tile(np.arange(len(pictures)), len(turns))

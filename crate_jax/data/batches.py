@@ -1,0 +1,228 @@
+"""Chunks become batches on the devices, in a thread that works ahead; what is corrupt is entered in order.
+
+Batches are put together and placed while the device computes. The consumer knows how long it waited all the same, and
+never waits for so long that a signal to the process is not seen (see `ready`).
+"""
+
+import contextlib
+import logging
+import queue
+import re
+import signal
+import threading
+import time
+
+import jax
+import numpy as np
+
+from crate_jax.data.loader import loaded
+from crate_jax.errors import UserError
+
+FEWEST_READ = 1000  # examples (or all, if there are fewer) before a fraction of them means anything
+JOIN_SECONDS = 5  # that `close` waits for a worker which is reading
+
+
+class Batches:
+    """An iterator over batches, the next of which are made ahead of time.
+
+    What a worker raises is raised where the consumer would have got the batch.
+
+    Attributes:
+        wait_seconds: time that the consumer has waited so far.
+        corrupt_examples: distinct corrupt examples met by this process up to the batch handed out last.
+    """
+
+    def __init__(self, chunks, workers, ledger, depth, finish):
+        """Starts at once.
+
+        Args:
+            chunks: a Chunks.
+            workers: threads and processes, see `loader.loaded`.
+            ledger: a Ledger.
+            depth: batches kept ready.
+            finish: a function of the dictionary of this process's rows, that returns the batch; called in the thread.
+        """
+        self.wait_seconds, self.corrupt_examples = 0.0, 0
+        self._ready, self._next, self._stop = queue.Queue(maxsize=depth), None, threading.Event()
+        self._iterator = []  # filled by the thread
+        work = (chunks, workers, ledger, finish, self._ready, self._stop, self._iterator)
+        self._thread = threading.Thread(target=_fill, args=work, name="crate-jax data", daemon=True)
+        self._thread.start()
+
+    def __iter__(self):
+        return self
+
+    def ready(self, timeout):
+        """Waits for the next batch.
+
+        Args:
+            timeout: seconds, at most.
+
+        Returns:
+            True if `next` would return (or raise) at once.
+        """
+        if self._next is None and not self._stop.is_set():
+            begun = time.perf_counter()
+            try:
+                self._next = self._ready.get(timeout=timeout)
+            except queue.Empty:
+                return False
+            finally:
+                self.wait_seconds += time.perf_counter() - begun
+        return True
+
+    def __next__(self):
+        while not self.ready(60):
+            pass
+        if self._stop.is_set() or self._next is None:
+            raise StopIteration
+        (batch, corrupt_examples, error), self._next = self._next, None
+        if error is not None:
+            self._stop.set()
+            raise error
+        self.corrupt_examples = corrupt_examples
+        return batch
+
+    def close(self):
+        """Ends the workers and forgets what they made; may be called twice."""
+        self._stop.set()
+        self._next = None
+        while True:
+            try:
+                self._ready.get_nowait()
+            except queue.Empty:
+                break
+        if self._thread is threading.current_thread():
+            return
+        self._thread.join(1)
+        for iterator in self._iterator if self._thread.is_alive() else ():
+            with contextlib.suppress(Exception):  # the thread, which waits for a chunk, may close it as well
+                iterator.close()
+        self._thread.join(JOIN_SECONDS)
+
+    def __del__(self):
+        self._stop.set()
+
+
+def _fill(chunks, workers, ledger, finish, ready, stop, kept):
+    """The thread's work; holds no reference to the Batches object, so that one left behind can be collected."""
+    # worker processes inherit this: a signal to the whole group is answered by the parent, which ends them
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
+
+    def put(*entry):
+        while not stop.is_set():
+            try:
+                ready.put(entry, timeout=0.1)
+                return
+            except queue.Full:
+                continue
+
+    try:
+        with loaded(chunks, *workers) as iterator:
+            kept.append(iterator)
+            for arrays in host_batches(iterator, chunks, ledger):
+                put(finish(arrays), len(ledger.corrupt), None)
+                if stop.is_set():
+                    return
+            put(None, 0, StopIteration())
+    except BaseException as error:  # whatever it is, the consumer must not wait for ever
+        put(None, 0, _explained(error))
+
+
+def _explained(error):
+    """A lost worker process as a sentence; any other error as it is."""
+    lost = "Worker process was terminated" in str(error) and re.search(r"exit code -?\d+", str(error))
+    if not lost:
+        return error
+    return UserError(
+        f"a process that prepares images ended ({lost[0]}), perhaps for want of memory; choose fewer data.num_workers, "
+        "or data.worker_processes=0."
+    )
+
+
+def host_batches(iterator, chunks, ledger):
+    """Joins chunks to the rows of this process, batch by batch.
+
+    Args:
+        iterator: over the chunks.
+        chunks: a Chunks, for their number and size.
+        ledger: a Ledger.
+
+    Yields:
+        A dictionary of arrays, rows in ascending order.
+
+    Raises:
+        UserError: too many corrupt examples.
+    """
+    for _ in range(chunks.num_steps):
+        arrays, damaged = None, []
+        for part in range(chunks.per_batch):
+            chunk = next(iterator)
+            damaged += chunk.pop("damaged")
+            if arrays is None:
+                shapes = {key: (len(chunks.rows), *value.shape[1:]) for key, value in chunk.items()}
+                arrays = {key: np.empty(shapes[key], value.dtype) for key, value in chunk.items()}
+            for key, value in chunk.items():
+                arrays[key][part * chunks.rows_per_chunk :][: len(value)] = value
+        ledger.enter(int((arrays["index"] >= 0).sum()), damaged)
+        yield arrays
+    ledger.check(final=True)
+
+
+class Ledger:
+    """Which examples of a source are corrupt, and whether they are too many."""
+
+    def __init__(self, source, max_fraction, replace):
+        """An empty one.
+
+        Args:
+            source: a Source.
+            max_fraction: of the examples read, that may be corrupt.
+            replace: corrupt examples are replaced by others, which are read too.
+        """
+        self.source = source
+        self.max_fraction = max_fraction
+        self.replace = replace
+        self.corrupt = set()
+        self.read = 0
+
+    def enter(self, read, damaged):
+        """Counts the examples of one batch; names each corrupt one once."""
+        for one in damaged:
+            if one.index not in self.corrupt:
+                self.corrupt.add(one.index)
+                logging.warning("corrupt example %s is left out: %s", one.identity, one.reason)
+        self.read += read + (len(damaged) if self.replace else 0)  # each was followed by reading another one
+        self.check()
+
+    def check(self, final=False):
+        """Raises UserError if more than the allowed fraction is corrupt, once enough were read to tell."""
+        seen = min(self.read, self.source.num_examples)
+        enough = final or not self.max_fraction or seen >= min(FEWEST_READ, self.source.num_examples)
+        if enough and len(self.corrupt) > self.max_fraction * seen:
+            raise UserError(
+                f"{len(self.corrupt)} of {seen} examples read from {self.source.name} ({self.source.location}) are "
+                f"corrupt, more than data.max_corrupt_fraction={self.max_fraction}; repair or remove those that the "
+                "warnings name, or allow a larger fraction."
+            )
+
+
+def placed(local, sharding, batch_size, rows):
+    """A global array from the rows of this process.
+
+    Args:
+        local: rows in ascending order, any further axes.
+        sharding: over axis 0.
+        batch_size: B.
+        rows: the number in the global batch of each local row.
+
+    Returns:
+        jax.Array with batch_size rows.
+    """
+
+    def shard(index):
+        first = np.searchsorted(rows, index[0].start or 0)
+        last = np.searchsorted(rows, batch_size if index[0].stop is None else index[0].stop)
+        return local[first:last]
+
+    return jax.make_array_from_callback((batch_size, *local.shape[1:]), sharding, shard)

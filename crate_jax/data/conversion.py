@@ -1,0 +1,167 @@
+"""A TFRecord data set becomes an ArrayRecord one, once: the records' bytes as they are, file by file, many at a time.
+
+A TFRecord file is a chain of records, each framed as length (8 bytes, little-endian), checksum (4), content, checksum
+(4); it can be read from the beginning only. ArrayRecord files are read by index. A file is written under another name
+and renamed when it is whole, so the same command goes on where it was stopped.
+"""
+
+import concurrent.futures
+import json
+import os
+import struct
+import tempfile
+
+from crate_jax.data.folder_listing import is_remote
+from crate_jax.data.reading import retried
+from crate_jax.data.tfds_records import read_only_builder
+from crate_jax.errors import UserError
+
+FRAME = 12  # bytes before the content: length and checksum
+FORMATS = ("tfrecord", "array_record")  # TFDS's names, which are a part of its file names
+INFO = "dataset_info.json"
+CRC32C = [0] * 256
+for _byte in range(256):
+    _value = _byte
+    for _ in range(8):
+        _value = (_value >> 1) ^ (0x82F63B78 if _value & 1 else 0)
+    CRC32C[_byte] = _value
+
+
+def masked_crc32c(content):
+    """TFRecord's checksum of some bytes: CRC-32C, rotated and shifted by a constant; slow, meant for the length."""
+    value = 0xFFFFFFFF
+    for byte in content:
+        value = (value >> 8) ^ CRC32C[(value ^ byte) & 0xFF]
+    value ^= 0xFFFFFFFF
+    return (((value >> 15) | (value << 17)) + 0xA282EAD8) & 0xFFFFFFFF
+
+
+def tfrecords(path):
+    """The records of a TFRecord file, in order.
+
+    Args:
+        path: local or gs://.
+
+    Yields:
+        bytes.
+
+    Raises:
+        UserError: the chain breaks: the file is cut off or damaged.
+    """
+    from etils import epath
+
+    count = 0
+    with epath.Path(path).open("rb") as file:
+        while header := file.read(FRAME):
+            length, checksum = struct.unpack("<QI", header) if len(header) == FRAME else (0, -1)
+            if masked_crc32c(header[:8]) != checksum:
+                break
+            framed = file.read(length + 4)
+            if len(framed) != length + 4:
+                break
+            yield framed[:-4]
+            count += 1
+        else:
+            return
+    raise UserError(f"{path} is cut off or damaged after {count} records; copy or prepare it again.")
+
+
+def convert_file(source, target, num_records):
+    """Writes the records of one TFRecord file as an ArrayRecord file, unless it is there.
+
+    Args:
+        source, target: paths, local or gs://.
+        num_records: that the data set says the file has.
+
+    Returns:
+        Whether the file was written.
+
+    Raises:
+        UserError: the source is damaged, or cannot be read.
+    """
+    from array_record.python.array_record_module import ArrayRecordWriter
+    from etils import epath
+
+    target = epath.Path(target)
+    if target.exists():
+        return False
+    local = None if is_remote(target) else target.parent
+    with tempfile.TemporaryDirectory(dir=local, prefix=".unfinished-") as folder:
+        unfinished = os.path.join(folder, "unfinished")
+
+        def written():
+            writer, count = ArrayRecordWriter(unfinished, "group_size:1"), 0
+            for record in tfrecords(source):
+                writer.write(record)
+                count += 1
+            writer.close()
+            return count
+
+        count = retried(written, source)
+        if count != num_records:
+            raise UserError(
+                f"{source} holds {count} records where its {INFO} says {num_records}; copy or prepare it again."
+            )
+        if is_remote(target):
+            retried(lambda: epath.Path(unfinished).copy(target), target)
+        else:
+            os.replace(unfinished, target)
+    return True
+
+
+def convert(name, data_dir, out, workers=None, progress=print):
+    """Converts every split of a TFDS data set.
+
+    Args:
+        name: of the data set, "name" or "name/config:version".
+        data_dir: where it lies now, as `data.data_dir`.
+        out: TFDS root folder to write to, to be named as `data.data_dir` afterwards; local or gs://.
+        workers: files at once; None: as many as there are cores, at most 16.
+        progress: called with a line for people.
+
+    Returns:
+        The folder of the converted version.
+
+    Raises:
+        UserError: no such data set, another format, a damaged file, a folder that cannot be written.
+    """
+    from etils import epath
+
+    builder = read_only_builder(name, data_dir)
+    found = builder.info.file_format.value
+    if found != FORMATS[0]:
+        raise UserError(f"{builder.data_dir} is stored as {found}; only {FORMATS[0]} is converted.")
+    source = epath.Path(builder.data_dir)
+    version = source.relative_to(source.parents[len(builder.info.full_name.split("/")) - 1])
+    target = epath.Path(os.path.expanduser(str(out))) / version
+    if target == source:
+        raise UserError(f"--out={out} is where the data set lies; name another folder.")
+    try:
+        target.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"--out={out} cannot be written ({error}); name another folder.") from error
+    files, names = [], set()
+    for split in builder.info.splits.values():
+        for path, length in zip(split.filepaths, split.shard_lengths, strict=True):
+            names.add(epath.Path(path).name)
+            renamed = epath.Path(path).name.replace(f".{FORMATS[0]}", f".{FORMATS[1]}")
+            files.append((str(path), target / renamed, length))
+    with concurrent.futures.ThreadPoolExecutor(workers or min(os.cpu_count() or 1, 16)) as pool:
+        pending = [pool.submit(convert_file, *file) for file in files]
+        try:
+            for number, future in enumerate(concurrent.futures.as_completed(pending), 1):
+                future.result()
+                progress(f"{number} of {len(files)} files")
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
+    for entry in source.iterdir():  # labels, features, licence
+        if entry.name not in names and entry.name != INFO and entry.is_file() and not entry.name.startswith("."):
+            (target / entry.name).write_bytes(entry.read_bytes())
+    info = json.loads((source / INFO).read_text())
+    info["fileFormat"] = FORMATS[1]
+    for split in info["splits"]:
+        if "filepathTemplate" in split:
+            split["filepathTemplate"] = split["filepathTemplate"].replace(f".{FORMATS[0]}", f".{FORMATS[1]}")
+    (target / INFO).write_text(json.dumps(info, indent=2))  # last: without it there is no data set
+    return str(target)

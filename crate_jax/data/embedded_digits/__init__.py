@@ -1,1 +1,0 @@
-"""The TFDS data set `embedded_digits`: registered by importing `builder`."""

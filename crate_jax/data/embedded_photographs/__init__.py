@@ -1,1 +1,0 @@
-"""The TFDS data set `embedded_photographs`: registered by importing `builder`; origins in LICENSES.md."""

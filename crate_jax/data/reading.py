@@ -1,0 +1,62 @@
+"""Files that cannot be read are no corrupt pictures: retried for a while, then the run ends with the file's name.
+
+Leaving them out would train on other data than the run says, differently in each worker and host. What can be read but
+not decoded is corrupt, and is replaced and counted (`rows`).
+"""
+
+import contextlib
+import errno
+import logging
+import resource
+import time
+
+from crate_jax.data.folder_listing import is_remote
+from crate_jax.errors import UserError
+
+WAITS = (0.1, 0.5, 2, 8, 20)  # seconds before each further attempt
+LASTING = frozenset((errno.ENOENT, errno.EACCES, errno.EPERM, errno.EISDIR, errno.ENOTDIR, errno.ENODEV))
+
+
+def retried(read, path):
+    """What `read()` returns, after as many attempts as that takes.
+
+    Args:
+        read: a function; OSError (for a remote path any exception) means that the file could not be read.
+        path: for the message.
+
+    Returns:
+        What `read` returns.
+
+    Raises:
+        UserError: naming the file, where no attempt succeeded, or waiting cannot help.
+    """
+    kinds = Exception if is_remote(path) else OSError  # Google's and TensorFlow's errors are no OSError
+    for wait in (*WAITS, None):
+        try:
+            return read()
+        except UserError:
+            raise
+        except kinds as error:
+            reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+            if wait is None or isinstance(error, FileNotFoundError) or getattr(error, "errno", None) in LASTING:
+                break
+            logging.warning("%s cannot be read (%s); trying again in %g s", path, reason, wait)
+            time.sleep(wait)
+    raise UserError(
+        f"{path} cannot be read: {reason}. Mend the disk, network or permission (or take the file out of the data "
+        "set, which makes it another one), and run the same command again."
+    )
+
+
+def raise_file_limit():
+    """Lifts the soft limit of open files to the hard one: a data set may have more shards than the usual 1,024.
+
+    Returns:
+        How many files this process may have open.
+    """
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != hard:
+        with contextlib.suppress(ValueError, OSError):  # a system that forbids it
+            resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    return limit if limit != resource.RLIM_INFINITY else 2**20
