@@ -33,6 +33,7 @@ BASE = [
     "pillow>=11",
     "safetensors>=0.5,<1",
     "jinja2>=3.1,<4",
+    "tqdm>=4.66",
 ]
 # TFDS needs it to prepare a data set; nothing else does.
 TENSORFLOW = "tensorflow-cpu>=2.20,<2.22"

@@ -152,13 +152,16 @@ def pretrain(config, workdir):
     from crate_jax.training.loss_curve import plot_loss
     from crate_jax.training.preflight import check_splits
     from crate_jax.training.program import build_program
+    from crate_jax.training.progress import announce
     from crate_jax.training.run_folder import RunFolder
 
     if isinstance(config, str):
         config = load_config(config)
     begin = time.perf_counter()
     check_splits(config)
-    program = build_program(config, pipeline.num_train_examples(config))
+    examples = pipeline.num_train_examples(config)
+    program = build_program(config, examples)
+    announce(program, workdir, examples)
     folder = RunFolder(workdir)
     folder.open(config)
     keep_compiled(folder.path)

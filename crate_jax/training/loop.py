@@ -13,6 +13,7 @@ import numpy as np
 
 from crate_jax.errors import UserError
 from crate_jax.models.flops import flops_per_image
+from crate_jax.training.progress import compiled
 
 
 class Observer(Protocol):
@@ -111,7 +112,7 @@ def train(program, state, batches, checkpoints, observers, preemption):
     if start >= total:
         return Outcome(state, start, preempted=False)
     batch = next(batches)
-    run_step = program.step.lower(state, batch).compile()  # now, so that the clock does not count it
+    run_step = compiled(program.step, state, batch)  # now, so that the clock does not count it
     # Simulated devices share one pool of threads: two programs with collectives under way at once can wait for each
     # other for ever. So there every step is finished before the next is dispatched; one device needs no such care.
     one_at_a_time = program.mesh.size > 1 and program.mesh.devices.flat[0].platform == "cpu"

@@ -6,8 +6,10 @@ import sys
 import time
 
 import jax
+from tqdm import tqdm
 
 from crate_jax.distributed.sharding import replicated
+from crate_jax.training.progress import in_notebook
 
 logger = logging.getLogger(__name__)
 
@@ -70,21 +72,47 @@ class TensorBoard(Silent):
 
 
 class Progress(Silent):
-    """A line in the terminal for each line of the log, with the time that is left."""
+    """A line in the terminal for each line of the log, with the time that is left; in a notebook a bar.
 
-    def __init__(self, total_steps, first_step, stream=None):
+    Time counts from the first step on, so what compiling took is in no forecast.
+
+    Args:
+        total_steps: of the run.
+        first_step: that it begins or goes on at.
+        stream: None is stderr.
+        bar: None: in a notebook.
+    """
+
+    def __init__(self, total_steps, first_step, stream=None, bar=None):
         self._total, self._first, self._stream = total_steps, first_step, stream or sys.stderr
-        self._begin = time.perf_counter()
+        self._wants_bar = in_notebook() if bar is None else bar
+        self._bar = self._begin = None
+
+    def after_step(self, step, state, batch):
+        if self._begin is None:
+            self._begin, self._first = time.perf_counter(), step
+            if self._wants_bar:
+                self._bar = tqdm(
+                    total=self._total, initial=step, file=self._stream, unit="step", mininterval=0.5, dynamic_ncols=True
+                )
+        elif self._bar is not None:
+            self._bar.update(step - self._bar.n)
 
     def logged(self, step, scalars):
-        elapsed = time.perf_counter() - self._begin
-        left = elapsed / max(1, step - self._first) * (self._total - step)
-        rate = scalars["images_per_second"]
-        line = (
-            f"step {step}/{self._total}  loss {scalars['loss']:.4f}  {rate:.0f} images/s  "
-            f"waited for data {scalars['data_wait_fraction']:.0%}  {_clock(left)} left"
-        )
-        print(line, file=self._stream, flush=True)
+        told = f"loss {scalars['loss']:.4f}, {scalars['images_per_second']:.0f} images/s"
+        if self._bar is not None:
+            self._bar.set_postfix_str(told, refresh=False)
+            return
+        left = ""
+        if step > self._first:
+            elapsed = time.perf_counter() - self._begin
+            left = f", {_clock(elapsed / (step - self._first) * (self._total - step))} left"
+        waited = f"{scalars['data_wait_fraction']:.0%} of the time waiting for data"
+        print(f"step {step}/{self._total}: {told}, {waited}{left}", file=self._stream, flush=True)
+
+    def close(self):
+        if self._bar is not None:
+            self._bar.close()
 
 
 def _clock(seconds):

@@ -1,0 +1,49 @@
+"""What a person sees at the start of a run: devices, folder, examples, and the time of compiling."""
+
+import sys
+import time
+
+import jax
+
+from crate_jax.distributed.devices import describe_devices, warn_of_unused_accelerator
+
+
+def say(line):
+    """Prints a line on stderr, on the first host only: in a terminal and in a notebook."""
+    if jax.process_index() == 0:
+        print(line, file=sys.stderr, flush=True)
+
+
+def announce(program, folder, examples=None):
+    """Says what is about to run, and warns where an accelerator is left unused.
+
+    Args:
+        program: from `training.program.build_program`.
+        folder: of the run.
+        examples: of the training split; None is left out.
+    """
+    warn_of_unused_accelerator()
+    say(f"devices: {describe_devices(program.mesh.devices.flat)}")
+    what = f"{program.total_steps:,} steps of {program.config.batch_size:,} images"
+    if examples is not None:
+        what += f", {examples:,} training examples"
+    say(f"run: {folder}: {what}")
+
+
+def compiled(step, *arguments):
+    """The jitted step compiled for these arguments; says how long that took.
+
+    Args:
+        step: of `jax.jit`.
+        *arguments: as it is called with.
+    """
+    begin = time.perf_counter()
+    say("compiling the train step ...")
+    run_step = step.lower(*arguments).compile()
+    say(f"compiled in {time.perf_counter() - begin:.0f} s")
+    return run_step
+
+
+def in_notebook():
+    """Whether a Jupyter kernel shows what is printed."""
+    return "ipykernel" in sys.modules and type(sys.stderr).__module__.partition(".")[0] in ("ipykernel", "colab")

@@ -1,0 +1,77 @@
+"""What a run says: a true forecast, a bar in a notebook, devices and the time of compiling at the start."""
+
+import io
+import types
+
+import jax.numpy as jnp
+import pytest
+
+from crate_jax.training import observers, progress
+
+SCALARS = {"loss": 0.25, "images_per_second": 640.0, "data_wait_fraction": 0.1}
+
+
+class Clock:
+    """A clock that stands still until it is moved."""
+
+    now = 0.0
+
+    def perf_counter(self):
+        return self.now
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    made = Clock()
+    monkeypatch.setattr(observers, "time", made)
+    return made
+
+
+def test_the_forecast_leaves_out_what_compiling_took(clock):
+    stream = io.StringIO()
+    shown = observers.Progress(1100, 0, stream, bar=False)
+    clock.now = 500.0  # compiling
+    shown.after_step(1, None, None)
+    shown.logged(1, SCALARS)
+    clock.now += 10.0
+    shown.after_step(101, None, None)
+    shown.logged(101, SCALARS)
+    first, second = stream.getvalue().splitlines()
+    assert first.startswith("step 1/1100: loss 0.2500, 640 images/s") and "left" not in first
+    assert second.endswith(", 1:40 left")  # 1,000 steps at 10 a second
+
+
+def test_a_notebook_has_one_bar_that_begins_where_the_run_goes_on():
+    stream = io.StringIO()
+    shown = observers.Progress(20, 10, stream, bar=True)
+    for step in range(11, 21):
+        shown.after_step(step, None, None)
+        shown.logged(step, SCALARS)
+    shown.close()
+    assert "\n" not in stream.getvalue().rstrip("\n") and "20/20" in stream.getvalue()
+    assert "loss 0.2500" in stream.getvalue().rsplit("\r", 1)[1]
+
+
+def test_a_terminal_has_lines():
+    assert not progress.in_notebook() and not observers.Progress(2, 0)._wants_bar
+
+
+def test_the_start_names_devices_folder_steps_and_examples(capsys, monkeypatch):
+    warned = []
+    monkeypatch.setattr(progress, "warn_of_unused_accelerator", lambda: warned.append(True))
+    devices = types.SimpleNamespace(flat=[types.SimpleNamespace(device_kind="TPU v5 lite")] * 4)
+    program = types.SimpleNamespace(
+        total_steps=2000, config=types.SimpleNamespace(batch_size=32), mesh=types.SimpleNamespace(devices=devices)
+    )
+    progress.announce(program, "gs://bucket/run", 2711)
+    said = capsys.readouterr().err
+    assert "devices: 4 x TPU v5e\n" in said and warned
+    assert "run: gs://bucket/run: 2,000 steps of 32 images, 2,711 training examples\n" in said
+
+
+def test_compiling_is_said_with_its_time(capsys):
+    import jax
+
+    run = progress.compiled(jax.jit(lambda x: x + 1), jnp.ones(3))
+    assert run(jnp.ones(3)).tolist() == [2, 2, 2]
+    assert "compiled in 0 s" in capsys.readouterr().err
