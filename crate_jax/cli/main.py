@@ -6,6 +6,7 @@ import importlib
 import logging
 import sys
 
+from crate_jax.distributed.quiet import quiet_libraries
 from crate_jax.errors import UserError, nearest
 
 COMMANDS = {
@@ -99,8 +100,7 @@ def run(arguments):
 def main(arguments=None):
     """The console command."""
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
-    for noisy in ("absl", "orbax", "jax", "tensorflow"):
-        logging.getLogger(noisy).setLevel(logging.WARNING)
+    quiet_libraries()
     try:
         return run(sys.argv[1:] if arguments is None else list(arguments))
     except UserError as error:

@@ -11,8 +11,6 @@ import re
 import shutil
 import subprocess
 
-import jax
-
 logger = logging.getLogger(__name__)
 
 _GOOGLE = "0x1ae0"  # the vendor of a TPU on the PCI bus
@@ -25,7 +23,10 @@ def describe_devices(devices=None):
     Args:
         devices: of jax; None is all of this run, over all hosts.
     """
-    devices = jax.devices() if devices is None else devices
+    if devices is None:
+        import jax
+
+        devices = jax.devices()
     counts = collections.Counter(_kind(device.device_kind) for device in devices)
     return ", ".join(f"{count} x {kind}" for kind, count in counts.items())
 
@@ -37,35 +38,37 @@ def _kind(name):
 
 def warn_of_unused_accelerator():
     """Logs a warning where jax computes on the CPU of a machine that has an accelerator. Starts jax's backend."""
+    import jax
+
     if os.environ.get("JAX_PLATFORMS") or jax.default_backend() != "cpu":
         return
-    sentence = _unused_accelerator()
+    sentence = _unused_accelerator(jax.__version__)
     if sentence:
         line = "!" * 100
         logger.warning("%s\n%s\n%s", line, sentence, line)
 
 
-def _unused_accelerator():
+def _unused_accelerator(version):
     """What is there, why jax does not see it, and what to do; None where there is nothing but a CPU."""
     on_purpose = "To compute on the CPU on purpose, set JAX_PLATFORMS=cpu."
     if nvidia_card():
         installed = {name: _version(name) for name in ("jax-cuda12-plugin", "jax-cuda13-plugin")}
-        found = [f"{name} {version}" for name, version in installed.items() if version]
+        found = [f"{name} {found}" for name, found in installed.items() if found]
         why = f"{found[0]} is installed, which is for another jax" if found else "its CUDA plugin is not installed"
-        if found and found[0].endswith(f" {jax.__version__}"):
+        if found and found[0].endswith(f" {version}"):
             why = f"{found[0]} is installed and finds no usable card or driver"
         extra = "cuda13" if installed["jax-cuda13-plugin"] else "cuda12"
         return (
-            f"This machine has an NVIDIA card that jax {jax.__version__} does not see ({why}): everything runs on the "
+            f"This machine has an NVIDIA card that jax {version} does not see ({why}): everything runs on the "
             f"CPU, many times slower. Install the plugin of this very version: pip install "
-            f"'jax[{extra}]=={jax.__version__}', then start again (in Colab: Runtime > Restart session). {on_purpose}"
+            f"'jax[{extra}]=={version}', then start again (in Colab: Runtime > Restart session). {on_purpose}"
         )
     if tpu_chips():
         library = _version("libtpu")
         why = f"libtpu {library} is installed; another process may hold the TPU" if library else "there is no libtpu"
         return (
-            f"This machine has a TPU that jax {jax.__version__} does not see ({why}): everything runs on the CPU, many "
-            f"times slower. Install the library of this version: pip install 'jax[tpu]=={jax.__version__}', and end "
+            f"This machine has a TPU that jax {version} does not see ({why}): everything runs on the CPU, many "
+            f"times slower. Install the library of this version: pip install 'jax[tpu]=={version}', and end "
             f"other programs that use the TPU. {on_purpose}"
         )
     return None

@@ -1,6 +1,9 @@
 """Devices in words, and the warning about an accelerator that jax does not see."""
 
 import logging
+import os
+import subprocess
+import sys
 import types
 
 import jax
@@ -89,3 +92,17 @@ def test_the_warning_says_what_is_there_and_what_to_do(card, tpu, plugin, said, 
     monkeypatch.setenv("JAX_PLATFORMS", "cpu")
     devices.warn_of_unused_accelerator()
     assert not caplog.text
+
+
+@pytest.mark.skipif(devices.tpu_chips(), reason="there is a TPU")
+def test_libtpu_says_nothing_where_there_is_no_tpu():
+    pytest.importorskip("libtpu")
+    code = "from crate_jax.distributed.quiet import quiet_libraries as q; q(); import jax; print(jax.default_backend())"
+    environment = {name: value for name, value in os.environ.items() if name != "JAX_PLATFORMS"}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=100)
+    assert done.stdout == "cpu\n" and "TPU" not in done.stderr
+
+
+def test_what_quiets_libraries_imports_none():
+    code = "import sys; from crate_jax.distributed import quiet; print({'jax', 'numpy'} & set(sys.modules))"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout == "set()\n"

@@ -1,0 +1,20 @@
+"""Keeps out of the terminal what libraries print that means nothing to a person who trains."""
+
+import logging
+import os
+
+from crate_jax.distributed.devices import tpu_chips
+
+LIBRARIES = ("absl", "orbax", "jax", "tensorflow", "matplotlib", "grain")
+# libtpu, where it is installed and there is no TPU, complains of a machine it cannot ask about; any answer will do
+NO_TPU = {"TPU_SKIP_MDS_QUERY": "1", "TPU_ACCELERATOR_TYPE": "v5litepod-16", "TPU_WORKER_HOSTNAMES": "localhost"}
+
+
+def quiet_libraries():
+    """Logs of libraries from warnings on, and no messages about a TPU that is not there. Before jax is first used."""
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    for name in LIBRARIES:
+        logging.getLogger(name).setLevel(logging.WARNING)
+    if not tpu_chips():
+        for name, value in NO_TPU.items():
+            os.environ.setdefault(name, value)
