@@ -8,6 +8,7 @@ function of (seed, k), so a run resumes by starting at another k.
 import contextlib
 import dataclasses
 import logging
+import math
 import multiprocessing
 import os
 import pathlib
@@ -69,8 +70,7 @@ class Chunks:
         step, part = divmod(int(number), self.per_batch)
         rows = self.rows[part * self.rows_per_chunk :][: self.rows_per_chunk]
         index_R, epoch_R = self.order(self.first_step + step, rows)
-        recipe = self.reader.recipe
-        images_RxHxWxC = np.zeros((len(rows), recipe.image_size, recipe.image_size, recipe.channels), np.uint8)
+        images_RxHxWxC = np.zeros((len(rows), *self.reader.recipe.shape), np.uint8)
         label_R, valid_R = np.full(len(rows), -1, np.int32), np.zeros(len(rows), bool)
         real, damaged = int((index_R >= 0).sum()), []
         if real:
@@ -140,7 +140,7 @@ def loaded(chunks, threads, processes):
     with tempfile.TemporaryDirectory(prefix="crate_jax_data_") as folder:
         stored = StoredChunks(chunks, os.path.join(folder, "chunks.pickle"))
         dataset = grain.MapDataset.source(stored).to_iter_dataset(options)
-        chunk_bytes = chunks.rows_per_chunk * chunks.reader.recipe.row_bytes
+        chunk_bytes = chunks.rows_per_chunk * math.prod(chunks.reader.recipe.shape)
         if not shared_memory_holds(processes * (threads + 4) * chunk_bytes):
             through_pipes = grain.experimental.DatasetOptions(min_shm_size=sys.maxsize)
             dataset = grain.experimental.WithOptionsIterDataset(dataset, through_pipes)

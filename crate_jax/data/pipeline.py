@@ -4,6 +4,7 @@ Which rows those are follows from the sharding, so the global batch at a step do
 Pixels travel as bytes; mean and standard deviation are taken off on the device.
 """
 
+import math
 import os
 
 import numpy as np
@@ -16,6 +17,7 @@ from crate_jax.data.order import EvaluationOrder, TrainOrder
 from crate_jax.data.rows import RowReader, recipe_of
 from crate_jax.data.sources import open_source
 from crate_jax.data.staging import staged
+from crate_jax.operators.patches import image_shape
 
 THREADS = 8  # of one process: more would wait for the interpreter's lock
 ENDLESS = 2**40  # steps
@@ -28,7 +30,7 @@ def train_batches(config, image_size, channels, sharding, start_step=0, host_bat
 
     Args:
         config: with the leaves `seed`, `batch_size` and `data.*`.
-        image_size: pixels.
+        image_size: pixels, or (height, width).
         channels: 1 or 3.
         sharding: of the batch's first axis; None gives NumPy arrays with the whole batch.
         start_step: steps finished already.
@@ -69,7 +71,7 @@ def evaluation_batches(config, split, image_size, channels, batch_size, sharding
     Args:
         config: with the leaves `seed` and `data.*`.
         split: of the data set `data.name`.
-        image_size: pixels.
+        image_size: pixels, or (height, width).
         channels: 1 or 3.
         batch_size: over all hosts.
         sharding: of the batch's first axis; None gives NumPy arrays with the whole batch.
@@ -148,13 +150,13 @@ def workers_of(config, image_size):
 
     Args:
         config: with the leaves `data.*`.
-        image_size: pixels.
+        image_size: pixels, or (height, width).
 
     Returns:
         Threads of each process, 0 for pictures too small to be worth it; and processes, 0 for this one.
     """
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    workers = 0 if image_size * image_size <= LITTLE else min(cores, 64)
+    workers = 0 if math.prod(image_shape(image_size)) <= LITTLE else min(cores, 64)
     if config.data.num_workers is not None:
         workers = config.data.num_workers
     processes = config.data.worker_processes
@@ -180,8 +182,7 @@ def begun(config, reader, order, rows, steps, sharding, batch_size, finished=Non
     Returns:
         Batches; those for training (`reader.replace`) without "valid".
     """
-    row_bytes = reader.recipe.row_bytes
-    chunks = Chunks(reader, order, rows, *steps, chunk_rows(len(rows), row_bytes))
+    chunks = Chunks(reader, order, rows, *steps, chunk_rows(len(rows), math.prod(reader.recipe.shape)))
 
     def finish(arrays):
         if reader.replace:

@@ -15,6 +15,7 @@ from crate_jax.data import augment, erasing, randaugment
 from crate_jax.data.picture import MAX_PIXELS, CorruptPicture, opened, reduced, upright, upright_size
 from crate_jax.data.randomness import uniforms
 from crate_jax.errors import UserError
+from crate_jax.operators.patches import image_shape
 
 KEPT_BYTES = 64 * 2**20  # of decoded pictures, over the whole data set
 SMALL = 96 * 96  # pixels; a larger picture is never kept
@@ -27,7 +28,7 @@ class Recipe:
     """What becomes of each picture.
 
     Attributes:
-        image_size: pixels, side of the result.
+        image_size: of the result in pixels: a side, or (height, width).
         channels: 1 or 3.
         augmentation: "mae", "affine" or "none".
         crop_scale, crop_ratio: of MAE's crop.
@@ -42,7 +43,7 @@ class Recipe:
         max_pixels: of a picture as it is decoded; a larger one counts as corrupt.
     """
 
-    image_size: int
+    image_size: int | tuple
     channels: int
     augmentation: str
     crop_scale: tuple
@@ -60,9 +61,9 @@ class Recipe:
     max_pixels: int = MAX_PIXELS
 
     @property
-    def row_bytes(self):
-        """Of one finished picture."""
-        return self.image_size * self.image_size * self.channels
+    def shape(self):
+        """Height, width and channels of one finished picture."""
+        return (*image_shape(self.image_size), self.channels)
 
 
 def recipe_of(config, image_size, channels, training=True):
@@ -70,7 +71,7 @@ def recipe_of(config, image_size, channels, training=True):
 
     Args:
         config: with the leaves `seed` and `data.*`.
-        image_size: pixels.
+        image_size: pixels, or (height, width).
         channels: 1 or 3.
         training: if not, nothing random happens, and the crop is the centre.
 
@@ -82,11 +83,14 @@ def recipe_of(config, image_size, channels, training=True):
     """
     if channels not in (1, 3):
         raise UserError(f"model.channels={channels}: pictures have 1 or 3 channels.")
-    shorter_side = config.data.resize or round(image_size * 256 / 224)
-    if shorter_side < image_size:
-        raise UserError(f"data.resize={shorter_side} is less than the image size {image_size}; choose at least that.")
+    shorter = min(image_shape(image_size))
+    shorter_side = config.data.resize or round(shorter * 256 / 224)
+    if shorter_side < shorter:
+        raise UserError(
+            f"data.resize={shorter_side} is less than the image's shorter side {shorter}; choose at least that."
+        )
     return Recipe(
-        image_size=image_size,
+        image_size=image_size if isinstance(image_size, int) else tuple(image_size),
         channels=channels,
         augmentation=config.data.augmentation if training else "none",
         crop_scale=tuple(config.data.crop_scale),

@@ -132,7 +132,8 @@ def _lengths(subject, names):
 
 def _key(subject, source, indices):
     """Changes with whatever the features depend on."""
-    irrelevant = ("data.data_dir", "data.prefetch", "data.num_workers", "data.augmentation")
+    leaves = ("data_dir", "stage_dir", "prefetch", "num_workers", "worker_processes", "augmentation")
+    irrelevant = {f"data.{leaf}" for leaf in leaves}
     data = {k: v for k, v in flatten(subject.config).items() if k.startswith("data.") and k not in irrelevant}
     which = "" if indices is None else hashlib.sha256(np.asarray(indices, np.int64).tobytes()).hexdigest()
     words = (subject.identity, source.fingerprint, source.split, which, repr(sorted(data.items())))

@@ -138,6 +138,16 @@ def test_one_channel(config):
     assert (batch["image"][..., :1] == batch["image"]).all()
 
 
+def test_rectangular_images(config):
+    config.data.mixup = 0.8
+    iterator = pipeline.train_batches(config, (24, 40), 3, None)
+    batch = next(iterator)
+    iterator.close()
+    assert batch["image"].shape == (16, 24, 40, 3) and batch["image"].reshape(16, -1).any(1).all()
+    (shown,) = pipeline.evaluation_batches(config, "test", [24, 40], 3, 4, limit=4)
+    assert shown["image"].shape == (4, 24, 40, 3) and shown["image"].reshape(4, -1).any(1).all()
+
+
 def test_host_batch_is_applied_before_the_devices(config):
     (batch,) = batches_of(config, 1, host_batch=lambda arrays: arrays | {"twice": 2 * arrays["label"]})
     assert (batch["twice"] == 2 * batch["label"]).all()

@@ -33,6 +33,9 @@ print(*[child.pid for child in multiprocessing.active_children()], flush=True)
 if len(sys.argv) > 1:
     time.sleep(60)
 batches.close()
+for _ in range(300):
+    if multiprocessing.active_children():
+        time.sleep(0.1)
 assert not multiprocessing.active_children()
 print("done", flush=True)
 """
