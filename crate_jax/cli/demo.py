@@ -11,13 +11,14 @@ included, `crate_jax.cli.demo.page(...)` returns it.
 
 def add_arguments(parser):
     """Flags; `--config.a.b=VALUE` overrides any leaf of the config."""
+    from crate_jax.cli.numbers import whole
     from crate_jax.evaluation.subject_arguments import add_subject_arguments
 
     add_subject_arguments(parser)
     parser.add_argument("--baseline", help="workdir of a second run, shown beside the first")
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on")
-    parser.add_argument("--port", type=int, default=7860, help="port to listen on")
-    parser.add_argument("--limit", type=int, default=128, help="training images in which atoms look for patches")
+    parser.add_argument("--port", type=whole(1, 65535), default=7860, help="port to listen on")
+    parser.add_argument("--limit", type=whole(2), default=128, help="training images in which atoms look for patches")
 
 
 def page(subject, baseline=None, *, limit=128):
