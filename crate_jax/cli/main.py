@@ -4,6 +4,7 @@ import argparse
 import errno
 import importlib
 import logging
+import os
 import sys
 
 from crate_jax.distributed.quiet import quiet_libraries
@@ -25,6 +26,9 @@ COMMANDS = {
     "inspect": "a config or a network: parameters, shardings, FLOPs, one batch as a picture",
     "sweep": "run or emit every point of a sweep",
 }
+
+
+COMPUTES = {"pretrain", "finetune", "probe", "knn", "features", "reconstruct", "analyze"}  # on all hosts together
 
 
 class _Parser(argparse.ArgumentParser):
@@ -69,8 +73,12 @@ def usage():
     return "\n".join([first, "", *lines, "", "crate-jax COMMAND --help says more."])
 
 
-def run(arguments):
+def run(arguments, signals=None):
     """Runs a command line, with its errors as exceptions.
+
+    Args:
+        arguments: words.
+        signals: the program's `distributed.signals.ProgramSignals`.
 
     Returns:
         The exit code.
@@ -94,25 +102,84 @@ def run(arguments):
     rest, overrides = split_overrides(arguments)
     parsed = parser.parse_args(rest)
     parsed.overrides = overrides
+    _check_target(command, parsed)
+    if command in COMPUTES:
+        from crate_jax.distributed.hosts import joined
+
+        with joined(_settings(parsed), signals):
+            return module.run(parsed) or 0
+    if signals is not None:
+        signals.started()
     return module.run(parsed) or 0
 
 
+def _check_target(command, parsed):
+    """Whether results can be written, before any are computed."""
+    import pathlib
+
+    from crate_jax.storage import check_writable, is_remote
+
+    out = getattr(parsed, "out", None)
+    if out and command == "features" and not is_remote(out):
+        out = pathlib.Path(out).parent
+    target = out or (command in COMPUTES and parsed.workdir)
+    if target or target == "":
+        check_writable(target, "--out" if out else "--workdir")
+
+
+def _settings(parsed):
+    """`distributed` of the config that a command line names: what the hosts are joined with."""
+    from crate_jax.config import default_config, load_config, override
+
+    if getattr(parsed, "config", None):
+        return load_config(parsed.config, parsed.overrides).distributed
+    pairs = [pair for pair in parsed.overrides if pair[0].startswith("distributed.")]
+    return override(default_config(), pairs).distributed
+
+
+def _sentence(error):
+    """What a person reads of an exception of a library that is about their machine or bucket; None for any other."""
+    from crate_jax.storage import storage_error
+
+    first = (str(error).strip() or type(error).__name__).splitlines()[0][:300]
+    if isinstance(error, RuntimeError) and "Unable to initialize backend" in str(error):
+        return f"JAX_PLATFORMS={os.environ.get('JAX_PLATFORMS')}: {first}; unset it, or install jax for that platform."
+    if not isinstance(error, OSError) and storage_error(error) is not None:
+        return f"the object store refused: {first}"
+    return None
+
+
 def main(arguments=None):
-    """The console command."""
+    """The console command; its exit code is the result."""
+    from crate_jax.distributed.signals import INTERRUPTED, ProgramSignals
+
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     quiet_libraries()
-    try:
-        return run(sys.argv[1:] if arguments is None else list(arguments))
-    except UserError as error:
-        print(f"crate-jax: {error}", file=sys.stderr)
-        return 1
-    except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
-            raise
-        print(
-            f"crate-jax: the disk is full: {error}; free space there, and run the same command again.", file=sys.stderr
-        )
-        return 1
-    except KeyboardInterrupt:
-        print("crate-jax: interrupted", file=sys.stderr)
-        return 130
+    with ProgramSignals() as signals:
+        try:
+            return run(sys.argv[1:] if arguments is None else list(arguments), signals)
+        except UserError as error:
+            print(f"crate-jax: {error}", file=sys.stderr)
+            return getattr(error, "exit_code", 1)
+        except KeyboardInterrupt:
+            print("crate-jax: interrupted", file=sys.stderr)
+            return INTERRUPTED
+        except BrokenPipeError:  # `| head` has read enough
+            os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # or Python complains at exit that it cannot flush
+            return 0
+        except OSError as error:
+            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+                raise
+            print(
+                f"crate-jax: the disk is full: {error}; free space there, and run the command again.", file=sys.stderr
+            )
+            return 1
+        except Exception as error:
+            if signals.interrupted:  # Ctrl-C within an import comes out as an ImportError
+                print("crate-jax: interrupted", file=sys.stderr)
+                return INTERRUPTED
+            sentence = _sentence(error)
+            if sentence is None:
+                raise
+            print(f"crate-jax: {sentence}", file=sys.stderr)
+            return 1

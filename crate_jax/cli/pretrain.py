@@ -4,11 +4,6 @@ crate-jax pretrain --config=quickstart --workdir=workdirs/quickstart
 crate-jax pretrain --config=imagenet_base --workdir=gs://BUCKET/base --config.mesh.fsdp=8
 """
 
-import logging
-import time
-
-logger = logging.getLogger(__name__)
-
 
 def add_arguments(parser):
     """Flags; `--config.a.b=VALUE` overrides any leaf of the config."""
@@ -18,14 +13,14 @@ def add_arguments(parser):
 
 def run(arguments):
     """The command."""
+    import signal
+
     from crate_jax.config import load_config
     from crate_jax.distributed.host_cores import use_all_cores
-    from crate_jax.distributed.hosts import joined
 
     config = load_config(arguments.config, arguments.overrides)
     use_all_cores(config)
-    with joined(config):
-        outcome = pretrain(config, arguments.workdir)
+    outcome, _ = train_in(config, arguments.workdir, second_interrupt=signal.SIG_DFL)
     return config.distributed.preemption_exit_code if outcome.preempted else 0
 
 
@@ -50,29 +45,18 @@ def layer_measurement(model, mean, std):
     return measure
 
 
-def make_observers(program, folder, first_step):
-    """The observers of pre-training.
+def measuring_observers(program):
+    """What pre-training measures beside its loss: a list of observers.
 
     Args:
         program: from `training.program.build_program`.
-        folder: a `RunFolder`.
-        first_step: that the run begins or goes on at.
-
-    Returns:
-        A list; the first host writes, the others only measure.
     """
-    import jax
-
-    from crate_jax.config import flatten
-    from crate_jax.distributed.watchdog import Watchdog
     from crate_jax.evaluation.evaluator import Evaluation, make_evaluator
     from crate_jax.models.masked_autoencoder import CrateMae
     from crate_jax.training import observers
-    from crate_jax.training.metrics_file import MetricsFile
     from crate_jax.training.objective import channel_statistics
 
-    config = program.config
-    made = [Watchdog(config.distributed.stall_seconds)]
+    config, made = program.config, []
     if config.measure_every_steps and isinstance(program.model, CrateMae):
         mean, std = channel_statistics(config, program.model.channels)
         measure = layer_measurement(program.model, mean, std)
@@ -95,13 +79,6 @@ def make_observers(program, folder, first_step):
                 total_steps=program.total_steps,
             )
         )
-    if config.profile_at_step:
-        made.append(observers.Profiler(folder.path, config.profile_at_step))
-    if jax.process_index() == 0:
-        made.append(observers.MetricsLog(MetricsFile(folder.metrics, first_step)))
-        simple = {name: str(value) for name, value in flatten(config).items()}
-        made.append(observers.TensorBoard(folder.path, simple))
-        made.append(observers.Progress(program.total_steps, first_step))
     return made
 
 
@@ -139,57 +116,50 @@ def pretrain(config, workdir):
 
     Raises:
         UserError: settings, data or a workdir that will not do.
+        KeyboardInterrupt: Ctrl-C was pressed (a cell was stopped); a checkpoint was saved first.
     """
+    from crate_jax.config import load_config
+
+    outcome, interrupted = train_in(load_config(config) if isinstance(config, str) else config, workdir)
+    if interrupted and outcome.preempted:
+        raise KeyboardInterrupt
+    return outcome
+
+
+def train_in(config, workdir, second_interrupt=None):
+    """Pre-trains a checked config in a folder; arguments and results of `training.run.run_training`."""
     import jax
 
-    from crate_jax.config import load_config
     from crate_jax.data import pipeline
-    from crate_jax.distributed.compilation_cache import keep_compiled
-    from crate_jax.distributed.hosts import Preemption, abandon
     from crate_jax.distributed.sharding import batch_sharding
-    from crate_jax.training.checkpoint import Checkpoints
-    from crate_jax.training.loop import train
+    from crate_jax.storage import output_folder
     from crate_jax.training.loss_curve import plot_loss
     from crate_jax.training.preflight import check_splits
     from crate_jax.training.program import build_program
     from crate_jax.training.progress import announce
+    from crate_jax.training.run import run_training
     from crate_jax.training.run_folder import RunFolder
 
-    if isinstance(config, str):
-        config = load_config(config)
-    begin = time.perf_counter()
+    workdir = output_folder(workdir)
     check_splits(config)
     examples = pipeline.num_train_examples(config)
     program = build_program(config, examples)
     announce(program, workdir, examples)
-    folder = RunFolder(workdir)
-    folder.open(config)
-    keep_compiled(folder.path)
-    settings = config.checkpoint
-    checkpoints = Checkpoints(folder.checkpoints, keep=settings.keep, keep_every_steps=settings.keep_every_steps)
-    state = checkpoints.restore_newest(program.abstract)
-    if state is None:
-        state = program.new_state()
-    first = int(state.step)
-    if first:
-        logger.info("going on from step %d of %d in %s", first, program.total_steps, folder.path)
-    batches = pipeline.train_batches(
-        config, program.model.image_size, program.model.channels, batch_sharding(program.mesh), start_step=first
+    model = program.model
+
+    def make_batches(step):
+        return pipeline.train_batches(
+            config, model.image_size, model.channels, batch_sharding(program.mesh), start_step=step
+        )
+
+    outcome, interrupted = run_training(
+        program,
+        workdir,
+        make_batches,
+        watch=lambda folder, step: measuring_observers(program),
+        second_interrupt=second_interrupt,
     )
-    watching = make_observers(program, folder, first)
-    try:
-        with Preemption() as preemption:
-            outcome = train(program, state, batches, checkpoints, watching, preemption)
-    except BaseException as error:
-        abandon(error)  # an orderly end would wait for the other hosts, which wait for this one
-        raise
-    finally:
-        batches.close()
-        for observer in watching:
-            observer.close()
-        checkpoints.close()
-    if jax.process_index() == 0:
+    folder = RunFolder(workdir)
+    if jax.process_index() == 0 and folder.metrics.exists():
         plot_loss(folder.metrics, folder.figures / "loss.png")
-        what = "stopped, to be gone on with," if outcome.preempted else "finished"
-        logger.info("%s at step %d after %.0f s: %s", what, outcome.step, time.perf_counter() - begin, folder.path)
-    return outcome
+    return outcome, interrupted

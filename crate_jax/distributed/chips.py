@@ -14,7 +14,9 @@ def chips():
     if platforms in ("", "cuda", "gpu"):
         visible = os.environ.get("CUDA_VISIBLE_DEVICES")
         if visible is not None:
-            return ("cuda", len([one for one in visible.split(",") if one])) if visible.strip() else ("cpu", 0)
+            ids = [one.strip() for one in visible.split(",")]
+            count = next((n for n, one in enumerate(ids) if one in ("", "-1")), len(ids))  # -1 hides it and those after
+            return ("cuda", count) if count else ("cpu", 0)
         found = glob.glob("/dev/nvidia[0-9]*")
         if found:
             return "cuda", len(found)

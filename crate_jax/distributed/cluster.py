@@ -38,11 +38,20 @@ def find_cluster(environ=None, tpu_workers=None):
         return _by_hand(environ, named)
     if _number(environ, "SLURM_STEP_NUM_TASKS") > 1:
         return {}
-    if environ.get("JAX_PLATFORMS", "").startswith("cpu"):
+    if environ.get("JAX_PLATFORMS", "").partition(",")[0] == "cpu":
         return None
     if len(environ.get("TPU_WORKER_HOSTNAMES", "").split(",")) > 1 or _number(environ, "MEGASCALE_NUM_SLICES") > 1:
         return {}
     return {} if (tpu_workers or _tpu_workers)() > 1 else None
+
+
+_PREFIXES = ("CRATE_JAX_", "SLURM_STEP_", "MEGASCALE_", "TPU_WORKER_", "OMPI_", "JAX_COORDINATOR", "JAX_NUM_PROCESSES")
+
+
+def without_cluster(environ):
+    """An environment without what makes a process one of several: for children that are runs of their own."""
+    kept = ("CRATE_JAX_WORKDIR", "CRATE_JAX_PYTHON", "CRATE_JAX_VENV")
+    return {name: value for name, value in environ.items() if name in kept or not name.startswith(_PREFIXES)}
 
 
 def _by_hand(environ, named):

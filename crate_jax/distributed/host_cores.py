@@ -5,10 +5,30 @@ many simulated devices as there are cores keeps them busy: on two cores a step o
 of 23 to 31, with all tokens in the encoder 35 instead of 41.
 """
 
+import math
 import os
+import pathlib
 
 _FLAG = "--xla_force_host_platform_device_count"
 _FEWEST_IMAGES = 8  # a device; with fewer, the devices' overhead outweighs the gain
+
+
+def available_cores():
+    """Numbers of the cores that this process may use, fewer where a container's quota allows less than all of them."""
+    cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else list(range(os.cpu_count() or 1))
+    return cores[: _quota() or len(cores)]
+
+
+def _quota():
+    """Cores' worth of time a container gets (cgroups 2 and 1), at least 1; None where there is no limit."""
+    base = pathlib.Path("/sys/fs/cgroup")
+    for files in (("cpu.max",), ("cpu/cpu.cfs_quota_us", "cpu/cpu.cfs_period_us")):
+        try:
+            quota, period = " ".join((base / file).read_text() for file in files).split()
+            return max(1, math.ceil(int(quota) / int(period))) if quota not in ("max", "-1") else None
+        except (OSError, ValueError):
+            continue
+    return None
 
 
 def num_devices(batch_size, cores):
@@ -23,8 +43,8 @@ def use_all_cores(config):
     Nothing is changed where XLA_FLAGS already says how many, or where the config lays out a mesh of its own.
     """
     mesh, flags = config.mesh, os.environ.get("XLA_FLAGS", "")
-    if _FLAG in flags or (mesh.data, mesh.fsdp, mesh.tensor, mesh.dcn_data) != (-1, 1, 1, 1):
+    if _FLAG in flags or (mesh.data, mesh.fsdp, mesh.tensor, mesh.dcn_data or 1) != (-1, 1, 1, 1):
         return
-    count = num_devices(config.batch_size // config.optimizer.accumulate, len(os.sched_getaffinity(0)))
+    count = num_devices(config.batch_size // config.optimizer.accumulate, len(available_cores()))
     if count > 1:
         os.environ["XLA_FLAGS"] = f"{flags} {_FLAG}={count}".strip()

@@ -1,84 +1,197 @@
-"""The hosts of a run: joining them, stopping together when one is told to, and never waiting for one that is gone.
+"""The hosts of a run: joining them, checking that they agree, and never waiting for one that is gone.
 
-SIGTERM is what Cloud TPU, Kubernetes and SLURM send before they take a machine away. A single process notices it by
-itself; several agree on the step to stop at through JAX's coordination service. Each says to that service that it is
-alive; one that says nothing for `distributed.lost_host_seconds` is lost, and the service ends the others. One that
-fails says why and leaves at once: an orderly end would wait, at the next collective, for hosts that wait for it.
+Each host says to JAX's coordination service that it is alive; one that says nothing for
+`distributed.lost_host_seconds` is lost. A host that fails tells the others why through that service, and all end with
+its exit code. A run that loses a host, or stalls, ends with `LOST_HOST`: start it again. `signals` says how a run is
+stopped.
 """
 
 import contextlib
+import ctypes
+import itertools
+import json
 import logging
 import os
 import signal
 import sys
 import threading
+import time
 import traceback
 
 import jax
+import numpy as np
 
 from crate_jax.distributed.cluster import find_cluster
 from crate_jax.errors import UserError
 
 logger = logging.getLogger(__name__)
 
+LOST_HOST = 175  # exit code of a run that lost a host or stalled: launchers start it again
+_LOOK_SECONDS = 0.5  # between looks whether another host has failed
+_NOTICE_SECONDS = 2.0  # that a failing host gives the others to hear why
+_JOIN_SECONDS = 300
+_counter = itertools.count()
+_ending: list[int] = []  # the exit code, once it is decided: what else goes wrong from then on is a consequence
+
+
+class LostHost(UserError):
+    """Another host is gone; the same command, started again on all, goes on from the last checkpoint."""
+
+    exit_code = LOST_HOST
+
 
 @contextlib.contextmanager
-def joined(config):
+def joined(settings, signals=None):
     """Joins the other processes of a run, if there are any; to be entered before jax is first used.
 
+    Only process 0 prints to standard output then, and logs what is no warning.
+
     Args:
-        config: its `distributed` is used.
+        settings: the config's `distributed`.
+        signals: a `signals.ProgramSignals`, or None.
 
     Raises:
-        UserError: the processes do not find each other.
+        LostHost: the processes do not find each other.
+        SystemExit: one of them was told to stop while the others were starting.
     """
-    cluster = find_cluster()
+    cluster = None if jax.distributed.is_initialized() else find_cluster()
     if cluster is None:
+        if signals is not None:
+            signals.started()
         yield
         return
+    _exit_code_of_aborts()
     try:
-        jax.distributed.initialize(**cluster, heartbeat_timeout_seconds=config.distributed.lost_host_seconds)
+        jax.distributed.initialize(**cluster, heartbeat_timeout_seconds=settings.lost_host_seconds)
     except (RuntimeError, ValueError, OSError) as error:
-        raise UserError(
+        raise LostHost(
             f"the processes of this run did not find each other ({_first_line(error)}); start all of them at the same "
             f"time, with the same coordinator."
         ) from error
-    if jax.process_index() == 0:
-        logger.info("%d processes with %d devices", jax.process_count(), jax.device_count())
+    ended = threading.Event()
+    threading.Thread(target=_watch_others, args=(ended,), name="crate-jax hosts", daemon=True).start()
     try:
-        yield
+        if _any_noted(signals):
+            _say("told to stop before the first step; run the same command again to resume.")
+            raise SystemExit(settings.preemption_exit_code)
+        if jax.process_index() == 0:
+            logger.info("%d processes with %d devices", jax.process_count(), jax.device_count())
+        else:
+            logging.getLogger().setLevel(logging.WARNING)
+        with contextlib.redirect_stdout(sys.stdout if jax.process_index() == 0 else open(os.devnull, "w")):
+            yield
+    except SystemExit:
+        ended.set()
+        jax.distributed.shutdown()
+        raise
     except BaseException as error:
         abandon(error)
         raise
+    ended.set()
     jax.distributed.shutdown()
 
 
+def _client():
+    """The coordination service's client: a store of texts and barriers, without any device."""
+    from jax._src import distributed
+
+    return distributed.global_state.client
+
+
+def _any_noted(signals):
+    """Whether any host was told to stop while it started. Every host has to call it."""
+    client = _client()
+    if signals is not None and signals.noted is not None:
+        client.key_value_set(f"crate_jax/stopped/{jax.process_index()}", "1")
+    client.wait_at_barrier("crate_jax/joined", _JOIN_SECONDS * 1000)
+    if signals is not None:
+        signals.joined()
+    return bool(client.key_value_dir_get("crate_jax/stopped/"))
+
+
+def _exit_code_of_aborts():
+    """jaxlib aborts, and raises nothing, where it loses a host: makes that an end with `LOST_HOST` and a sentence.
+
+    Python's own handlers run after the C code, which never returns from an abort; so this one is libc's.
+    """
+    if not hasattr(ctypes, "CDLL") or sys.platform == "win32":
+        return
+
+    @ctypes.CFUNCTYPE(None, ctypes.c_int)
+    def aborted(_number):
+        if not _ending:
+            _say("another host of this run was lost; its own log says why. Run the same command again to resume.")
+        os._exit(_ending[0] if _ending else LOST_HOST)
+
+    libc = ctypes.CDLL(None)
+    libc.signal.restype = ctypes.c_void_p
+    libc.signal(int(signal.SIGABRT), aborted)
+    _exit_code_of_aborts.kept = aborted  # libc holds a bare pointer to it
+
+
+def _say(sentence):
+    with contextlib.suppress(OSError, ValueError):
+        sys.stdout.flush()
+        sys.stderr.write(f"crate-jax: host {jax.process_index()}: {sentence}\n")
+        sys.stderr.flush()
+
+
+def _watch_others(ended):
+    """Ends this process with the exit code of a host that failed; a thread."""
+    while not ended.wait(_LOOK_SECONDS):
+        try:
+            failed = _client().key_value_dir_get("crate_jax/failed/")
+        except Exception:  # the service is gone: then JAX itself ends this process
+            return
+        for key, text in failed:
+            number, (code, sentence) = key.rpartition("/")[2], json.loads(text)
+            if int(number) != jax.process_index() and not ended.is_set() and not _ending:
+                _ending.append(code)
+                _say(f"host {number} failed: {sentence}")
+                if jax.process_index() == 0:
+                    time.sleep(_NOTICE_SECONDS)  # the service ends with this process, and the others have to hear too
+                os._exit(code)
+
+
 def abandon(error):
-    """Ends a process that cannot go on while others wait for it: says why, and exits with 1. Alone, it does nothing.
+    """Ends a process that cannot go on while others wait for it: says why, to them too. Alone, it does nothing.
+
+    An orderly end would wait, at the next collective, for hosts that wait for this one.
 
     Args:
         error: the exception that stopped it.
     """
     if jax.process_count() == 1:
         return
-    code = 1
+    if _ending:
+        time.sleep(2 * _NOTICE_SECONDS)
+        os._exit(_ending[0])
+    code = getattr(error, "exit_code", 1)
     if isinstance(error, UserError):
         sentence = str(error)
     elif isinstance(error, KeyboardInterrupt):
         sentence, code = "interrupted", 130
     elif _is_about_another_host(error):
+        code = LOST_HOST
         sentence = (
-            f"another host of this run was lost ({_first_line(error)}); its own log says why. Start the run again: it "
-            f"goes on from its last checkpoint."
+            f"another host of this run was lost ({_first_line(error)}); its own log says why. Run the same command "
+            f"again to resume."
         )
     else:
         traceback.print_exception(error)
-        sentence = "this host failed, and leaves the others"
-    with contextlib.suppress(OSError, ValueError):
-        sys.stdout.flush()
-        sys.stderr.write(f"crate-jax: host {jax.process_index()}: {sentence}\n")
-        sys.stderr.flush()
+        sentence = f"this host failed, and leaves the others ({type(error).__name__}: {_first_line(error)})"
+    _ending.append(code)
+    _say(sentence)
+    text = json.dumps([code, sentence])
+    teller = threading.Thread(target=_tell, args=(text,), daemon=True)
+    teller.start()
+    time.sleep(_NOTICE_SECONDS)
     os._exit(code)
+
+
+def _tell(text):
+    with contextlib.suppress(Exception):  # the service may be what is gone
+        _client().key_value_set(f"crate_jax/failed/{jax.process_index()}", text)
 
 
 _SIGNS: tuple[str, ...] = (
@@ -128,28 +241,43 @@ def agreed(value):
     return int(multihost_utils.broadcast_one_to_all(value))
 
 
-class Preemption:
-    """Was the run told to stop? Asked after every step; all hosts get the same answer at the same step."""
+def of_all_hosts(values):
+    """Every process's numbers, in every process.
 
-    def __init__(self):
-        self._told = threading.Event()
-        self._before = None
-        self._installed = False
+    Args:
+        values: a list of numbers, equally many in all of them.
 
-    def __enter__(self):
-        if jax.process_count() == 1 and threading.current_thread() is threading.main_thread():
-            self._before = signal.signal(signal.SIGTERM, lambda *_: self._told.set())
-            self._installed = True
-        return self
+    Returns:
+        float32, a row per process.
+    """
+    row = np.asarray(values, np.float32)
+    if jax.process_count() == 1:
+        return row[None]
+    from jax.experimental import multihost_utils
 
-    def __exit__(self, *_):
-        if self._installed:
-            signal.signal(signal.SIGTERM, self._before or signal.SIG_DFL)
+    return np.asarray(multihost_utils.process_allgather(row))
 
-    def reached(self, step):
-        """True if the run has to save and stop after this step."""
-        if jax.process_count() == 1:
-            return self._told.is_set()
-        from jax.experimental import multihost_utils
 
-        return multihost_utils.reached_preemption_sync_point(step)
+def same_on_all_hosts(facts, sentence=None):
+    """Refuses hosts that would not do the same; every host has to call it.
+
+    Args:
+        facts: dictionary from name to text, such as a config's leaves.
+        sentence: of the error; None names what differs.
+
+    Raises:
+        UserError: naming what differs from host 0.
+    """
+    if jax.process_count() == 1:
+        return
+    key = f"crate_jax/facts/{next(_counter)}"
+    if jax.process_index() == 0:
+        _client().key_value_set(key, json.dumps(facts))
+        return  # a host that differs ends this one
+    first = json.loads(_client().blocking_key_value_get(key, _JOIN_SECONDS * 1000))
+    names = [name for name in {**first, **facts} if first.get(name) != facts.get(name)]
+    if names:
+        differ = "; ".join(f"{name}={facts.get(name)} is {first.get(name)} on host 0" for name in names[:5])
+        raise UserError(
+            sentence or f"the hosts of this run do not agree: {differ}. Start every host with the same command."
+        )

@@ -4,8 +4,8 @@
     fsdp    the batch is sharded and the parameters too: each is gathered where a layer needs it
     tensor  heads and dictionary atoms are sharded: a layer's products are shared
 
-One axis may be -1: whatever devices are left. With several slices (`mesh.dcn_data`) the data axis crosses the
-data-centre network, the others stay inside a slice.
+One axis may be -1: whatever devices are left. With several slices (`mesh.dcn_data`; by default as many as the
+devices belong to) the data axis crosses the data-centre network, the others stay inside a slice.
 """
 
 import jax
@@ -18,12 +18,13 @@ from crate_jax.errors import UserError
 AXES = ("data", "fsdp", "tensor")
 
 
-def mesh_shape(settings, num_devices):
+def mesh_shape(settings, num_devices, slices=None):
     """Sizes of the mesh's axes.
 
     Args:
         settings: the config's `mesh`.
         num_devices: over all hosts.
+        slices: joined by the data-centre network; None is `mesh.dcn_data`, or 1.
 
     Returns:
         (data, fsdp, tensor), with slices counted into data.
@@ -34,7 +35,7 @@ def mesh_shape(settings, num_devices):
     sizes = [settings.data, settings.fsdp, settings.tensor]
     if any(size == 0 or size < -1 for size in sizes) or sizes.count(-1) > 1:
         raise UserError(f"mesh.data, mesh.fsdp, mesh.tensor = {sizes}: each is positive, and at most one is -1.")
-    slices = settings.dcn_data
+    slices = slices or settings.dcn_data or 1
     known = slices * int(np.prod([size for size in sizes if size != -1]))
     if num_devices % known or (-1 not in sizes and known != num_devices):
         raise UserError(
@@ -60,21 +61,27 @@ def make_mesh(settings, devices=None):
     """
     check_jax_settings()
     devices = jax.devices() if devices is None else devices
-    if settings.dcn_data > 1:
-        attribute = "slice_index" if devices[0].platform == "tpu" else "process_index"
-        slices = len({getattr(device, attribute, 0) for device in devices})
-        if slices != settings.dcn_data:
-            kind = "slices" if attribute == "slice_index" else "processes"
-            raise UserError(
-                f"mesh.dcn_data={settings.dcn_data}: the devices belong to {slices} {kind}; set it to {slices}."
-            )
-    shape = mesh_shape(settings, len(devices))
+    slices = slices_of(devices)
+    if settings.dcn_data not in (None, 1, slices):
+        kind = "slices" if devices[0].platform == "tpu" else "processes"
+        raise UserError(
+            f"mesh.dcn_data={settings.dcn_data}: the devices belong to {slices} {kind}; set it to {slices}."
+        )
+    if settings.dcn_data is not None or devices[0].platform != "tpu":
+        slices = settings.dcn_data or 1  # elsewhere a process may be what the slow network joins, or not
+    shape = mesh_shape(settings, len(devices), slices)
     auto = (AxisType.Auto,) * len(AXES)  # logical constraints need it: the default, Explicit, refuses them
     try:
-        grid = _grid(shape, settings.dcn_data, devices, split=False)
+        grid = _grid(shape, slices, devices, split=False)
     except RuntimeError:  # an axis of 8 on a torus of 4 x 4 x 4: it goes along a part of a physical one
-        grid = _grid(shape, settings.dcn_data, devices, split=True)
+        grid = _grid(shape, slices, devices, split=True)
     return Mesh(grid, AXES, axis_types=auto)
+
+
+def slices_of(devices):
+    """How many slices, or where they are no TPUs processes, these devices belong to."""
+    attribute = "slice_index" if devices[0].platform == "tpu" else "process_index"
+    return len({getattr(device, attribute, 0) for device in devices})
 
 
 def _grid(shape, slices, devices, *, split):

@@ -9,7 +9,10 @@ import sys
 import threading
 import time
 
-_BACKSTOP = 60.0  # seconds after which faulthandler ends a process whose Python threads cannot run either
+from crate_jax.distributed.hosts import LOST_HOST
+
+# seconds after which faulthandler ends a process whose Python threads cannot run either (its exit code is 1 always)
+_BACKSTOP = 60.0
 
 
 def _with_descriptor(stream):
@@ -22,12 +25,12 @@ def _with_descriptor(stream):
 
 
 class Watchdog:
-    """An observer of the loop (`training.loop.Observer`): every step calms it.
+    """An observer of the loop (`training.loop.Observer`): a step is progress.
 
     Compilation before the first step, and evaluations between steps, count as no progress; allow for them.
 
     Args:
-        seconds: without a step until the run ends with exit code 1; 0: never.
+        seconds: without a step until the run ends with `hosts.LOST_HOST`; 0: never.
         stream: where stacks go; None: standard error.
     """
 
@@ -38,11 +41,18 @@ class Watchdog:
         if seconds:
             threading.Thread(target=self._watch, name="crate-jax watchdog", daemon=True).start()
 
+    def started(self, step):
+        """See `training.loop.Observer`."""
+        self._last = time.monotonic()
+
     def after_step(self, step, state, batch):
         """See `training.loop.Observer`."""
         self._step, self._last = step, time.monotonic()
 
     def logged(self, step, scalars):
+        """See `training.loop.Observer`."""
+
+    def saving(self, step):
         """See `training.loop.Observer`."""
 
     def close(self):
@@ -61,9 +71,9 @@ class Watchdog:
         where = "before the first step" if self._step is None else f"after step {self._step}"
         print(
             f"crate-jax: no progress for {self._seconds:g} s (distributed.stall_seconds) {where}; the stacks of all "
-            f"threads follow. Start the run again: it goes on from its last checkpoint.",
+            f"threads follow. Run the same command again to resume from the last checkpoint.",
             file=self._stream,
             flush=True,
         )
         faulthandler.dump_traceback(self._stream, all_threads=True)
-        os._exit(1)
+        os._exit(LOST_HOST)

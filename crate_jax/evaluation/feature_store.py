@@ -198,7 +198,8 @@ def _extract(subject, split, names, indices, keeper):
     model, mesh = subject.model, make_mesh(subject.config.mesh)
     size = batch_size_of(model.image_size, mesh.size)
     spread = batch_sharding(mesh)
-    params = jax.device_put(subject.params, replicated(mesh))
+    # from the host: arrays on one device of a process do not go onto a mesh of several processes
+    params = jax.device_put(jax.device_get(subject.params), replicated(mesh))
     mean, std = subject.statistics
     known = tuple(name for name in names if name != RAW)
 

@@ -14,7 +14,7 @@ from crate_jax.evaluation.fine_tuning import compose, drawn_examples, fine_tune
 from crate_jax.evaluation.linear_probe import choose, compact_labels, fit_and_score
 
 
-def few_labels(subject, recipe, out, labels_per_class, draws):
+def few_labels(subject, recipe, out, labels_per_class, draws, second_interrupt=None):
     """Compares a pre-trained encoder with the same network from scratch.
 
     Args:
@@ -23,6 +23,7 @@ def few_labels(subject, recipe, out, labels_per_class, draws):
         out: an `epath.Path`; each training gets a folder in it.
         labels_per_class: K.
         draws: how many times K examples a class are drawn.
+        second_interrupt: as `fine_tune`.
 
     Returns:
         What `few_labels.json` holds, or None if preempted.
@@ -44,7 +45,8 @@ def few_labels(subject, recipe, out, labels_per_class, draws):
                 labels_per_class=labels_per_class,
                 draw=draw,
             )
-            outcome, results = fine_tune(config, out / f"draw_{draw}" / kind, begun.params if begun else None)
+            folder, params = out / f"draw_{draw}" / kind, begun.params if begun else None
+            outcome, results = fine_tune(config, folder, params, second_interrupt)
             if outcome.preempted:
                 return None
             scores[kind].append(results["accuracy"])

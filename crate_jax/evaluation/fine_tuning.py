@@ -20,7 +20,6 @@ from crate_jax.config import flatten, given, model_overrides, override
 from crate_jax.config_schema import LEAVES
 from crate_jax.data import pipeline
 from crate_jax.data.sources import open_source
-from crate_jax.distributed.hosts import Preemption, abandon
 from crate_jax.distributed.mesh import make_mesh
 from crate_jax.distributed.sharding import batch_sharding, check_batch
 from crate_jax.errors import UserError
@@ -28,13 +27,9 @@ from crate_jax.evaluation.classification import Classification, layer_rates, pre
 from crate_jax.evaluation.feature_store import batch_size_of
 from crate_jax.evaluation.head_only import HeadOnly, check_head_only, fold_normalisation, head_factors
 from crate_jax.models.registry import create_model, for_platform, model_class
-from crate_jax.training import observers
-from crate_jax.training.checkpoint import Checkpoints
-from crate_jax.training.loop import train
-from crate_jax.training.metrics_file import MetricsFile
 from crate_jax.training.objective import channel_statistics, normalise
 from crate_jax.training.program import build_program
-from crate_jax.training.run_folder import RunFolder
+from crate_jax.training.run import run_training
 
 logger = logging.getLogger(__name__)
 
@@ -209,13 +204,14 @@ def accuracy(model, params, config, split):
     return right / max(seen, 1), seen
 
 
-def fine_tune(config, out, encoder=None):
+def fine_tune(config, out, encoder=None, second_interrupt=None):
     """Trains a classifier, or resumes.
 
     Args:
         config: from `compose`.
         out: the folder of this training.
         encoder: parameters of the pre-trained network; None: from scratch.
+        second_interrupt: see `training.run.run_training`; where it is given, the first Ctrl-C raises nothing.
 
     Returns:
         (training.loop.Outcome, what `finetune.json` holds); the second is None if the run was preempted.
@@ -240,30 +236,22 @@ def fine_tune(config, out, encoder=None):
         objective = Classification(model, config.seed, mean, std, config.data.label_smoothing, mixes)
         factors, executed = layer_rates(model.depth, decay) if decay is not None else None, config
     program = build_program(executed, count, model=model, objective=objective, scale_by_layer=factors)
-    folder = RunFolder(out)
-    folder.open(config)
-    settings = config.checkpoint
-    checkpoints = Checkpoints(folder.checkpoints, keep=settings.keep, keep_every_steps=settings.keep_every_steps)
-    state = checkpoints.restore_newest(program.abstract)
-    if state is None:
-        state = _begin(program, encoder)
-    first = int(state.step)
-    batches = pipeline.train_batches(
-        config, model.image_size, model.channels, batch_sharding(program.mesh), start_step=first, indices=indices
+
+    def make_batches(step):
+        return pipeline.train_batches(
+            config, model.image_size, model.channels, batch_sharding(program.mesh), start_step=step, indices=indices
+        )
+
+    outcome, interrupted = run_training(
+        program,
+        out,
+        make_batches,
+        config=config,
+        begin=lambda: _begin(program, encoder),
+        second_interrupt=second_interrupt,
     )
-    watching = [observers.MetricsLog(MetricsFile(folder.metrics, first))] if jax.process_index() == 0 else []
-    watching += [observers.Progress(program.total_steps, first)] if jax.process_index() == 0 else []
-    try:
-        with Preemption() as preemption:
-            outcome = train(program, state, batches, checkpoints, watching, preemption)
-    except BaseException as error:
-        abandon(error)  # an orderly end would wait for the other hosts, which wait for this one
-        raise
-    finally:
-        batches.close()
-        for observer in watching:
-            observer.close()
-        checkpoints.close()
+    if interrupted and outcome.preempted and second_interrupt is None:
+        raise KeyboardInterrupt
     if outcome.preempted:
         return outcome, None
     params = outcome.state.params if outcome.state.ema is None else outcome.state.ema

@@ -6,8 +6,6 @@ reported at the end and stops no other.
 """
 
 import concurrent.futures
-import contextlib
-import fcntl
 import json
 import logging
 import os
@@ -21,13 +19,18 @@ import threading
 from etils import epath
 
 from crate_jax.distributed.chips import chips
+from crate_jax.distributed.cluster import find_cluster, without_cluster
 from crate_jax.distributed.compilation_cache import shared_cache
+from crate_jax.distributed.folder_lock import FolderLock
+from crate_jax.distributed.host_cores import available_cores
 from crate_jax.errors import UserError
+from crate_jax.storage import is_remote, output_folder, write_whole
 from crate_jax.sweeps.machine import die_with_parent, shares
 from crate_jax.sweeps.points import as_flags
 
 logger = logging.getLogger(__name__)
 
+SWEEP_LOCK = "sweep_running.json"  # beside the lock of a point's run, in the same folder with --point
 DONE = "sweep_done.json"  # in a point's workdir: the commands that are finished
 
 
@@ -52,9 +55,8 @@ class Record:
 
     def _write(self):
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        partial = self.path.parent / f".{self.path.name}.partial"
-        partial.write_text(json.dumps({"config": self._config, "points": list(self._points.values())}, indent=2) + "\n")
-        partial.replace(self.path)
+        listed = {"config": self._config, "points": list(self._points.values())}
+        write_whole(self.path, json.dumps(listed, indent=2) + "\n")
 
     def write(self):
         """Writes the list as it stands."""
@@ -135,10 +137,11 @@ class Runner:
         paths = os.pathsep.join(filter(None, [here, os.environ.get("PYTHONPATH", "")]))
         with open(log, "ab") as stream:
             child = subprocess.Popen(
-                [sys.executable, "-m", "crate_jax", *arguments],
+                # -P: a random.py in the current folder is none of Python's own
+                [sys.executable, "-P", "-m", "crate_jax", *arguments],
                 stdout=stream,
                 stderr=subprocess.STDOUT,
-                env={**self._cache, **os.environ, "PYTHONPATH": paths, **environment},
+                env={**self._cache, **without_cluster(os.environ), "PYTHONPATH": paths, **environment},
                 preexec_fn=die_with_parent,
             )
             if hasattr(os, "sched_setaffinity"):
@@ -153,7 +156,7 @@ class Runner:
 
 def _log_of(folder, point):
     """Where a point's words go: into its folder, or beside this process where that is in an object store."""
-    return pathlib.Path(f"{point.name}.sweep_log.txt" if "://" in str(folder) else folder / "sweep_log.txt")
+    return pathlib.Path(f"{point.name}.sweep_log.txt" if is_remote(folder) else folder / "sweep_log.txt")
 
 
 def _last_line(path):
@@ -174,39 +177,26 @@ def run_sweep(sweep, workdir, *, parallel=1, only=None):
         Dictionary from name to status: done, failed or stopped.
 
     Raises:
-        UserError: fewer chips than `parallel`, or no such point.
+        UserError: fewer chips than `parallel`, no such point, a sweep that runs already, or one of several processes.
     """
+    if find_cluster(tpu_workers=lambda: 1) is not None:
+        raise UserError(
+            "a sweep runs its points on one machine, and this is one of several processes; start it once, or let "
+            "--emit=slurm write a job per point."
+        )
+    workdir = output_folder(workdir)
     points = sweep.points if only is None else [find_point(sweep, only)]
     parallel = max(1, min(parallel, len(points)))
     record = Record(sweep, workdir)
     if only is not None:
         record.path = epath.Path(workdir) / points[0].name / "sweep_point.json"
-    with alone(record.path.parent):
+    with FolderLock(record.path.parent, "sweep", SWEEP_LOCK):
         record.write()
         return _run_all(sweep, workdir, points, parallel, record)
 
 
-@contextlib.contextmanager
-def alone(folder):
-    """One sweep a folder at a time, on one machine: dropped when the process ends, however it ends.
-
-    Raises:
-        UserError: another process runs this sweep.
-    """
-    if "://" in str(folder):
-        yield
-        return
-    folder.mkdir(parents=True, exist_ok=True)
-    with open(folder / ".sweep.lock", "w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            raise UserError(f"--workdir={folder}: another process is running this sweep; let it end first.") from error
-        yield
-
-
 def _run_all(sweep, workdir, points, parallel, record):
-    cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else [0]
+    cores = available_cores()
     free = queue.Queue()
     for share in shares(parallel, *chips(), cores):
         free.put(share)

@@ -13,6 +13,7 @@ from etils import epath
 
 from crate_jax.distributed.hosts import agreed, wait_for_all
 from crate_jax.errors import UserError
+from crate_jax.storage import absolute, is_remote, storage_error
 from crate_jax.training.whole_checkpoint import unreadable
 
 logger = logging.getLogger(__name__)
@@ -39,13 +40,14 @@ class Checkpoints:
         )
         self._opened = None
         self._saving = None
+        self._proven = False  # the folder keeps what is written: a checkpoint was found there
 
     @property
     def _manager(self):
         if self._opened is None:
             for name in ("absl", "asyncio"):
                 logging.getLogger(name).addFilter(_told_elsewhere)
-            self._opened = ocp.CheckpointManager(self.folder.resolve(), options=self._options)
+            self._opened = ocp.CheckpointManager(absolute(self.folder), options=self._options)
         return self._opened
 
     def steps(self):
@@ -55,27 +57,50 @@ class Checkpoints:
     def save(self, step, state):
         """Begins to write a checkpoint; the next save, or `close`, waits for it.
 
+        The first one in a folder is waited for and read back, so that a path or store that does not keep what is
+        written is noticed before hours were trained.
+
         Raises:
-            UserError: it cannot be written (a full disk, say); older checkpoints stay.
+            UserError: it cannot be written (a full disk, say) or read back; older checkpoints stay.
         """
         items = {"params": state.params, "progress": {"step": state.step, "opt_state": state.opt_state}}
         if state.ema is not None:
             items["ema"] = state.ema
         try:
+            self._proven = self._proven or bool(self.steps())
             self.folder.mkdir(parents=True, exist_ok=True)
             saves = {name: ocp.args.StandardSave(item) for name, item in items.items()}
             self.wait()  # an error of the save before is told as that save's
             self._saving = step
             self._manager.save(step, args=ocp.args.Composite(**saves), force=True)
-        except (OSError, ValueError) as error:
+        except UserError:
+            raise
+        except Exception as error:
             raise self._unwritten(error) from error
+        if not self._proven:
+            self._read_back(step, items)
+
+    def _read_back(self, step, items):
+        self.wait()
+        there = Checkpoints(self.folder).steps()
+        wrong = unreadable(self.folder / str(step), items, alone=True) if step in there else "it is not found there"
+        if wrong is not None:
+            raise UserError(
+                f"the checkpoint of step {step} was written to {self.folder} but cannot be read back ({wrong}); take "
+                f"another --workdir."
+            )
+        self._proven = True
 
     def _unwritten(self, error):
+        words = storage_error(error)
+        if words is None and not isinstance(error, ValueError | RuntimeError):
+            return error
         full = "no space left" in str(error).lower()
-        why = "the disk is full" if full else str(error).strip().split("\n")[0][:300]
+        why = "the disk is full" if full else words or str(error).strip().split("\n")[0][:300]
+        todo = "free space there" if full or not is_remote(self.folder) else "see that the bucket can be written"
         return UserError(
             f"the checkpoint of step {self._saving} could not be written to {self.folder}: {why}. Older ones are "
-            f"untouched; free space there, and run the same command again."
+            f"untouched; {todo}, and run the same command again."
         )
 
     def wait(self):
@@ -83,7 +108,7 @@ class Checkpoints:
         if self._opened is not None:
             try:
                 self._opened.wait_until_finished()
-            except (OSError, ValueError) as error:
+            except Exception as error:
                 raise self._unwritten(error) from error
 
     def close(self):

@@ -11,13 +11,23 @@ from typing import Any, Protocol
 import jax
 import numpy as np
 
+from crate_jax.distributed.hosts import of_all_hosts
+from crate_jax.distributed.signals import StopRequested
 from crate_jax.errors import UserError
 from crate_jax.models.flops import flops_per_image
 from crate_jax.training.progress import compiled
+from crate_jax.training.save_times import SaveTimes
 
 
 class Observer(Protocol):
     """Something that watches a run."""
+
+    def started(self, step):
+        """Called once, when the step is compiled and the first batch is there.
+
+        Args:
+            step: optimizer steps finished so far.
+        """
 
     def after_step(self, step, state, batch):
         """Called when a step is under way.
@@ -33,6 +43,9 @@ class Observer(Protocol):
 
     def logged(self, step, scalars):
         """Called with each line of the log, as plain numbers."""
+
+    def saving(self, step):
+        """Called before a checkpoint is written; the step's line was logged before."""
 
     def close(self):
         """Called once, at the end, however the run ends."""
@@ -75,6 +88,31 @@ class _Clock:
         }
 
 
+class _Log:
+    """Lines of the log; each is written when the step after it is under way, so that the device never waits for it."""
+
+    def __init__(self, program, batches, checkpoints, observers, step):
+        self._batches, self._checkpoints, self._observers = batches, checkpoints, observers
+        self._clock, self._pending = _Clock(program, batches, step), None
+
+    def put(self, step, scalars):
+        self._pending = (step, scalars)
+
+    def write(self):
+        if self._pending is None:
+            return
+        (step, scalars), self._pending = self._pending, None
+        values = {name: np.asarray(value).item() for name, value in jax.device_get(scalars).items()}
+        check_finite(values.pop("bad_step"), self._checkpoints)
+        values |= self._clock.read(step)
+        # the slowest host's wait; corrupt pictures of all hosts
+        waits_and_counts_Px2 = of_all_hosts([values["data_wait_fraction"], self._batches.corrupt_examples])
+        values["data_wait_fraction"] = float(waits_and_counts_Px2[:, 0].max())
+        values["corrupt_examples"] = int(waits_and_counts_Px2[:, 1].sum())
+        for observer in self._observers:
+            observer.logged(step, values)
+
+
 def check_finite(bad_step, checkpoints):
     """Ends a run whose numbers are no longer numbers.
 
@@ -99,7 +137,7 @@ def train(program, state, batches, checkpoints, observers, preemption):
         batches: an iterator over batches from the state's step on, with `wait_seconds` and `corrupt_examples`.
         checkpoints: a `Checkpoints`.
         observers: see `Observer`.
-        preemption: a `distributed.hosts.Preemption`.
+        preemption: a `distributed.signals.Preemption`.
 
     Returns:
         An `Outcome`.
@@ -111,20 +149,26 @@ def train(program, state, batches, checkpoints, observers, preemption):
     start = finished = int(state.step)
     if start >= total:
         return Outcome(state, start, preempted=False)
-    batch = next(batches)
+    try:
+        batch = _next(batches, preemption)
+    except StopRequested:
+        return Outcome(state, start, preempted=True)
     run_step = compiled(program.step, state, batch)  # now, so that the clock does not count it
     # Simulated devices share one pool of threads: two programs with collectives under way at once can wait for each
     # other for ever. So there every step is finished before the next is dispatched; one device needs no such care.
     one_at_a_time = program.mesh.size > 1 and program.mesh.devices.flat[0].platform == "cpu"
-    clock, pending, preempted = _Clock(program, batches, start), None, False
+    log, times = _Log(program, batches, checkpoints, observers, start), SaveTimes(config.checkpoint, start)
+    preempted = False
+    for observer in observers:
+        observer.started(start)
 
-    def write(line):
-        step, scalars = line
-        values = {name: np.asarray(value).item() for name, value in jax.device_get(scalars).items()}
-        check_finite(values.pop("bad_step"), checkpoints)
-        values |= clock.read(step) | {"corrupt_examples": batches.corrupt_examples}
+    def save():
+        check_finite(int(state.bad_step), checkpoints)
+        log.write()  # first: a run that is killed while it saves has the line of every saved step
         for observer in observers:
-            observer.logged(step, values)
+            observer.saving(finished)
+        checkpoints.save(finished, state)
+        times.saved()
 
     for finished in range(start + 1, total + 1):
         state, metrics = run_step(state, batch)
@@ -136,19 +180,26 @@ def train(program, state, batches, checkpoints, observers, preemption):
             scalars |= observer.after_step(finished, state, batch) or {}
         if one_at_a_time:
             jax.block_until_ready(scalars)
-        if pending is not None:
-            write(pending)
-            pending = None
+        log.write()
         if last or finished % config.log_every_steps == 0 or finished == 1 or scalars:
-            pending = (finished, {**metrics, **scalars})
-        preempted = preemption.reached(finished)
-        if last or preempted or finished % config.checkpoint.every_steps == 0:
-            check_finite(int(state.bad_step), checkpoints)
-            checkpoints.save(finished, state)
+            log.put(finished, {**metrics, **scalars})
+        preempted, due = preemption.reached(finished), times.due(finished)
+        if last or preempted or due:
+            save()
         if last or preempted:
             break
-        batch = next(batches)
-    if pending is not None:
-        write(pending)
+        try:
+            batch = _next(batches, preemption)
+        except StopRequested:
+            preempted = True
+            if not due:
+                save()
+            break
+    log.write()
     checkpoints.wait()
     return Outcome(state, finished, preempted=preempted and finished < total)
+
+
+def _next(batches, preemption):
+    with preemption.waiting_for_data():
+        return next(batches)

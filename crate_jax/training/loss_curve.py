@@ -15,6 +15,8 @@ def plot_loss(metrics, path):
     from matplotlib.figure import Figure
 
     lines = [line for line in read_metrics(metrics) if "loss" in line]
+    if not lines:
+        return
     steps = [line["step"] for line in lines]
     figure = Figure(figsize=(6.4, 3.6), layout="constrained")
     axis = figure.subplots()

@@ -9,13 +9,17 @@ import jax
 from tqdm import tqdm
 
 from crate_jax.distributed.sharding import replicated
+from crate_jax.training.metrics_file import MetricsFile
 from crate_jax.training.progress import in_notebook
 
 logger = logging.getLogger(__name__)
 
 
 class Silent:
-    """An observer that does nothing; the others begin here."""
+    """An observer that does nothing; base class of the others."""
+
+    def started(self, step):
+        """See `training.loop.Observer`."""
 
     def after_step(self, step, state, batch):
         """See `training.loop.Observer`."""
@@ -23,52 +27,82 @@ class Silent:
     def logged(self, step, scalars):
         """See `training.loop.Observer`."""
 
+    def saving(self, step):
+        """See `training.loop.Observer`."""
+
     def close(self):
         """See `training.loop.Observer`."""
 
 
 class MetricsLog(Silent):
-    """Lines of the log into a `MetricsFile`."""
+    """Writes each line of the log to `metrics.jsonl`.
 
-    def __init__(self, file):
-        self._file = file
+    Args:
+        path: of the file.
+    """
+
+    def __init__(self, path):
+        self._path, self._file = path, None
+
+    def started(self, step):
+        self._file = MetricsFile(self._path, step)
 
     def logged(self, step, scalars):
         self._file.write(step, scalars)
 
+    def saving(self, step):
+        self._file.flush()
+
+    def close(self):
+        if self._file is not None:
+            self._file.close()
+
 
 class TensorBoard(Silent):
-    """Lines of the log as TensorBoard events, from a thread of its own."""
+    """Writes each line of the log as TensorBoard events, from a thread.
+
+    Where events cannot be written, one warning says so; `metrics.jsonl` has everything.
+    """
 
     def __init__(self, folder, hyperparameters):
+        self._folder, self._hyperparameters, self._writer = str(folder), hyperparameters, None
         self._thread = concurrent.futures.ThreadPoolExecutor(1, "tensorboard")
-        self._writer = self._thread.submit(self._open, str(folder), hyperparameters)
 
-    def _open(self, folder, hyperparameters):
-        from crate_jax.training.tensorboard_events import EventWriter
+    def started(self, step):
+        def open_writer():
+            from crate_jax.training.tensorboard_events import EventWriter
 
-        writer = EventWriter(folder)
-        writer.write_hparams(hyperparameters)
-        return writer
+            self._writer = EventWriter(self._folder)
+            self._writer.write_hparams(self._hyperparameters)
+
+        self._do(open_writer)
 
     def logged(self, step, scalars):
         def write():
-            writer = self._writer.result()
-            if writer is not None:
-                writer.write_scalars(step, scalars)
-                writer.flush()
+            if self._writer is not None:
+                self._writer.write_scalars(step, scalars)
+                self._writer.flush()
 
-        self._thread.submit(write)
+        self._do(write)
 
     def close(self):
         def close():
-            writer = self._writer.result()
-            if writer is not None:
-                writer.flush()
-                writer.close()
+            if self._writer is not None:
+                self._writer.close()
 
-        self._thread.submit(close).result()
+        self._do(close)
         self._thread.shutdown()
+
+    def _do(self, work):
+        def guarded():
+            try:
+                work()
+            except Exception as error:  # a full disk, a bucket's refusal: whatever the writer raises
+                self._writer = None
+                first = (str(error).strip() or type(error).__name__).splitlines()[0][:200]
+                logger.warning("no more TensorBoard events in %s: %s", self._folder, first)
+
+        self._thread.submit(guarded)
 
 
 class Progress(Silent):

@@ -8,9 +8,9 @@ import jax
 from etils import epath
 
 from crate_jax.config import check_resumable, from_json, model_overrides, to_json
-from crate_jax.distributed.hosts import wait_for_all
 from crate_jax.errors import UserError
 from crate_jax.models.registry import boxed_shapes, create_model
+from crate_jax.storage import told, write_whole
 from crate_jax.training.checkpoint import Checkpoints
 
 
@@ -24,26 +24,27 @@ class RunFolder:
         self.metrics = self.path / "metrics.jsonl"
         self.figures = self.path / "figures"
 
-    def open(self, config):
-        """Makes the folder a run of `config`, or checks that it is one already.
+    def check(self, config):
+        """Checks that a run of `config` may begin here or go on. Writes nothing.
+
+        A folder without a checkpoint is new: what failed before its first checkpoint does not bind its successor.
 
         Raises:
-            UserError: it cannot be made, or belongs to another config.
+            UserError: it belongs to another config, or cannot be read.
         """
-        try:
-            self.path.mkdir(parents=True, exist_ok=True)
-            if self.config.exists():
-                check_resumable(from_json(self.config.read_text()), config)
-            elif any(self.path.glob("checkpoints/*")):
+        with told(f"--workdir={self.path} cannot be read"):
+            begun = Checkpoints(self.checkpoints).steps()
+            if begun and not self.config.exists():
                 raise UserError(f"--workdir={self.path} has checkpoints but no config.json; take another workdir.")
-            wait_for_all("every host has read config.json")
-            if jax.process_index() == 0:
-                draft = self.path / "config.json.draft"
-                draft.write_text(to_json(config))
-                draft.replace(self.config)
-            wait_for_all("config.json is written")
-        except (OSError, NotADirectoryError) as error:
-            raise UserError(f"--workdir={self.path} cannot be written: {error}") from error
+            if begun:
+                check_resumable(from_json(self.config.read_text()), config)
+
+    def begin(self, config):
+        """Writes `config.json`; the first process does. Raises UserError where it cannot be."""
+        if jax.process_index() == 0:
+            with told(f"--workdir={self.path} cannot be written"):
+                self.path.mkdir(parents=True, exist_ok=True)
+                write_whole(self.config, to_json(config))
 
 
 def read_config(workdir, overrides=()):

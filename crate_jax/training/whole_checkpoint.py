@@ -1,4 +1,4 @@
-"""Is a checkpoint whole? Asked by several hosts before any of them restores it.
+"""Is a checkpoint whole? Asked by several hosts before any of them restores it, and of the first one after it is saved.
 
 A host that finds its part of a file cut off would leave the restore alone, and the others waiting for it. So each reads
 an equal share of the stored bytes first, as many as it is about to restore, and all hear what any one of them met. What
@@ -8,19 +8,24 @@ a single process meets it meets while restoring.
 import jax
 import numpy as np
 
+from crate_jax.storage import absolute, is_remote
 
-def unreadable(folder, items):
+READS_AT_ONCE = 16  # of stored values, so that a large checkpoint does not stand in the host's memory
+
+
+def unreadable(folder, items, *, alone=False):
     """What is wrong with a checkpoint.
 
     Args:
         folder: an `epath.Path`, the step's.
         items: names of what it should hold.
+        alone: look where there is only one process, too.
 
     Returns:
         None for a whole one; else a few words, the same kind on every host.
     """
     if jax.process_count() == 1:
-        return None
+        return _unreadable_share(folder, items, 0, 1) if alone else None
     from jax.experimental import multihost_utils
 
     found = _unreadable_share(folder, items, jax.process_index(), jax.process_count())
@@ -37,16 +42,17 @@ def _unreadable_share(folder, items, part, parts):
         here = folder / item
         if not (here / "_METADATA").exists():
             return f"{item} has no _METADATA"
-        base = str(here.resolve())
-        base = f"{base}/" if "://" in base else f"file://{base}/"
+        base = f"{here}/" if is_remote(here) else f"file://{absolute(here)}/"
         try:
             stored = ts.KvStore.open({"driver": "ocdbt", "base": base}).result()
             keys = sorted(stored.list().result())
             if not keys:
                 return f"{item} is empty"
-            for read in [stored.read(key) for key in keys[part::parts]]:
-                if read.result().state != "value":
-                    return f"{item} lacks a value"
+            mine = keys[part::parts]
+            for first in range(0, len(mine), READS_AT_ONCE):
+                for read in [stored.read(key) for key in mine[first : first + READS_AT_ONCE]]:
+                    if read.result().state != "value":
+                        return f"{item} lacks a value"
         except (ValueError, OSError) as error:
             return str(error).splitlines()[0][:200]
     return None

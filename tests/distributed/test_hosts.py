@@ -2,11 +2,14 @@
 
 import subprocess
 import sys
+import types
 
 import pytest
 
+from crate_jax.config import default_config, override
 from crate_jax.distributed.cluster import find_cluster
 from crate_jax.distributed.hosts import _is_about_another_host
+from crate_jax.distributed.mesh import mesh_shape, slices_of
 from crate_jax.errors import UserError
 
 BY_HAND = {"CRATE_JAX_COORDINATOR": "10.0.0.1:1234", "CRATE_JAX_PROCESSES": "4", "CRATE_JAX_PROCESS": "3"}
@@ -23,6 +26,7 @@ def alone():
         ({}, 1, None),
         ({}, 4, {}),
         ({"JAX_PLATFORMS": "cpu"}, 4, None),
+        ({"JAX_PLATFORMS": "tpu,cpu"}, 4, {}),
         (SLURM | {"SLURM_STEP_NUM_TASKS": "16"}, 1, {}),
         (SLURM | {"SLURM_STEP_NUM_TASKS": "1"}, 1, None),
         ({"SLURM_JOB_ID": "7", "SLURM_NTASKS": "16"}, 1, None),  # a batch script outside srun
@@ -54,6 +58,13 @@ def test_what_xla_says_of_a_lost_host_is_understood():
     assert not _is_about_another_host(KeyError("heartbeat"))
 
 
+def test_slices_are_counted_where_the_config_does_not_say():
+    chips = [types.SimpleNamespace(platform="tpu", slice_index=number // 4) for number in range(8)]
+    assert slices_of(chips) == 2 and slices_of([types.SimpleNamespace(platform="cpu")] * 8) == 1
+    mesh = override(default_config(), [("mesh.fsdp", 4)]).mesh
+    assert mesh_shape(mesh, 8, slices_of(chips)) == (2, 4, 1)
+
+
 STUCK = """
 import threading, time
 from crate_jax.distributed.watchdog import Watchdog
@@ -74,7 +85,7 @@ else:
 """
 
 
-@pytest.mark.parametrize(("seconds", "close", "code"), [(0.8, False, 1), (0.8, True, 0), (0, True, 0)])
+@pytest.mark.parametrize(("seconds", "close", "code"), [(0.8, False, 175), (0.8, True, 0), (0, True, 0)])
 def test_a_run_that_is_stuck_tells_where_and_ends(seconds, close, code):
     words = [sys.executable, "-c", STUCK.format(seconds=seconds, close=close)]
     done = subprocess.run(words, stderr=subprocess.PIPE, text=True, timeout=30)

@@ -1,12 +1,18 @@
 """A sweep's bookkeeping, with its commands replaced by a notebook; one real point runs in tests/evaluation."""
 
 import json
+import os
 
 import pytest
 
+from crate_jax.distributed.chips import chips
+from crate_jax.distributed.cluster import without_cluster
+from crate_jax.distributed.folder_lock import FolderLock
 from crate_jax.errors import UserError
 from crate_jax.sweeps import run
 from crate_jax.sweeps.points import Point, Sweep
+
+BY_HAND = {"CRATE_JAX_COORDINATOR": "10.0.0.1:1234", "CRATE_JAX_PROCESSES": "4", "CRATE_JAX_PROCESS": "3"}
 
 
 @pytest.fixture
@@ -87,7 +93,19 @@ def test_a_point_that_is_not_there(sweep):
         run.find_point(sweep, "9")
 
 
-def test_two_processes_do_not_run_one_sweep(sweep, tmp_path, told):
-    with run.alone(tmp_path), pytest.raises(UserError, match="another process"):
+def test_two_processes_do_not_run_one_sweep(sweep, tmp_path, told, monkeypatch):
+    with FolderLock(tmp_path, "sweep", run.SWEEP_LOCK), pytest.raises(UserError, match="another sweep"):
         run.run_sweep(sweep, tmp_path)
     assert set(run.run_sweep(sweep, tmp_path).values()) == {"done"}
+    for name, value in BY_HAND.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(UserError, match="one of several processes"):
+        run.run_sweep(sweep, tmp_path)
+    assert not {*BY_HAND, "SLURM_STEP_NUM_TASKS"} & {*without_cluster(os.environ | {"SLURM_STEP_NUM_TASKS": "4"})}
+
+
+@pytest.mark.parametrize(("visible", "found"), [("-1", ("cpu", 0)), ("0,1", ("cuda", 2)), ("3,-1,4", ("cuda", 1))])
+def test_hidden_chips_do_not_count(monkeypatch, visible, found):
+    monkeypatch.setenv("JAX_PLATFORMS", "cuda")
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    assert chips() == found

@@ -1,0 +1,150 @@
+"""SIGINT (Ctrl-C) and SIGTERM, from the first import to the last checkpoint.
+
+    while the program starts     noted, so that no import is torn apart; the start is then given up, on all hosts
+    while a command computes     SIGINT ends it; SIGTERM does at once
+    while a run trains           the first one saves a checkpoint and ends the run, the second ends it at once
+
+SIGTERM is what Cloud TPU, Kubernetes and SLURM send before they take a machine away.
+"""
+
+import contextlib
+import logging
+import os
+import signal
+import sys
+import threading
+
+logger = logging.getLogger(__name__)
+
+INTERRUPTED = 130
+_BOTH = (signal.SIGINT, signal.SIGTERM)
+_SECONDS_TO_UNWIND = 5.0
+
+
+class StopRequested(Exception):
+    """Raised in a run that waits for data when it is told to stop."""
+
+
+class ProgramSignals:
+    """A context around a whole command: see the module's table, first two lines.
+
+    Attributes:
+        noted: number of the first signal, or None.
+    """
+
+    def __init__(self):
+        self.noted, self._before, self._starting = None, {}, True
+
+    def __enter__(self):
+        if threading.current_thread() is threading.main_thread():
+            self._before = {number: signal.signal(number, self._handle) for number in _BOTH}
+        return self
+
+    def __exit__(self, *_):
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    @property
+    def interrupted(self):
+        """Whether Ctrl-C was pressed."""
+        return self.noted == signal.SIGINT
+
+    def _handle(self, number, _frame):
+        self.noted = self.noted or number
+        signal.signal(number, signal.SIG_DFL)  # a second one ends the process, whatever it is doing
+        if not self._starting and number == signal.SIGINT:
+            # an import or a library's callback may swallow the exception
+            timer = threading.Timer(_SECONDS_TO_UNWIND, self._end)
+            timer.daemon = True
+            timer.start()
+            raise KeyboardInterrupt
+
+    def _end(self):
+        with contextlib.suppress(OSError, ValueError):
+            print("crate-jax: interrupted", file=sys.stderr, flush=True)
+        os._exit(INTERRUPTED)
+
+    def started(self):
+        """From now on a signal ends the command; one that came before does so now.
+
+        Raises:
+            KeyboardInterrupt: Ctrl-C was pressed.
+            SystemExit: SIGTERM came.
+        """
+        self._starting = False
+        if self.noted == signal.SIGINT:
+            raise KeyboardInterrupt
+        if self.noted is not None:
+            raise SystemExit(128 + self.noted)
+        if self._before:
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+    def joined(self):
+        """As `started`, where JAX's coordination service has taken SIGTERM over, and what was noted is dealt with."""
+        self._starting, self.noted = False, None
+
+
+class Preemption:
+    """Was the run told to stop? Asked after every step; all hosts get the same answer at the same step.
+
+    A single process notices signals by itself; several agree on the step to stop at through JAX's coordination service.
+
+    Args:
+        second: what a second Ctrl-C does: a handler, as `signal.signal` takes it; None: what it did before.
+
+    Attributes:
+        interrupted: it was Ctrl-C, not SIGTERM.
+    """
+
+    def __init__(self, second=None):
+        self._second, self._told, self._waiting, self._before = second, threading.Event(), False, {}
+        self.interrupted = False
+
+    def __enter__(self):
+        if threading.current_thread() is threading.main_thread():
+            # several processes: JAX's service has its own handler of SIGTERM
+            numbers = _BOTH if _alone() else (signal.SIGINT,)
+            self._before = {number: signal.signal(number, self._handle) for number in numbers}
+        return self
+
+    def __exit__(self, *_):
+        for number, handler in self._before.items():
+            signal.signal(number, handler or signal.SIG_DFL)
+
+    def _handle(self, number, _frame):
+        self.interrupted = number == signal.SIGINT
+        again = self._second if self._second is not None else self._before[number]
+        signal.signal(number, again or signal.SIG_DFL)
+        name = "Ctrl-C" if self.interrupted else "SIGTERM"
+        logger.warning("%s: saving a checkpoint after this step%s", name, "; again ends at once" * self.interrupted)
+        if not _alone():
+            os.kill(os.getpid(), signal.SIGTERM)  # the service tells the other hosts
+            return
+        self._told.set()
+        if self._waiting:
+            raise StopRequested
+
+    @contextlib.contextmanager
+    def waiting_for_data(self):
+        """Within it a signal raises `StopRequested`: a loader that hangs must not keep a run from ending."""
+        if self._told.is_set():
+            raise StopRequested
+        self._waiting = True
+        try:
+            yield
+        finally:
+            self._waiting = False
+
+    def reached(self, step):
+        """True if the run has to save and stop after this step."""
+        if _alone():
+            return self._told.is_set()
+        from jax.experimental import multihost_utils
+
+        return multihost_utils.reached_preemption_sync_point(step)
+
+
+def _alone():
+    import jax
+
+    return jax.process_count() == 1

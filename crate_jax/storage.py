@@ -1,0 +1,124 @@
+"""Folders and files that may be local or in an object store (`gs://...`): names, whole writes, errors in a sentence."""
+
+import contextlib
+import os
+
+from etils import epath
+
+from crate_jax.errors import UserError
+
+GLOB = "*?[]"
+
+
+def is_remote(path):
+    """Whether a path is in an object store."""
+    return "://" in os.fspath(path)
+
+
+def absolute(path):
+    """The path from the root, with `~` expanded; a path in an object store as it is."""
+    path = epath.Path(path)
+    return path if is_remote(path) else path.expanduser().absolute()
+
+
+def output_folder(text, flag="--workdir"):
+    """The folder that a flag names, as an `epath.Path`.
+
+    Args:
+        text: as typed; `~` is the home folder.
+        flag: for the message.
+
+    Raises:
+        UserError: nothing is given, no home folder, or characters that checkpoints cannot be found under.
+    """
+    text = os.fspath(text)
+    if not text.strip():
+        raise UserError(f"{flag}= is empty; name a folder, such as {flag}=workdirs/first.")
+    found = [character for character in GLOB if character in text]
+    if found:
+        raise UserError(
+            f"{flag}={text}: a folder with {' '.join(found)} in its name cannot hold checkpoints (they are patterns of "
+            f"file names); take another name."
+        )
+    if is_remote(text):
+        return epath.Path(text)
+    expanded = os.path.expanduser(text)
+    if expanded.startswith("~"):
+        raise UserError(f"{flag}={text}: there is no home folder for ~ here; write the whole path.")
+    return epath.Path(expanded)
+
+
+def check_writable(folder, flag):
+    """Refuses a local folder that results could not be written to; nothing is made yet.
+
+    Args:
+        folder: that may not exist yet.
+        flag: that names it, for the message.
+
+    Raises:
+        UserError: it, or what it would be made in, is a file or not writable.
+    """
+    if is_remote(folder):
+        return
+    path = absolute(output_folder(folder, flag))
+    while not path.exists() and path != path.parent:
+        path = path.parent
+    if not path.is_dir():
+        raise UserError(f"{flag}={folder}: {path} is a file; name a folder.")
+    if not os.access(path, os.W_OK | os.X_OK):
+        raise UserError(f"{flag}={folder}: {path} cannot be written to; name another folder.")
+
+
+def write_whole(path, text):
+    """Writes a small file so that a reader finds the old text or the new one, never a part.
+
+    Args:
+        path: an `epath.Path`; its folder exists.
+        text: of the file.
+    """
+    path = epath.Path(path)
+    if is_remote(path):  # an object appears when its upload is complete
+        path.write_text(text)
+        return
+    draft = path.parent / f".{path.name}.{os.getpid()}.draft"
+    draft.write_text(text)
+    draft.replace(path)
+
+
+def storage_error(error):
+    """What a storage library's exception says, in a line; None for an exception that is about something else.
+
+    TensorFlow, fsspec and Google's libraries raise errors of their own, which are no `OSError`.
+    """
+    kind = type(error)
+    known = isinstance(error, OSError) or kind.__module__.partition(".")[0] in (
+        "tensorflow",
+        "google",
+        "gcsfs",
+        "aiohttp",
+    )
+    if not known:
+        return None
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[0][:300] if lines else kind.__name__
+
+
+@contextlib.contextmanager
+def told(what):
+    """Turns errors of storage into a sentence.
+
+    Args:
+        what: could not be done, such as "--workdir=D cannot be written".
+
+    Raises:
+        UserError: with the storage's own words.
+    """
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:
+        words = storage_error(error)
+        if words is None:
+            raise
+        raise UserError(f"{what}: {words}") from error

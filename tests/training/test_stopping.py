@@ -1,0 +1,230 @@
+"""Told to stop, by Ctrl-C or SIGTERM; saved by time; two runs in one folder; refused runs leave nothing."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+import types
+
+import pytest
+
+from crate_jax.config import override
+from crate_jax.distributed import folder_lock
+from crate_jax.distributed.folder_lock import FolderLock
+from crate_jax.distributed.signals import Preemption, StopRequested
+from crate_jax.errors import UserError
+from crate_jax.storage import output_folder
+from crate_jax.training import observers
+from crate_jax.training.metrics_file import MetricsFile
+from crate_jax.training.save_times import SaveTimes
+from tests.training.test_resume import command, start, wait_for_step
+
+LONG = {"total_steps": 100000, "checkpoint.every_steps": 100000, "measure_every_steps": 0}
+
+
+def saved_steps(workdir):
+    return sorted(int(path.name) for path in (workdir / "checkpoints").iterdir())
+
+
+def test_ctrl_c_saves_says_how_to_resume_and_frees_the_folder(tmp_path, digits, tiny):
+    from crate_jax import pretrain
+
+    process = start(command(tmp_path, digits, tmp_path / "run", **LONG))
+    wait_for_step(process, 6)
+    with pytest.raises(UserError, match=rf"is in use by another run \(process {process.pid} on"):
+        pretrain(override(tiny, LONG.items()), tmp_path / "run")
+    process.send_signal(signal.SIGINT)
+    text = process.stderr.read()
+    assert process.wait() == 143, text
+    (step,) = saved_steps(tmp_path / "run")
+    assert f"interrupted at step {step} of 100000, checkpoint saved; rerun the same command to resume" in text
+    assert not (tmp_path / "run" / folder_lock.NAME).exists()
+    logged = [json.loads(line)["step"] for line in (tmp_path / "run/metrics.jsonl").read_text().splitlines()]
+    assert logged == list(range(1, step + 1)), "the line of the saved step as well"
+
+
+def test_minutes_count_beside_steps(monkeypatch):
+    clock = [0.0]
+    times = SaveTimes(types.SimpleNamespace(every_steps=700, every_minutes=1.0), 0, clock=lambda: clock[0])
+    due = []
+    for step in range(1, 1001):
+        clock[0] += 0.3
+        if times.due(step):
+            due.append(step)
+            times.saved()
+    gaps = [after - before for before, after in zip([0, *due], due, strict=False)]
+    assert 700 in due and all(
+        190 <= gap <= 225 or step == 700 or due[due.index(step) - 1] == 700 for gap, step in zip(gaps, due, strict=True)
+    )
+    never = SaveTimes(types.SimpleNamespace(every_steps=7, every_minutes=0.0), 0, clock=lambda: clock[0])
+    assert [step for step in range(1, 20) if never.due(step)] == [7, 14]
+
+
+def test_python_gets_its_keyboard_interrupt_after_saving(tmp_path, tiny):
+    from crate_jax import pretrain
+
+    config = override(tiny, LONG.items())
+    log = tmp_path / "run" / "metrics.jsonl"
+
+    def press():
+        while not log.exists() or not log.read_text():
+            time.sleep(0.02)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    threading.Thread(target=press, daemon=True).start()
+    with pytest.raises(KeyboardInterrupt):
+        pretrain(config, tmp_path / "run")
+    assert saved_steps(tmp_path / "run")[0] >= 1
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_a_signal_ends_the_wait_for_data():
+    with Preemption() as preemption:
+        threading.Timer(0.2, os.kill, (os.getpid(), signal.SIGTERM)).start()
+        with pytest.raises(StopRequested), preemption.waiting_for_data():
+            threading.Event().wait(20)
+        assert preemption.reached(1) and not preemption.interrupted
+    assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+
+
+IMPORTING = """
+import os, signal, sys
+from crate_jax.distributed.signals import ProgramSignals
+from crate_jax.cli.main import main
+import crate_jax.cli.{command} as command
+class Finder:
+    def find_spec(self, name, *_):
+        if name == "crate_jax.config":
+            os.kill(os.getpid(), signal.{name})
+            {then}
+sys.meta_path.insert(0, Finder())
+sys.modules.pop("crate_jax.config", None)
+sys.exit(main(["{command}", "--config=quickstart", {more}]))
+"""
+
+
+@pytest.mark.parametrize(
+    ("command", "name", "then", "code"),
+    [
+        ("pretrain", "SIGINT", "pass", 130),
+        ("pretrain", "SIGTERM", "pass", 143),
+        ("inspect", "SIGINT", "pass", 130),
+        ("inspect", "SIGINT", "raise ImportError", 130),
+        ("inspect", "SIGTERM", "pass", -signal.SIGTERM),
+    ],
+)
+def test_a_signal_while_the_program_starts(command, name, then, code, tmp_path):
+    more = f"'--workdir={tmp_path}/run'" if command == "pretrain" else ""
+    code_text = IMPORTING.format(command=command, name=name, then=then, more=more)
+    done = subprocess.run([sys.executable, "-c", code_text], capture_output=True, text=True, timeout=60)
+    assert done.returncode == code, done.stderr
+    assert "Traceback" not in done.stderr
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_lock_of_a_process_that_is_gone_is_taken_over(tmp_path, monkeypatch):
+    gone = subprocess.Popen([sys.executable, "-c", "pass"])
+    lock = {"pid": gone.pid, "started": folder_lock._started(gone.pid), "machine": folder_lock._machine()}
+    gone.wait()
+    (tmp_path / folder_lock.NAME).write_text(json.dumps(lock | {"host": "here", "beat": time.time()}))
+    with FolderLock(tmp_path), pytest.raises(UserError, match="is in use by another run"), FolderLock(tmp_path):
+        pass
+    # a machine whose processes cannot be looked up: its heartbeats are watched
+    monkeypatch.setattr(folder_lock, "SILENT_SECONDS", 0.5)
+    away = {"pid": 1, "host": "away", "machine": "another", "started": "1", "beat": time.time()}
+    (tmp_path / folder_lock.NAME).write_text(json.dumps(away))
+    with FolderLock(tmp_path):
+        pass
+    (tmp_path / folder_lock.NAME).write_text(json.dumps(away))
+    later = json.dumps(away | {"beat": time.time() + 1})
+    threading.Timer(0.1, (tmp_path / folder_lock.NAME).write_text, (later,)).start()
+    with pytest.raises(UserError, match="process 1 on away"), FolderLock(tmp_path):
+        pass
+
+
+def test_a_lock_that_was_taken_over_ends_its_owner(tmp_path, monkeypatch):
+    monkeypatch.setattr(folder_lock, "SETTLE_SECONDS", 0.05)
+    with FolderLock(tmp_path) as lock:
+        lock.check()
+        (tmp_path / folder_lock.NAME).write_text(json.dumps({"nonce": "another", "pid": 7, "host": "away"}))
+        lock._settled.clear()
+        lock._beat()
+        with pytest.raises(UserError, match="process 7 on away"):
+            lock.check()
+    assert json.loads((tmp_path / folder_lock.NAME).read_text())["pid"] == 7, "the other's lock stays"
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [("runs/a[b]", "cannot hold checkpoints"), ("", "is empty"), ("~nobody_here/x", "no home folder")],
+)
+def test_folders_that_will_not_do(text, says):
+    with pytest.raises(UserError, match=says):
+        output_folder(text)
+
+
+def test_home_is_home(monkeypatch):
+    monkeypatch.setenv("HOME", "/somewhere")
+    assert str(output_folder("~/x")) == "/somewhere/x"
+    assert str(output_folder("gs://bucket/x")) == "gs://bucket/x"
+
+
+def test_what_failed_before_its_first_checkpoint_binds_nobody(tmp_path, tiny, monkeypatch):
+    from crate_jax import pretrain
+
+    class Fails(observers.Silent):
+        def after_step(self, step, state, batch):
+            raise UserError("not today")
+
+    class Breaks(observers.Silent):
+        def close(self):
+            raise RuntimeError("cannot close")
+
+    with pytest.raises(UserError, match=r"mesh\.tensor"):
+        pretrain(override(tiny, [("mesh.tensor", 1000)]), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+    monkeypatch.setattr("crate_jax.cli.pretrain.measuring_observers", lambda program: [Fails()])
+    with pytest.raises(UserError, match="not today"):
+        pretrain(tiny, tmp_path / "run")
+    assert (tmp_path / "run/config.json").exists()
+    # an observer that fails to close keeps no checkpoint from being finished
+    again = override(tiny, [("seed", 1), ("total_steps", 3)])
+    monkeypatch.setattr("crate_jax.cli.pretrain.measuring_observers", lambda program: [Breaks()])
+    with pytest.raises(RuntimeError, match="cannot close"):
+        pretrain(again, tmp_path / "run")
+    assert saved_steps(tmp_path / "run") == [3]
+    assert not (tmp_path / "run" / folder_lock.NAME).exists()
+    monkeypatch.undo()
+    (tmp_path / "run/metrics.jsonl").unlink()
+    assert pretrain(again, tmp_path / "run").step == 3
+
+
+def test_tensorboard_that_cannot_write_says_so_once(tmp_path, caplog, monkeypatch):
+    class Writer:
+        def __init__(self, folder):
+            pass
+
+        def write_hparams(self, values):
+            pass
+
+        def write_scalars(self, step, scalars):
+            raise OSError("no space left on device")
+
+    monkeypatch.setattr("crate_jax.training.tensorboard_events.EventWriter", Writer)
+    board = observers.TensorBoard(tmp_path, {})
+    board.started(0)
+    board.logged(1, {})
+    board.logged(2, {})
+    board.close()
+    assert caplog.text.count("no more TensorBoard events") == 1 and "no space left" in caplog.text
+
+
+def test_a_log_that_cannot_be_written_is_one_sentence(tmp_path):
+    log = MetricsFile(tmp_path / "metrics.jsonl", 0)
+    (tmp_path / "metrics.jsonl").unlink()
+    (tmp_path / "metrics.jsonl").mkdir()
+    with pytest.raises(UserError, match=r"metrics\.jsonl cannot be written"):
+        log.write(1, {"loss": 1.0})
