@@ -14,14 +14,19 @@ SLURM = """\
 #SBATCH --signal=TERM@120
 #SBATCH --requeue
 
-# Told to stop, a point saves and ends with 143; requeued, it goes on where it stopped.
-srun crate-jax sweep --config={config} --workdir={workdir} --point="$SLURM_ARRAY_TASK_ID" || code=$?
-if [ "${{code:-0}}" -eq 143 ]; then scontrol requeue "${{SLURM_ARRAY_JOB_ID}}_${{SLURM_ARRAY_TASK_ID}}"; fi
+# A preempted point saves and ends with 143, one that stalled with 175: queued again, it resumes. 1 is permanent.
+# srun does not take --cpus-per-task over from sbatch.
+srun --cpus-per-task="$SLURM_CPUS_PER_TASK" \\
+    crate-jax sweep --config={config} --workdir={workdir} --point="$SLURM_ARRAY_TASK_ID" || code=$?
+if [ "${{code:-0}}" -eq 143 ] || {{ [ "${{code:-0}}" -eq 175 ] && [ "${{SLURM_RESTART_COUNT:-0}}" -lt 10 ]; }}; then
+    scontrol requeue "${{SLURM_ARRAY_JOB_ID}}_${{SLURM_ARRAY_TASK_ID}}"
+fi
 exit "${{code:-0}}"
 """
 
 JOBSET = """\
 # {count} points of {config}; apply with: kubectl apply -f {file}
+# A point that is preempted (143) or stalled (175) is started again and resumes; exit code 1 is permanent.
 # Set IMAGE to an image with crate-jax[tpu] in it, and the two selectors to a slice that one point fits on.
 apiVersion: jobset.x-k8s.io/v1alpha2
 kind: JobSet
@@ -38,13 +43,18 @@ spec:
           completionMode: Indexed
           completions: {count}
           parallelism: {parallel}
-          backoffLimitPerIndex: 3
+          backoffLimitPerIndex: 10
           maxFailedIndexes: {count}
           podFailurePolicy:
             rules:
               - action: Ignore
                 onPodConditions:
                   - type: DisruptionTarget
+              - action: Ignore
+                onExitCodes:
+                  containerName: point
+                  operator: In
+                  values: [143]
               - action: FailIndex
                 onExitCodes:
                   containerName: point
@@ -105,18 +115,17 @@ def emit(kind, sweep, workdir, parallel):
 
 
 def tpu_vm(sweep, workdir, name):
-    """A command a point: on a TPU VM of its own, made by `launch/tpu_vm/` or by hand beforehand."""
+    """A SkyPilot managed job per point, each on a slice of its own: replaced when it is taken away."""
     lines = [
         "#!/bin/bash",
-        f"# {len(sweep.points)} points of {sweep.path}, each on the TPU VM {name}-NUMBER; run the lines you want.",
-        'set -u; : "${ZONE:?set ZONE to the zone of the TPU VMs}"',
+        f"# {len(sweep.points)} points of {sweep.path}, each a SkyPilot managed job on a TPU slice (spot).",
+        "# Run this from the root of a checkout (launch/sky/tpu.yaml says more); --gpus chooses another slice.",
+        "set -eu",
     ]
     for number, point in enumerate(sweep.points):
-        command = shlex.join(
-            ["crate-jax", "sweep", f"--config={sweep.path}", f"--workdir={workdir}", f"--point={point.name}"]
-        )
+        words = ["sweep", f"--config={sweep.path}", f"--workdir={workdir}", f"--point={point.name}"]
+        environment = shlex.quote(f"COMMAND={shlex.join(words)}")
         lines.append(
-            f'gcloud compute tpus tpu-vm ssh {name}-{number} --zone="$ZONE" --worker=all '
-            f"--command={shlex.quote(command)} &"
+            f'sky jobs launch launch/sky/tpu.yaml --name {name}-{number} --yes --detach-run --env {environment} "$@"'
         )
-    return "\n".join([*lines, "wait", ""])
+    return "\n".join([*lines, ""])
