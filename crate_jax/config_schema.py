@@ -104,7 +104,10 @@ LEAVES = {
     "model.mask_mode": Leaf(None, str, "what the encoder sees of a removed patch", choices=("token", "zero", "drop")),
     "model.mask_ratio": Leaf(None, float, "fraction of the patches that are removed", above=0, below=1),
     "model.compression": Leaf(
-        None, str, "attention of the compression step (models.layers)", choices=("mssa", "tssa", "cbsa", "gradient")
+        None,
+        str,
+        "attention of the compression step (models.layers)",
+        choices=("mssa", "tssa", "cbsa", "gradient", "neumann"),
     ),
     "model.output_projection": Leaf(
         None,

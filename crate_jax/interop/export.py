@@ -13,7 +13,7 @@ import numpy as np
 from crate_jax.errors import UserError
 from crate_jax.interop.network import by_layer, links_of, official_shape
 from crate_jax.interop.tensor_files import write_safetensors, write_torch
-from crate_jax.models.classifier import Crate, VitClassifier
+from crate_jax.models.classifier import Crate, CrateAlpha, VitClassifier
 from crate_jax.models.masked_autoencoder import CrateMae, VitMae
 from crate_jax.operators.positions import sincos_positions
 
@@ -81,7 +81,7 @@ def initial_tensors(model):
 
     if isinstance(model, VitClassifier):
         return {"pos_embed": table(width)}
-    if isinstance(model, Crate):
+    if isinstance(model, Crate | CrateAlpha):
         return {}
     inner = model.decoder_width or width
     token = (1, 1, inner)

@@ -11,8 +11,11 @@ layer ("encoder_03/..."), as every foreign checkpoint does.
 import dataclasses
 
 from crate_jax.interop.layouts import LAYOUTS
+from crate_jax.models.classifier import CrateAlpha
+from crate_jax.models.encoder import WhiteBox
 from crate_jax.models.layers import crate, vit
 from crate_jax.models.layers.norm import official_norm
+from crate_jax.models.sizes import ALPHA_LAYER
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,8 +50,16 @@ def _norm(official, path):
 
 
 def is_official(model):
-    """Whether the layers are those of an official class: MSSA with ISTA, or a transformer's."""
-    return (getattr(model, "compression", "mssa"), getattr(model, "sparsification", "ista")) == ("mssa", "ista")
+    """Whether the layers are those of the network's official class: CRATE's, CRATE-alpha's or a transformer's."""
+    if not isinstance(model, WhiteBox):
+        return True
+    if isinstance(model, CrateAlpha):
+        wanted = {**ALPHA_LAYER, "readout": "free", "sparsification_steps": 2}
+    else:
+        wanted = {"sparsification": "ista", "sparsification_residual": False, "layer_norm_epsilon": 1e-5}
+    wanted = {"compression": "mssa", "compression_step": "add", "layer_scale": None, **wanted}
+    free = {"eta", "lambda_"}  # in no tensor, so any value will do
+    return all(getattr(model, name) == value for name, value in wanted.items() if name not in free)
 
 
 def crate_encoder_layer(official, path):
@@ -120,6 +131,21 @@ def crate_links(model):
     ]
     for number, name in enumerate(model.encoder_names):
         links += crate_encoder_layer(f"transformer.layers.{number}", name)
+    return links
+
+
+def crate_alpha_links(model):
+    """The official supervised CRATE-alpha (`torch_inference/model/crate_alpha.py`)."""
+    links = [
+        Link("conv1.weight", "embedding_kernel", "patches"),
+        Link("conv1.bias", "embedding_bias", "same"),
+        Link("cls_token", "class_token", "row"),
+        Link("pos_embedding", "position_table", "row"),
+        *_norm("mlp_head.0", "encoder_norm"),
+        *_dense("mlp_head.1", "head"),
+    ]
+    for number, name in enumerate(model.encoder_names):
+        links += _links(crate.ALPHA_OFFICIAL, f"transformer.layers.{number}.", f"{name}/")
     return links
 
 

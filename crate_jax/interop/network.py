@@ -7,7 +7,7 @@ import numpy as np
 
 from crate_jax.errors import UserError
 from crate_jax.interop import names
-from crate_jax.models.classifier import Crate, VitClassifier
+from crate_jax.models.classifier import Crate, CrateAlpha, VitClassifier
 from crate_jax.models.masked_autoencoder import CrateMae, VitMae
 from crate_jax.models.registry import boxed_shapes
 from crate_jax.models.stacks import STACKS, layer_name
@@ -16,6 +16,7 @@ LINKS = {
     CrateMae: names.crate_mae_links,
     VitMae: names.vit_mae_links,
     Crate: names.crate_links,
+    CrateAlpha: names.crate_alpha_links,
     VitClassifier: names.vit_classifier_links,
 }
 

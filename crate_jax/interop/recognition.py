@@ -4,6 +4,7 @@ What no shape holds (heads, lambda) follows from the width where an official net
 """
 
 import dataclasses
+import logging
 import math
 import re
 
@@ -16,6 +17,7 @@ MAE_DECODER_HEADS = 16
 
 SIGNATURES = {
     "crate_mae": ("blocks.0.layers.0.0.fn.qkv.weight", "patch_embed.proj.weight", "decoder_pred.weight"),
+    "crate_alpha": ("transformer.layers.0.1.fn.D1", "conv1.weight"),
     "crate": ("transformer.layers.0.0.fn.qkv.weight", "to_patch_embedding.2.weight"),
     "vit_classifier": ("blocks.0.attn.qkv.weight", "patch_embed.proj.weight", "head.weight"),
     "vit_mae": ("blocks.0.attn.qkv.weight", "patch_embed.proj.weight"),
@@ -42,8 +44,8 @@ def recognise(source, given):
     family = next((name for name, keys in SIGNATURES.items() if all(key in shapes for key in keys)), None)
     if family is None:
         refuse_stranger(source)
-    read_off = {"crate_mae": _crate_mae, "crate": _crate, "vit_mae": _vit_mae, "vit_classifier": _vit_classifier}
-    settings = read_off[family](source)
+    settings = _READERS[family](source)
+    _say_assumptions(source, family, settings, given)
     if given.get("image_size") and "table_image_size" not in given and settings.get("image_size"):
         settings["table_image_size"] = settings["image_size"]  # the official code resizes the table that it has
     settings.update(given)
@@ -54,6 +56,21 @@ def recognise(source, given):
             width = settings["decoder_width" if key.startswith("decoder") else "width"]
             raise UserError(f"{source.path}: no official network is {width} wide; say {key}= (it is in no tensor).")
     return closest_name(family, settings)
+
+
+def _say_assumptions(source, family, settings, given):
+    """Warns of what no tensor says and the width suggests: another value computes something else without an error."""
+    assumed = [key for key in ("num_heads", "decoder_num_heads") if settings.get(key) is not None and key not in given]
+    words = [f"{key}={settings[key]}" for key in assumed if settings[key] != 1]
+    if family in ("crate_mae", "crate", "crate_alpha"):
+        default = NETWORKS[closest_name(family, settings)[0]][0].__dataclass_fields__["lambda_"].default
+        value = {"crate_alpha": 0.1}.get(family, default)
+        words += [f"lambda_={value}"] if "lambda_" not in given else []
+    if words:
+        logging.warning(
+            "%s does not say %s: assumed from the official network of this width. Give others as num_heads=, lambda_= "
+            "(--config.model.num_heads= in commands).", source.path, " and ".join(words),
+        )  # fmt: skip
 
 
 def refuse_stranger(source):
@@ -122,6 +139,16 @@ def _crate(source):
     }  # fmt: skip
 
 
+def _crate_alpha(source):
+    width, channels, patch_size, _ = _shape(source, "conv1.weight", 4)
+    return {
+        "width": width, "channels": channels, "patch_size": patch_size, "depth": _count(source, "transformer.layers"),
+        "num_heads": HEADS.get(width), "num_classes": _shape(source, "mlp_head.1.weight", 2)[0],
+        "image_size": _image_size(source, "pos_embedding", patch_size),
+        "expansion": _shape(source, "transformer.layers.0.1.fn.D1", 2)[1] // width,
+    }  # fmt: skip
+
+
 def _vit_mae(source):
     settings = _convolution(source)
     if "pos_embed" in source.shapes:
@@ -143,6 +170,12 @@ def _vit_classifier(source):
     settings["pooling"] = "mean" if "fc_norm.weight" in source.shapes else "cls"
     settings["learned_positions"] = True
     return settings
+
+
+_READERS = {
+    "crate_mae": _crate_mae, "crate": _crate, "crate_alpha": _crate_alpha, "vit_mae": _vit_mae,
+    "vit_classifier": _vit_classifier,
+}  # fmt: skip
 
 
 def closest_name(family, settings):

@@ -15,6 +15,7 @@ import pathlib
 import re
 import struct
 import warnings
+import zipfile
 
 import ml_dtypes
 import numpy as np
@@ -108,6 +109,32 @@ class SafetensorsSource(Source):
             raise UserError(f"{self.path}: tensor {name} cannot be read ({_first_line(error)})") from error
 
 
+class NumpySource(Source):
+    """A `.npz` of named arrays; objects in it are never unpickled."""
+
+    def __init__(self, path):
+        shapes = {}
+        try:
+            with zipfile.ZipFile(path) as archive:
+                for entry in archive.namelist():
+                    with archive.open(entry) as file:
+                        version = np.lib.format.read_magic(file)
+                        read = {(1, 0): np.lib.format.read_array_header_1_0}.get(
+                            version, np.lib.format.read_array_header_2_0
+                        )
+                        shapes[entry.removesuffix(".npy")] = read(file)[0]
+        except (OSError, ValueError, zipfile.BadZipFile) as error:
+            raise UserError(f"{path} is no readable NumPy archive ({_first_line(error)}); fetch it again.") from error
+        super().__init__(path, shapes, {})
+
+    def _read(self, name):
+        try:
+            with np.load(self.path, allow_pickle=False) as archive:
+                return np.asarray(archive[name], np.float32)
+        except (OSError, ValueError, TypeError, zipfile.BadZipFile) as error:
+            raise UserError(f"{self.path}: array {name} cannot be read ({_first_line(error)})") from error
+
+
 class TorchSource(Source):
     """A file of PyTorch's, unwrapped; nothing but tensors and plain values is let through."""
 
@@ -155,7 +182,18 @@ def open_tensors(path):
         return folded(SafetensorsSource(path))
     if not is_torch:
         raise UserError(f"{path} is no PyTorch file; give a .pth that torch.save wrote, or a .safetensors.")
+    if is_numpy_archive(path):  # PyTorch's files are zip archives too
+        return NumpySource(path)
     return folded(TorchSource(path))
+
+
+def is_numpy_archive(path):
+    """Whether a file is a `.npz`."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return bool(archive.namelist()) and all(name.endswith(".npy") for name in archive.namelist())
+    except (OSError, zipfile.BadZipFile):
+        return False
 
 
 class Inert:

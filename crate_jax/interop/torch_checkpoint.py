@@ -10,6 +10,7 @@ import jax
 import numpy as np
 
 from crate_jax.errors import UserError
+from crate_jax.interop.foreign_names import official_names
 from crate_jax.interop.network import by_layer, links_of, needs_decoder, official_shape, parameter_shapes, stacked
 from crate_jax.interop.recognition import recognise
 from crate_jax.interop.tensor_files import open_tensors
@@ -35,7 +36,7 @@ class OfficialCheckpoint:
     """
 
     def __init__(self, source, overrides):
-        self.source = source
+        self.source = source = official_names(source)
         self.name, self.overrides = recognise(source, overrides)
         self.model = create_model(self.name, **self.overrides)
         self.shapes = parameter_shapes(self.model)

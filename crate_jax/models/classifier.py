@@ -2,6 +2,7 @@
 
     *_classifier_*   the encoder of a masked autoencoder, by the same parameter names, so that pre-trained parameters
                      can be loaded; sine-cosine positions
+    crate_alpha_*    the supervised CRATE-alpha (Yang et al. 2024, arXiv 2405.20299): learned positions
     crate_*          the supervised CRATE (Yu et al. 2023, arXiv 2306.01129; official `model/crate.py`): LayerNorm
                      around the embedding, learned positions
 
@@ -127,3 +128,14 @@ class Crate(CrateClassifier):
 
     def pool(self, z_BxTxD):
         return z_BxTxD[:, 0] if self.pooling == "cls" else jnp.mean(z_BxTxD, 1)
+
+
+class CrateAlpha(CrateClassifier):
+    """The supervised CRATE-alpha: a plain patch embedding, learned positions, the class token read by the head."""
+
+    learned_positions: bool = True
+
+    class_token_init = staticmethod(nn.initializers.normal(1e-6))
+
+    def position_init(self, key, shape, dtype=jnp.float32):
+        return 0.02 * jax.random.normal(key, shape, dtype)

@@ -113,7 +113,7 @@ def check_model(model):
         if size is None or not any(side % model.patch_size for side in image_shape(size)):
             continue
         fits = [max(1, round(side / model.patch_size)) * model.patch_size for side in image_shape(size)]
-        good, given = ("x".join(map(str, fits)), "x".join(map(str, size))) if len(set(fits)) > 1 else (fits[0], size)
+        good, given = ("x".join(dict.fromkeys(map(str, sides))) for sides in (fits, image_shape(size)))
         refuse(
             f"model.{key}={given} is not divisible by model.patch_size={model.patch_size}; choose a size that is, "
             f"such as {good}."
@@ -143,10 +143,14 @@ def check_model(model):
 def _check_layers(model, refuse):
     if model.epsilon <= 0:
         refuse(f"model.epsilon={model.epsilon}: the distortion eps must be above 0; the default is 0.5.")
-    if model.compression == "gradient" and (model.attention_scale != "official" or model.compression_step == "convex"):
-        refuse("model.compression='gradient' has its own step size: leave attention_scale and compression_step unset.")
+    own_step = model.compression in ("gradient", "neumann")
+    if own_step and (model.attention_scale != "official" or model.compression_step == "convex"):
+        refuse(
+            f"model.compression={model.compression!r} has its own step size: leave model.attention_scale and "
+            "model.compression_step unset."
+        )
     steps = (model.compression_step, model.attention_scale, model.compression)
-    if model.learned_kappa and not {"convex", "paper", "gradient"} & set(steps):
+    if model.learned_kappa and not {"convex", "paper", "gradient", "neumann"} & set(steps):
         refuse("model.learned_kappa needs model.compression_step='convex' or attention_scale='paper'.")
     if model.sparsification == "none" and model.decoder_map == "overcomplete":
         refuse("model.decoder_map='overcomplete' mirrors a sparsification that is 'none'; choose 'linear'.")

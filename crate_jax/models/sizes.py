@@ -9,13 +9,14 @@ vit_mae_*            He et al. 2022 with Meta's decoder, 8 layers of 512
 vit_mae_base_paper   the 143.8 M of the CRATE-MAE paper's table: a decoder of 8 layers of 768
 vit_mae_small        47.6 M in that table; width 384 with Meta's decoder fits (inferred)
 *_classifier_*       the encoders of these with a head
-crate_*, crate_alpha_*, tost_*, cbsa_*    supervised networks in CRATE's own frame, in their published widths and depths
+crate_*, crate_alpha_*    the supervised networks of their official code
+tost_*, cbsa_*       supervised networks in CRATE's frame, in their published widths and depths
 
 "giant" is ours: a CRATE-MAE of a billion parameters, subspaces of 64 as in base and large. ToST's published networks
 have XCiT's convolutional embedding and class attention, so ours have other parameter counts at the same width.
 """
 
-from crate_jax.models.classifier import Crate, CrateClassifier, VitClassifier
+from crate_jax.models.classifier import Crate, CrateAlpha, CrateClassifier, VitClassifier
 from crate_jax.models.masked_autoencoder import CrateMae, VitMae
 
 _META_DECODER = {"decoder_depth": 8, "decoder_width": 512, "decoder_num_heads": 16}
@@ -40,7 +41,7 @@ _VIT = {
     "huge": {"width": 1280, "num_heads": 16, "depth": 32, "patch_size": 14},
 }
 
-_ALPHA_LAYER = {
+ALPHA_LAYER = {
     "sparsification": "overcomplete", "sparsification_residual": True, "eta": 0.1, "lambda_": 0.1,
     "output_bias": False, "layer_norm_epsilon": 1e-6,
 }  # fmt: skip
@@ -52,19 +53,19 @@ _TOST_MLP = {"sparsification": "mlp", "sparsification_residual": True}
 # prefix of the name: (class, settings of every size, sizes); an autoencoder's decoder is as deep as its encoder
 FAMILIES = {
     "crate_mae": (CrateMae, {}, _CRATE_MAE),
-    "crate_alpha_mae": (CrateMae, {**_ALPHA_LAYER, "decoder_map": "overcomplete"}, _ALPHA),
+    "crate_alpha_mae": (CrateMae, {**ALPHA_LAYER, "decoder_map": "overcomplete"}, _ALPHA),
     "tost_mae": (CrateMae, {**_TOST_LAYER, "mask_mode": "drop"}, _CRATE),
     "cbsa_mae": (CrateMae, _CBSA_LAYER, _CRATE),
     "aot_mae": (CrateMae, _AOT_LAYER, _CRATE),
     "vit_mae": (VitMae, _META_DECODER, {**_VIT, "base_paper": {**_VIT["base"], "decoder_width": 768}}),
     "crate_classifier": (CrateClassifier, {}, _CRATE_MAE),
-    "crate_alpha_classifier": (CrateClassifier, _ALPHA_LAYER, _ALPHA),
+    "crate_alpha_classifier": (CrateClassifier, ALPHA_LAYER, _ALPHA),
     "tost_classifier": (CrateClassifier, _TOST_LAYER, _CRATE),
     "cbsa_classifier": (CrateClassifier, _CBSA_LAYER, _CRATE),
     "aot_classifier": (CrateClassifier, _AOT_LAYER, _CRATE),
     "vit_classifier": (VitClassifier, {}, _VIT),
     "crate": (Crate, {}, _CRATE),
-    "crate_alpha": (Crate, _ALPHA_LAYER, _ALPHA),
+    "crate_alpha": (CrateAlpha, ALPHA_LAYER, _ALPHA),
     "tost": (Crate, {**_TOST_LAYER, **_TOST_MLP}, _TOST),
     "cbsa": (Crate, {**_CBSA_LAYER, "lambda_": 0.1}, _CRATE),
 }

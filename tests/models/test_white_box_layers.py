@@ -227,6 +227,20 @@ def test_the_gradient_step_is_the_gradient_through_the_norm():
     assert rate(start - 0.05 * TOKENS * change, p, 0.5) > rate(start, p, 0.5)
 
 
+def test_the_neumann_step_is_the_gradient_where_its_series_converges():
+    """At a large distortion two terms are the gradient to second order; at a small one they are not."""
+    z = jnp.asarray(np.random.default_rng(0).normal(size=(1, TOKENS, WIDTH)), jnp.float32)
+
+    def change(compression, epsilon):
+        settings = LayerSettings(compression=compression, kappa=1.0, epsilon=epsilon, sparsification="none")
+        layer = EncoderLayer(settings, HEADS, GRID)
+        return np.asarray(layer.apply({"params": random_layer(layer, z)}, z) - z, np.float64)
+
+    for epsilon, close in ((20.0, True), (0.5, False)):
+        exact, series = change("gradient", epsilon), change("neumann", epsilon)
+        assert (np.abs(series - exact).max() < 0.01 * np.abs(exact).max()) == close
+
+
 FAMILIES = [
     "crate_mae_tiny",
     "crate_alpha_mae_small",
@@ -283,9 +297,9 @@ def test_the_schema_offers_what_the_registry_knows():
     ({"learned_kappa": True}, "learned_kappa"),
     ({"sparsification": "none", "decoder_map": "overcomplete"}, "decoder_map"),
     ({"epsilon": 0.0, "attention_scale": "paper"}, "epsilon=0.0"),
-    ({"image_size": (30, 32), "patch_size": 8}, "image_size=30x32"),
+    ({"image_size": (30, 32), "patch_size": 8}, "image_size=30x32.*such as 32"),
     ({"table_image_size": 20}, "table_image_size=20"),
-    ({"compression": "msa"}, "mssa, tssa, cbsa, gradient"),
+    ({"compression": "msa"}, "mssa, tssa, cbsa, gradient, neumann"),
 ])  # fmt: skip
 def test_settings_that_do_not_go_together_are_refused(settings, words):
     with pytest.raises(UserError, match=words.replace("(", r"\(")):

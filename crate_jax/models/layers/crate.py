@@ -9,7 +9,7 @@ Any compression of `COMPRESSIONS` goes with any sparsification of `SPARSIFICATIO
 
 import flax.linen as nn
 
-from crate_jax.models.layers import cbsa, compression, gradient, ista, mlp, mssa, overcomplete, tssa
+from crate_jax.models.layers import cbsa, compression, gradient, ista, mlp, mssa, neumann, overcomplete, tssa
 from crate_jax.models.layers.initializers import kaiming
 from crate_jax.models.layers.norm import LayerNorm, official_norm, prefixed
 from crate_jax.models.layers.settings import Cost, LayerSettings
@@ -23,6 +23,7 @@ COMPRESSIONS = {
     "tssa": (tssa.TokenStatistics, tssa.cost),
     "cbsa": (cbsa.ContractBroadcast, cbsa.cost),
     "gradient": (gradient.RateGradient, gradient.cost),
+    "neumann": (neumann.NeumannGradient, neumann.cost),
 }
 SPARSIFICATIONS = {
     "ista": (ista.Ista, ista.cost),
@@ -33,6 +34,11 @@ SPARSIFICATIONS = {
 ENCODER_OFFICIAL = prefixed(compression.OFFICIAL, "0.", "compression/") + prefixed(
     ista.OFFICIAL, "1.", "sparsification/"
 )
+ALPHA_OFFICIAL = tuple(  # CRATE-alpha's output projection has no bias
+    triple
+    for triple in prefixed(compression.OFFICIAL, "0.", "compression/")
+    if "bias" not in triple[1].split("/")[-1] or "norm" in triple[1]
+) + prefixed(overcomplete.OFFICIAL, "1.", "sparsification/")
 DECODER_OFFICIAL = (
     *official_norm("0.norm", "linear_norm"),
     ("0.fn.weight", "linear_kernel", "matrix"),

@@ -21,9 +21,7 @@ class RateGradient(Compression):
     """f(w) = -N grad_z R^c(LN(z) | U); the step is kappa f(w)."""
 
     def branch(self, step):
-        epsilon, num_tokens = self.settings.epsilon, step.z_BxNxD.shape[-2]
-        slope_BxNxKxP = coding_rate_gradient(split_heads(step.codes_BxNxKP, self.num_heads), epsilon=epsilon)
-        slope_BxNxKP = -num_tokens * slope_BxNxKxP.reshape(step.codes_BxNxKP.shape)
+        slope_BxNxKP = -step.z_BxNxD.shape[-2] * self.slope(step.codes_BxNxKP)
         slope_BxNxD = product(slope_BxNxKP, step.projection.subspaces_DxKP, transposed=True)
         slope_BxNxD = name_residual(slope_BxNxD, "compressed")
         scale_D, bias_D = step.norm
@@ -32,6 +30,11 @@ class RateGradient(Compression):
             return layer_norm(z_BxNxD, scale_D, bias_D, epsilon=self.settings.layer_norm_epsilon)
 
         return jax.vjp(norm, step.z_BxNxD)[1](slope_BxNxD)[0]
+
+    def slope(self, codes_BxNxKP):
+        """The gradient of R^c in the codes, in their shape."""
+        codes_BxNxKxP = split_heads(codes_BxNxKP, self.num_heads)
+        return coding_rate_gradient(codes_BxNxKxP, epsilon=self.settings.epsilon).reshape(codes_BxNxKP.shape)
 
     @property
     def adds(self):

@@ -7,12 +7,13 @@ z+ = D1 a                                       D1 = D where the read-out is tie
 import flax.linen as nn
 
 from crate_jax.models.layers.initializers import kaiming
-from crate_jax.models.layers.norm import LayerNorm
+from crate_jax.models.layers.norm import LayerNorm, official_norm
 from crate_jax.models.layers.settings import Cost, LayerSettings
 from crate_jax.models.layout import partitioned
 from crate_jax.operators.affine import product
 from crate_jax.operators.overcomplete_ista import overcomplete_codes
 
+OFFICIAL = (*official_norm("norm", "ista_norm"), ("fn.D", "dictionary", "same"), ("fn.D1", "readout", "same"))
 MEANINGS = {"readout": "D1: what an atom adds to a token, in the place of D"}
 
 

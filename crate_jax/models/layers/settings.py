@@ -10,7 +10,7 @@ class LayerSettings:
 
     Attributes:
         compression: "mssa" (subspace attention), "tssa" (token statistics), "cbsa" (contract and broadcast),
-            "gradient" (the exact gradient of the coding rate).
+            "gradient" (the exact gradient of the coding rate), "neumann" (two terms of its series).
         output_projection: of the attention: "learned" (a matrix of its own), "tied" (U^T, what the paper writes),
             "transposed" (U), "fixed" (a random matrix that is never trained) or "identity".
         output_bias: a learned output projection has a bias.
