@@ -1,4 +1,4 @@
-"""What every test shares: the CPU, strict ranks, and one compilation cache for the whole run."""
+"""What every test shares: the CPU, and one compilation cache for the whole run."""
 
 import os
 import pathlib
@@ -13,10 +13,7 @@ _CACHE = (
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(_CACHE))
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.1")
 
-import jax  # noqa: E402
 import pytest  # noqa: E402
-
-jax.config.update("jax_numpy_rank_promotion", "allow")
 
 
 def pytest_sessionfinish(session):

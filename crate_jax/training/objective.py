@@ -11,6 +11,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from crate_jax.operators.losses import masked_mse
 from crate_jax.operators.masking import mask_from_visible, num_visible, visible_patches
@@ -87,7 +88,8 @@ class MaskedCompletion:
         key = jax.random.fold_in(jax.random.key(self.seed), step)
         if not self.mask_ratios:
             return self.loss(params, images_BxHxWxC, batch["index"], key, ratio=self.model.mask_ratio), {}
-        level = jax.random.randint(jax.random.fold_in(key, -1), (), 0, len(self.mask_ratios), jnp.int32)
+        level_key = jax.random.fold_in(key, np.uint32(2**32 - 1))  # no example has this index
+        level = jax.random.randint(level_key, (), 0, len(self.mask_ratios), jnp.int32)
         losses = [functools.partial(self.loss, ratio=ratio) for ratio in self.mask_ratios]
         loss = jax.lax.switch(level, losses, params, images_BxHxWxC, batch["index"], key)
         return loss, {"mask_ratio": jnp.asarray(self.mask_ratios, jnp.float32)[level]}

@@ -51,6 +51,6 @@ def test_one_mask_per_step_is_shared_by_all_micro_batches(tiny):
     np.testing.assert_allclose(*losses, rtol=1e-6)
 
 
-def test_a_ratio_that_removes_nothing_is_refused(tiny):
-    with pytest.raises(UserError, match=r"mask_ratio=0.01 removes none"):
-        build_program(override(tiny, [("masking.ratio", (0.01, 0.5))]), 1000)
+def test_a_ratio_that_leaves_nothing_visible_is_refused(tiny):
+    with pytest.raises(UserError, match=r"mask_ratio=0.99 leaves none of 16"):
+        build_program(override(tiny, [("masking.ratio", (0.5, 0.99))]), 1000)
