@@ -5,7 +5,9 @@ palettes, CMYK, Lab and the rest become RGB. One channel is Pillow's luma (ITU-R
 """
 
 import io
+import logging
 import struct
+import warnings
 
 import numpy as np
 from PIL import Image, UnidentifiedImageError
@@ -30,6 +32,8 @@ GREY_KEYS = {1: 255, 2: 85, 4: 17}  # PNG: bits to what a grey level becomes whe
 
 # `max_pixels` takes the place of Pillow's limit, which is one number for the whole process
 Image.MAX_IMAGE_PIXELS = None
+# of broken EXIF data and the like; what keeps a picture from being decoded is raised
+warnings.filterwarnings("ignore", module=r"PIL\.")
 
 
 class CorruptPicture(Exception):
@@ -108,6 +112,7 @@ def unusual_tiff(image, max_pixels):
     """A TIFF that Pillow does not know, such as one of 64-bit numbers, decoded; otherwise as `opened`."""
     import tifffile
 
+    logging.getLogger("tifffile").setLevel(logging.CRITICAL)  # what it stumbles over is raised as well
     try:
         with tifffile.TiffFile(io.BytesIO(image)) as file:
             page = file.pages[0]

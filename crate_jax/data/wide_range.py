@@ -30,10 +30,16 @@ def grey_levels(values):
 
     Returns:
         uint8, of the same shape.
+
+    Raises:
+        ValueError: complex numbers.
     """
     values = np.asarray(values)
+    if values.dtype.kind == "c":
+        raise ValueError("complex numbers")
     if values.dtype.kind == "f":
-        values = values.astype(np.float64)
+        with np.errstate(invalid="ignore"):  # a signalling NaN
+            values = values.astype(np.float64)
         finite = values[np.isfinite(values)]
         low, high = (finite.min(), finite.max()) if finite.size else (0.0, 0.0)
         values = np.clip(np.nan_to_num(values, nan=low, posinf=high, neginf=low), low, high)
