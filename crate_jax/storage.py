@@ -104,7 +104,7 @@ def storage_error(error):
 
 
 @contextlib.contextmanager
-def told(what):
+def user_errors(what):
     """Turns errors of storage into a sentence.
 
     Args:

@@ -35,7 +35,7 @@ _ending: list[int] = []  # the exit code, once it is decided: what else goes wro
 
 
 class LostHost(UserError):
-    """Another host is gone; the same command, started again on all, goes on from the last checkpoint."""
+    """Another host is gone; the same command, rerun on all hosts, resumes from the last checkpoint."""
 
     exit_code = LOST_HOST
 
@@ -52,7 +52,7 @@ def joined(settings, signals=None):
 
     Raises:
         LostHost: the processes do not find each other.
-        SystemExit: one of them was told to stop while the others were starting.
+        SystemExit: one of them was preempted while the others were starting.
     """
     cluster = None if jax.distributed.is_initialized() else find_cluster()
     if cluster is None:
@@ -72,7 +72,7 @@ def joined(settings, signals=None):
     threading.Thread(target=_watch_others, args=(ended,), name="crate-jax hosts", daemon=True).start()
     try:
         if _any_noted(signals):
-            _say("told to stop before the first step; run the same command again to resume.")
+            _say("preempted before the first step; rerun the same command to resume.")
             raise SystemExit(settings.preemption_exit_code)
         if jax.process_index() == 0:
             logger.info("%d processes with %d devices", jax.process_count(), jax.device_count())
@@ -99,7 +99,7 @@ def _client():
 
 
 def _any_noted(signals):
-    """Whether any host was told to stop while it started. Every host has to call it."""
+    """Whether any host was preempted while it started. Every host has to call it."""
     client = _client()
     if signals is not None and signals.noted is not None:
         client.key_value_set(f"crate_jax/stopped/{jax.process_index()}", "1")
@@ -154,7 +154,7 @@ def _watch_others(ended):
 
 
 def abandon(error):
-    """Ends a process that cannot go on while others wait for it: says why, to them too. Alone, it does nothing.
+    """Ends a process that failed while others wait for it: says why, to them too. Alone, it does nothing.
 
     An orderly end would wait, at the next collective, for hosts that wait for this one.
 

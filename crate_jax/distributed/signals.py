@@ -22,7 +22,7 @@ _SECONDS_TO_UNWIND = 5.0
 
 
 class StopRequested(Exception):
-    """Raised in a run that waits for data when it is told to stop."""
+    """Raised in a run that waits for data when a signal arrives."""
 
 
 class ProgramSignals:
@@ -85,7 +85,7 @@ class ProgramSignals:
 
 
 class Preemption:
-    """Was the run told to stop? Asked after every step; all hosts get the same answer at the same step.
+    """Was the run preempted or interrupted? Asked after every step; all hosts get the same answer at the same step.
 
     A single process notices signals by itself; several agree on the step to stop at through JAX's coordination service.
 
@@ -97,7 +97,7 @@ class Preemption:
     """
 
     def __init__(self, second=None):
-        self._second, self._told, self._waiting, self._before = second, threading.Event(), False, {}
+        self._second, self._asked, self._waiting, self._before = second, threading.Event(), False, {}
         self.interrupted = False
 
     def __enter__(self):
@@ -120,14 +120,14 @@ class Preemption:
         if not _alone():
             os.kill(os.getpid(), signal.SIGTERM)  # the service tells the other hosts
             return
-        self._told.set()
+        self._asked.set()
         if self._waiting:
             raise StopRequested
 
     @contextlib.contextmanager
     def waiting_for_data(self):
         """Within it a signal raises `StopRequested`: a loader that hangs must not keep a run from ending."""
-        if self._told.is_set():
+        if self._asked.is_set():
             raise StopRequested
         self._waiting = True
         try:
@@ -138,7 +138,7 @@ class Preemption:
     def reached(self, step):
         """True if the run has to save and stop after this step."""
         if _alone():
-            return self._told.is_set()
+            return self._asked.is_set()
         from jax.experimental import multihost_utils
 
         return multihost_utils.reached_preemption_sync_point(step)

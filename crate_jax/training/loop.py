@@ -1,6 +1,6 @@
-"""The loop: fetch a batch, dispatch a step, let observers watch; log, save, stop when told.
+"""The loop: fetch a batch, dispatch a step, let observers watch; log, save, stop when preempted.
 
-Steps are dispatched ahead: what step t measured is read after step t + 1 is under way, so the device never waits for
+Steps are dispatched ahead: what step t measured is read after step t + 1 is under way, so the device is never idle for
 the log. The loop knows observers, not evaluators.
 """
 
@@ -58,7 +58,7 @@ class Outcome:
     Attributes:
         state: the last state.
         step: optimizer steps finished.
-        preempted: it was told to stop before the last step.
+        preempted: a signal ended it before the last step.
     """
 
     state: Any
@@ -89,7 +89,7 @@ class _Clock:
 
 
 class _Log:
-    """Lines of the log; each is written when the step after it is under way, so that the device never waits for it."""
+    """Lines of the log; each is written when the step after it is under way, so the device is never idle for it."""
 
     def __init__(self, program, batches, checkpoints, observers, step):
         self._batches, self._checkpoints, self._observers = batches, checkpoints, observers
@@ -129,7 +129,7 @@ def check_finite(bad_step, checkpoints):
 
 
 def train(program, state, batches, checkpoints, observers, preemption):
-    """Trains to the last step, or until told to stop.
+    """Trains to the last step, or until preempted.
 
     Args:
         program: from `build_program`.

@@ -15,7 +15,7 @@ from crate_jax.distributed.folder_lock import NAME, FolderLock, read_owner
 from crate_jax.distributed.hosts import abandon, same_on_all_hosts, wait_for_all
 from crate_jax.distributed.signals import Preemption
 from crate_jax.distributed.watchdog import Watchdog
-from crate_jax.storage import output_folder, told
+from crate_jax.storage import output_folder, user_errors
 from crate_jax.training import observers
 from crate_jax.training.checkpoint import Checkpoints
 from crate_jax.training.loop import train
@@ -44,12 +44,12 @@ class _Begins(observers.Silent):
 def run_training(
     program, workdir, make_batches, *, config=None, begin=None, watch=lambda folder, step: (), second_interrupt=None
 ):
-    """Trains in a folder, or goes on where a run stopped there.
+    """Trains in a folder, or resumes the run that is there.
 
     Args:
         program: from `training.program.build_program`.
         workdir: the folder, as a person typed it.
-        make_batches: function of the step to go on from to batches, see `training.loop.train`.
+        make_batches: function of the step to resume from to batches, see `training.loop.train`.
         config: that the folder is of; None is the program's.
         begin: function to the state at step 0; None is `program.new_state`.
         watch: function of (`RunFolder`, step) to further observers.
@@ -65,7 +65,7 @@ def run_training(
     with contextlib.ExitStack() as stack:
         try:
             folder = RunFolder(output_folder(workdir))
-            with told(f"--workdir={folder.path} cannot be used"):
+            with user_errors(f"--workdir={folder.path} cannot be used"):
                 if jax.process_index() == 0:
                     lock = stack.enter_context(FolderLock(folder.path))
             _check_hosts(config, folder, lock)

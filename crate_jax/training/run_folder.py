@@ -10,7 +10,7 @@ from etils import epath
 from crate_jax.config import check_resumable, from_json, model_overrides, to_json
 from crate_jax.errors import UserError
 from crate_jax.models.registry import boxed_shapes, create_model
-from crate_jax.storage import told, write_whole
+from crate_jax.storage import user_errors, write_whole
 from crate_jax.training.checkpoint import Checkpoints
 
 
@@ -32,7 +32,7 @@ class RunFolder:
         Raises:
             UserError: it belongs to another config, or cannot be read.
         """
-        with told(f"--workdir={self.path} cannot be read"):
+        with user_errors(f"--workdir={self.path} cannot be read"):
             begun = Checkpoints(self.checkpoints).steps()
             if begun and not self.config.exists():
                 raise UserError(f"--workdir={self.path} has checkpoints but no config.json; take another workdir.")
@@ -42,7 +42,7 @@ class RunFolder:
     def begin(self, config):
         """Writes `config.json`; the first process does. Raises UserError where it cannot be."""
         if jax.process_index() == 0:
-            with told(f"--workdir={self.path} cannot be written"):
+            with user_errors(f"--workdir={self.path} cannot be written"):
                 self.path.mkdir(parents=True, exist_ok=True)
                 write_whole(self.config, to_json(config))
 

@@ -165,7 +165,7 @@ def test_a_host_that_is_told_to_stop_while_it_starts_stops_all(tmp_path, digits)
     words = command(tmp_path, digits, tmp_path / "run", **MORE)
     ends = pair(words, words, at_start=stop)
     assert [code for code, _ in ends] == [143, 143], ends
-    assert "told to stop before the first step" in ends[0][1]
+    assert "preempted before the first step" in ends[0][1]
 
 
 EVERY_COMMAND = """
