@@ -8,6 +8,7 @@ from etils import epath
 from crate_jax.errors import UserError
 
 GLOB = "*?[]"
+LIKE_BUCKETS = ("/gs/", "/s3/", "/az/", "/hf/")
 
 
 def is_remote(path):
@@ -17,8 +18,13 @@ def is_remote(path):
 
 def absolute(path):
     """The path from the root, with `~` expanded; a path in an object store as it is."""
-    path = epath.Path(path)
-    return path if is_remote(path) else path.expanduser().absolute()
+    text = os.fspath(path)
+    return epath.Path(text if is_remote(text) else local(os.path.abspath(os.path.expanduser(text))))
+
+
+def local(text):
+    """The same local path, as text that epath takes for no bucket: it reads /gs/x as gs://x, but //gs/x as a folder."""
+    return f"/{text}" if text.startswith(LIKE_BUCKETS) else text
 
 
 def output_folder(text, flag="--workdir"):
@@ -45,7 +51,7 @@ def output_folder(text, flag="--workdir"):
     expanded = os.path.expanduser(text)
     if expanded.startswith("~"):
         raise UserError(f"{flag}={text}: there is no home folder for ~ here; write the whole path.")
-    return epath.Path(expanded)
+    return epath.Path(local(expanded))
 
 
 def check_writable(folder, flag):

@@ -153,7 +153,7 @@ class TorchSource(Source):
             if tensor.is_quantized:
                 tensor = tensor.dequantize()
             return tensor.detach().to_dense().float().numpy()
-        except (RuntimeError, ValueError, TypeError, NotImplementedError) as error:
+        except (RuntimeError, ValueError, TypeError) as error:
             raise UserError(f"{self.path}: tensor {name} cannot be read ({_first_line(error)})") from error
 
 
