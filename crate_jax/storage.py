@@ -75,6 +75,25 @@ def check_writable(folder, flag):
         raise UserError(f"{flag}={folder}: {path} cannot be written to; name another folder.")
 
 
+def make_folder(path):
+    """Makes a folder and those above it; in an object store, which has none, looks whether the bucket is there.
+
+    TensorFlow looks for the parents of a bucket that is not there for ever.
+
+    Args:
+        path: an `epath.Path`.
+
+    Raises:
+        UserError: no such bucket.
+    """
+    if not is_remote(path):
+        epath.Path(path).mkdir(parents=True, exist_ok=True)
+        return
+    bucket = "/".join(os.fspath(path).split("/")[:3])
+    if not epath.Path(bucket).exists():
+        raise UserError(f"there is no bucket {bucket} that this machine can see; check its name and your credentials.")
+
+
 def write_whole(path, text):
     """Writes a small file so that a reader finds the old text or the new one, never a part.
 

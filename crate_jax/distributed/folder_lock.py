@@ -18,7 +18,7 @@ import uuid
 from etils import epath
 
 from crate_jax.errors import UserError
-from crate_jax.storage import is_remote, write_whole
+from crate_jax.storage import is_remote, make_folder, write_whole
 
 logger = logging.getLogger(__name__)
 
@@ -68,8 +68,8 @@ class FolderLock:
         self._thread = threading.Thread(target=self._beat, name="crate-jax lock", daemon=True)
 
     def __enter__(self):
-        self._made = not self._folder.exists()
-        self._folder.mkdir(parents=True, exist_ok=True)
+        self._made = not is_remote(self._folder) and not self._folder.exists()
+        make_folder(self._folder)
         owner = read_owner(self._path)
         if owner is not None and self._alive(owner):
             raise UserError(self._refusal(owner))
@@ -88,7 +88,7 @@ class FolderLock:
         self._thread.join()
         if self._lost is None:
             self._path.unlink(missing_ok=True)
-        if self._made and not is_remote(self._folder) and not any(self._folder.iterdir()):
+        if self._made and not any(self._folder.iterdir()):
             self._folder.rmdir()  # refused before anything was written
 
     def check(self):

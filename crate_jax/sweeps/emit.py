@@ -119,13 +119,13 @@ def tpu_vm(sweep, workdir, name):
     lines = [
         "#!/bin/bash",
         f"# {len(sweep.points)} points of {sweep.path}, each a SkyPilot managed job on a TPU slice (spot).",
-        "# Run this from the root of a checkout (launch/sky/tpu.yaml says more); --gpus chooses another slice.",
+        "# Run this from the root of a checkout (launch/sky/tpu.yaml says more). A point runs on one host;",
+        "# another slice of one host: --gpus TYPE.",
         "set -eu",
     ]
     for number, point in enumerate(sweep.points):
         words = ["sweep", f"--config={sweep.path}", f"--workdir={workdir}", f"--point={point.name}"]
         environment = shlex.quote(f"COMMAND={shlex.join(words)}")
-        lines.append(
-            f'sky jobs launch launch/sky/tpu.yaml --name {name}-{number} --yes --detach-run --env {environment} "$@"'
-        )
+        flags = f"--name {name}-{number} --gpus tpu-v5litepod-8 --yes --detach-run --env {environment}"
+        lines.append(f'sky jobs launch launch/sky/tpu.yaml {flags} "$@"')
     return "\n".join([*lines, ""])

@@ -24,7 +24,7 @@ from crate_jax.distributed.compilation_cache import shared_cache
 from crate_jax.distributed.folder_lock import FolderLock
 from crate_jax.distributed.host_cores import available_cores
 from crate_jax.errors import UserError
-from crate_jax.storage import is_remote, output_folder, write_whole
+from crate_jax.storage import is_remote, make_folder, output_folder, write_whole
 from crate_jax.sweeps.machine import die_with_parent, shares
 from crate_jax.sweeps.points import as_flags
 
@@ -54,7 +54,7 @@ class Record:
             self._write()
 
     def _write(self):
-        self.path.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(self.path.parent)
         listed = {"config": self._config, "points": list(self._points.values())}
         write_whole(self.path, json.dumps(listed, indent=2) + "\n")
 

@@ -10,7 +10,7 @@ from etils import epath
 from crate_jax.config import check_resumable, from_json, model_overrides, to_json
 from crate_jax.errors import UserError
 from crate_jax.models.registry import boxed_shapes, create_model
-from crate_jax.storage import user_errors, write_whole
+from crate_jax.storage import make_folder, user_errors, write_whole
 from crate_jax.training.checkpoint import Checkpoints
 
 
@@ -43,7 +43,7 @@ class RunFolder:
         """Writes `config.json`; the first process does. Raises UserError where it cannot be."""
         if jax.process_index() == 0:
             with user_errors(f"--workdir={self.path} cannot be written"):
-                self.path.mkdir(parents=True, exist_ok=True)
+                make_folder(self.path)
                 write_whole(self.config, to_json(config))
 
 

@@ -83,5 +83,8 @@ def test_a_bucket_that_will_not_do_is_one_sentence(store, tmp_path, digits, fold
     done = run(command(tmp_path, digits, folder, **SHORT)[3:], timeout=120)
     assert done.returncode == 1, done.stderr
     last = done.stderr.strip().splitlines()[-1]
-    assert last.startswith(f"crate-jax: --workdir={folder} cannot be used: ") and "Traceback" not in done.stderr
+    says = (
+        f"crate-jax: --workdir={folder} cannot be used: " if status else "crate-jax: there is no bucket gs://misspelt "
+    )
+    assert last.startswith(says) and "Traceback" not in done.stderr, done.stderr
     assert len(server.log) - before < 60, "it does not ask over and over"
