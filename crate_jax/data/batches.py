@@ -125,7 +125,7 @@ def _fill(chunks, workers, ledger, finish, ready, stop, kept):
                 if stop.is_set():
                     return
             put(None, 0, StopIteration())
-    except BaseException as error:  # whatever it is, the consumer must not wait for ever
+    except BaseException as error:  # of any type: the consumer must not wait indefinitely
         put(None, 0, _explained(error))
 
 

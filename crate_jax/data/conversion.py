@@ -2,7 +2,7 @@
 
 A TFRecord file is a chain of records, each framed as length (8 bytes, little-endian), checksum (4), content, checksum
 (4); it can be read from the beginning only. ArrayRecord files are read by index. A file is written under another name
-and renamed when it is whole, so the same command goes on where it was stopped.
+and renamed when it is complete, so the same command resumes after an interruption.
 """
 
 import concurrent.futures
@@ -114,7 +114,7 @@ def convert(name, data_dir, out, workers=None, progress=print):
 
     Args:
         name: of the data set, "name" or "name/config:version".
-        data_dir: where it lies now, as `data.data_dir`.
+        data_dir: its present root folder, as `data.data_dir`.
         out: TFDS root folder to write to, to be named as `data.data_dir` afterwards; local or gs://.
         workers: files at once; None: as many as there are cores, at most 16.
         progress: called with a line for people.
@@ -135,7 +135,7 @@ def convert(name, data_dir, out, workers=None, progress=print):
     version = source.relative_to(source.parents[len(builder.info.full_name.split("/")) - 1])
     target = epath.Path(os.path.expanduser(str(out))) / version
     if target == source:
-        raise UserError(f"--out={out} is where the data set lies; name another folder.")
+        raise UserError(f"--out={out} is the folder of the data set itself; name another one.")
     try:
         target.mkdir(parents=True, exist_ok=True)
     except OSError as error:

@@ -120,7 +120,7 @@ def loaded(chunks, threads, processes):
 
     Args:
         chunks: a Chunks.
-        threads: in each process; 0 makes chunks where they are asked for.
+        threads: in each process; 0 makes chunks when they are requested.
         processes: that share the work; 0 is this one.
 
     Yields:

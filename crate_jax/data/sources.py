@@ -24,7 +24,7 @@ class Source:
     """Examples by index.
 
     Attributes:
-        name, split: as they were asked for.
+        name, split: as requested.
         num_examples: N.
         num_classes: None if there are no labels (they are -1 then).
         class_names: a tuple of strings, or None.

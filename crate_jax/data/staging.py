@@ -23,7 +23,7 @@ def staged(source, folder):
     """A source that reads copies of its files.
 
     Args:
-        source: a Source; one that lies in memory is returned as it is.
+        source: a Source; one in memory is returned unchanged.
         folder: local, for the copies; a sub-folder per fingerprint is made in it.
 
     Returns:
@@ -71,7 +71,7 @@ def copy_missing(files, folder):
 
     Args:
         files: a list of (path, copy, size in bytes).
-        folder: that the copies lie in.
+        folder: of the copies.
 
     Raises:
         UserError: too little space; a copy that is not of that size.
@@ -92,7 +92,7 @@ def copy_missing(files, folder):
 
 
 def copied(path, copy, size):
-    """Copies one file under another name, and renames it when it is whole.
+    """Copies one file under another name, and renames it when it is complete.
 
     Raises:
         OSError: the copy is not of this size.

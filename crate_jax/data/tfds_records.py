@@ -1,6 +1,6 @@
 """TFDS data sets as records by index: what as_data_source does, without decoding.
 
-TFDS says in which file, after how many others, each record of a split lies; ArrayRecord files are read at once by
+TFDS names the file of each record of a split, and its place in it; ArrayRecord files are read at once by
 number, from a local disk or `gs://`. TensorFlow is not imported for it. TFRecord files are a chain that can be read
 from the beginning only: such a data set is converted once (`conversion`).
 """
@@ -29,7 +29,7 @@ class Records:
     """The records of one split.
 
     Attributes:
-        name, split: as they were asked for.
+        name, split: as requested.
         base: the folder of the prepared version.
         firsts: where each piece of a file begins in the split, with N at the end.
         skips: records before the piece in its file.
@@ -87,7 +87,7 @@ class Records:
             values = self.features.deserialize_example_np(record, decoders={self.image_key: tfds.decode.SkipDecoding()})
             label = int(values[self.label_key]) if self.label_key else -1
             return Example(values[self.image_key], label, identity)
-        except Exception as error:  # a damaged record raises whatever its damage leads to
+        except Exception as error:  # a damaged record raises errors of any type
             return Example(None, -1, identity, f"{type(error).__name__}: {error}")
 
 
@@ -118,11 +118,11 @@ class OpenFiles:
         with self.lock:
             self.readers[path] = reader
             while len(self.readers) > max(1, raise_file_limit() // 2):
-                self.readers.popitem(last=False)  # closed when whoever reads from it is done
+                self.readers.popitem(last=False)  # closed when the last thread that reads from it is done
         return reader
 
     def forget(self, path):
-        """Opens a file anew when it is read the next time."""
+        """Drops a reader, so that the file is opened again when it is read next."""
         with self.lock:
             self.readers.pop(path, None)
 
@@ -161,7 +161,7 @@ def records(path, numbers):
 
 
 def tfds_data_dir(data_dir):
-    """Where TFDS data sets lie: what was asked for, else TFDS's own place."""
+    """TFDS's root folder: as requested, else TFDS's own place."""
     if data_dir:
         return os.path.expanduser(str(data_dir))
     import tensorflow_datasets as tfds

@@ -23,7 +23,7 @@ class Embedded:
     """Examples in memory.
 
     Attributes:
-        name, split: as they were asked for.
+        name, split: as requested.
         location: the packages that hold the pictures.
         images: uint8 HxWxC, each.
         labels_N: class numbers.

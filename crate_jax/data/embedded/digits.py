@@ -41,7 +41,7 @@ def train_mask(labels_N):
     chosen_N = np.zeros(len(labels_N), bool)
     for label in range(10):
         members = np.flatnonzero(labels_N == label)
-        # RandomState's stream is frozen for good, default_rng's is not
+        # RandomState's stream is frozen permanently, default_rng's is not
         chosen_N[np.random.RandomState(label).permutation(members)[:TRAIN_PER_CLASS]] = True
     return chosen_N
 

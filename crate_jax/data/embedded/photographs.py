@@ -74,7 +74,7 @@ def crop_boxes(label, split, height, width):
     """
     border = int(width * TRAIN_WIDTH)
     first, end = (0, border) if split == "train" else (border, width)
-    # RandomState's stream is frozen for good, default_rng's is not
+    # RandomState's stream is frozen permanently, default_rng's is not
     random = np.random.RandomState(2 * list(PHOTOGRAPHS).index(label) + (split == "test"))
     largest = min(height, width - border)  # the same range of scales in both splits
     sides = np.exp(random.uniform(np.log(min(SMALLEST, largest)), np.log(largest + 1), CROPS[split])).astype(int)
@@ -82,7 +82,7 @@ def crop_boxes(label, split, height, width):
     lefts = first + (random.uniform(size=CROPS[split]) * (end - first - sides + 1)).astype(int)
     boxes = np.stack([tops, lefts, sides], 1)
     if split == "train":
-        # Left to right: whoever holds out neighbours in this order, as the probe does to choose by, holds out a strip
+        # Left to right: holding out neighbours in this order, as the probe does to choose by, holds out a strip
         # of each photograph. What is chosen there does well beside what was trained on, as it must on the test's strip.
         boxes = boxes[np.argsort(lefts + sides / 2, kind="stable")]
     return boxes
