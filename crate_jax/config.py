@@ -8,6 +8,7 @@ leaves were given (set by its file or the command line, be it to the default), f
 import ast
 import json
 import numbers
+import os
 import re
 
 import ml_collections
@@ -15,6 +16,7 @@ import ml_collections
 from crate_jax.config_files import config_of_file, find_config
 from crate_jax.config_schema import LEAVES
 from crate_jax.errors import UserError, nearest
+from crate_jax.storage import local
 
 _KINDS = {int: "a whole number", float: "a number", str: "a text", bool: "True or False", tuple: "a list"}
 
@@ -124,6 +126,9 @@ def override(config, overrides=(), *, source="the config"):
             raise UserError(f"--config.{name}: there is no such setting{nearest(name, LEAVES)}")
         flat[name] = _parse(name, value) if isinstance(value, str) else value
         leaves.add(name)
+    folder = flat["data.data_dir"]
+    if isinstance(folder, str) and folder and "://" not in folder:  # a stored config is read from other folders too
+        flat["data.data_dir"] = local(os.path.abspath(os.path.expanduser(folder)))
     return _nest({name: check_leaf(name, value) for name, value in flat.items()}, leaves)
 
 

@@ -13,6 +13,7 @@ import numpy as np
 from PIL import Image
 
 from crate_jax.data.picture import RESAMPLING
+from crate_jax.operators.patches import image_shape
 
 ATTEMPTS = 10  # draws of a box before the largest central one is taken
 NUMBERS = 2 * ATTEMPTS + 3  # an example: area and ratio of each attempt, two for the place, one to mirror
@@ -65,46 +66,50 @@ def central_box(width, height, ratio):
 
 
 def resized_crop(picture, box, size, interpolation):
-    """A box of a picture, resized to a square.
+    """A box of a picture, resized to what the network takes.
 
     Args:
         picture: Pillow image.
         box: left, top, right, bottom.
-        size: side of the result, pixels.
+        size: of the result in pixels: a side, or (height, width).
         interpolation: "bilinear" or "bicubic".
 
     Returns:
-        Pillow image, size x size.
+        Pillow image of this size.
     """
+    height, width = image_shape(size)
     # cropped first: a resize with a box would mix in pixels from just outside it, which the recipe's does not
-    return picture.crop(tuple(int(edge) for edge in box)).resize((size, size), RESAMPLING[interpolation])
+    return picture.crop(tuple(int(edge) for edge in box)).resize((width, height), RESAMPLING[interpolation])
 
 
 def centre_crop(picture, size, shorter_side, interpolation):
-    """The middle of a picture, after its shorter side became `shorter_side`; one already of this size is left alone.
+    """The middle of a resized picture; one already of the result's size is left alone.
 
     Args:
-        picture: Pillow image.
-        size: side of the result, pixels.
-        shorter_side: pixels, at least `size`.
+        picture: Pillow image; it becomes as small as a result with this shorter side allows.
+        size: of the result in pixels: a side, or (height, width).
+        shorter_side: pixels, at least the shorter of `size`; the border is cut off.
         interpolation: "bilinear" or "bicubic".
 
     Returns:
-        Pillow image, size x size.
+        Pillow image of this size.
     """
-    width, height = picture.size
-    if width == height == size:
+    (width, height), (tall, wide) = picture.size, image_shape(size)
+    if (width, height) == (wide, tall):
         return picture
-    short = min(width, height)
-    wide, tall = (shorter_side * side // short for side in (width, height))
-    left, top = round((wide - size) / 2), round((tall - size) / 2)
-    if max(wide, tall) > LONGEST * shorter_side:  # the whole would be large and nearly all of it cut off
-        x, y = width / wide, height / tall
-        box = (left * x, top * y, (left + size) * x, (top + size) * y)
-        return picture.resize((size, size), RESAMPLING[interpolation], box=box)
-    if (wide, tall) != picture.size:
-        picture = picture.resize((wide, tall), RESAMPLING[interpolation])
-    return picture.crop((left, top, left + size, top + size))
+    least = [shorter_side * side // min(wide, tall) for side in (wide, tall)]
+    if least[0] * height >= least[1] * width:
+        whole = least[0], max(least[0] * height // width, least[1])
+    else:
+        whole = max(least[1] * width // height, least[0]), least[1]
+    left, top = round((whole[0] - wide) / 2), round((whole[1] - tall) / 2)
+    if max(whole) > LONGEST * shorter_side:  # the whole would be large and nearly all of it cut off
+        x, y = width / whole[0], height / whole[1]
+        box = (left * x, top * y, (left + wide) * x, (top + tall) * y)
+        return picture.resize((wide, tall), RESAMPLING[interpolation], box=box)
+    if whole != picture.size:
+        picture = picture.resize(whole, RESAMPLING[interpolation])
+    return picture.crop((left, top, left + wide, top + tall))
 
 
 def small_affine(picture, uniform_K, interpolation):

@@ -13,6 +13,7 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from crate_jax.data.wide_range import eight_bits, grey_levels, is_deep, sixteen_bit_colours
+from crate_jax.operators.patches import image_shape
 
 ORIENTATION = 0x0112  # the EXIF tag
 TURNS = {
@@ -177,7 +178,7 @@ def reduced(picture, box, size):
     Args:
         picture: Pillow image of which only the header was read.
         box: left, top, right, bottom of the crop, upright pixels; None: all of it, and only a huge one is reduced.
-        size: pixels that each side of the box must keep.
+        size: pixels that each side of the box must keep, or (height, width).
 
     Returns:
         The box in pixels of the picture as it will be decoded, to the nearest (of a picture that lies on its side, to
@@ -185,7 +186,8 @@ def reduced(picture, box, size):
     """
     before = picture.size
     left, top, right, bottom = map(int, box if box is not None else (0, 0, *before))
-    factor = min(right - left, bottom - top) // (size if box is not None else FEWEST * size)
+    height, width = (side if box is not None else FEWEST * side for side in image_shape(size))
+    factor = min((right - left) // width, (bottom - top) // height)
     if picture.format in ("JPEG", "MPO") and factor >= 2 and (box is not None or before[0] * before[1] > LARGE):
         picture.draft(picture.mode, (before[0] // factor, before[1] // factor))
     factor = round(before[0] / picture.size[0])  # the decoder knows powers of two only

@@ -7,6 +7,7 @@ import numpy as np
 from crate_jax.data.pipeline import train_batches
 from crate_jax.data.rows import RowReader, recipe_of
 from crate_jax.data.sources import open_source
+from crate_jax.operators.patches import image_shape
 
 GAP = 2  # pixels between pictures
 
@@ -16,7 +17,7 @@ def augmentation_grid(config, image_size, channels, examples=8, epochs=7):
 
     Args:
         config: with the leaves `seed` and `data.*`.
-        image_size: pixels.
+        image_size: pixels, or (height, width).
         channels: 1 or 3.
         examples: rows; fewer if there are fewer.
         epochs: columns but one.
@@ -33,7 +34,7 @@ def augmentation_grid(config, image_size, channels, examples=8, epochs=7):
     seen = [RowReader(source, recipe_of(config, image_size, channels, training=training)) for training in (False, True)]
     columns = []
     for column in range(epochs + 1):
-        images_BxHxWxC = np.zeros((count, image_size, image_size, channels), np.uint8)
+        images_BxHxWxC = np.zeros((count, *image_shape(image_size), channels), np.uint8)
         seen[column > 0].rows(index_B, np.full(count, max(column - 1, 0)), images_BxHxWxC)
         columns.append(images_BxHxWxC)
     return tiled(np.stack(columns, 1))
@@ -59,7 +60,7 @@ def images_per_second(config, image_size, channels, seconds=5.0):
 
     Args:
         config: with the leaves `seed`, `batch_size` and `data.*`.
-        image_size: pixels.
+        image_size: pixels, or (height, width).
         channels: 1 or 3.
         seconds: to measure for, after a first batch.
 

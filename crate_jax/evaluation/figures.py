@@ -1,5 +1,6 @@
 """How evaluation draws: images in a labelled grid, curves in colours that the colour-blind can tell apart."""
 
+import functools
 import io
 import re
 
@@ -23,9 +24,62 @@ def save_figure(figure, path):
     """Writes a matplotlib figure as a PNG file; the path is an `epath.Path`."""
     picture = io.BytesIO()
     plain_names(figure)
+    choose_fonts(figure)
     figure.savefig(picture, format="png", dpi=120)
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(picture.getvalue())
+
+
+def choose_fonts(figure):
+    """Draws names in the scripts they are written in: matplotlib's own font has no Chinese, Japanese or Korean letters.
+
+    A text gets an installed font that has its letters; letters that no font has are written as `\\u732b`.
+    """
+    from matplotlib.text import Text
+
+    for axis in [one for axes in figure.axes for one in (axes.xaxis, axes.yaxis)]:
+        labels = [label.get_text() for label in axis.get_ticklabels()]
+        shown = [drawable(label)[0] for label in labels]
+        if shown != labels:
+            axis.set_ticks(axis.get_ticklocs(), labels=shown)
+    for text in figure.findobj(Text):
+        shown, family = drawable(text.get_text())
+        if shown != text.get_text():
+            text.set_text(shown)
+        if family:
+            text.set_fontfamily(["DejaVu Sans", family])
+
+
+@functools.lru_cache(maxsize=4096)
+def drawable(text):
+    """(what to draw, the font family beside DejaVu Sans that its letters need or None)."""
+    from matplotlib.font_manager import findfont
+
+    missing = {ord(letter) for letter in text if ord(letter) > 127}
+    missing -= _letters_of(findfont("DejaVu Sans")) if missing else set()
+    family = _family_with(frozenset(missing)) if missing else None
+    if missing and not family:
+        letters = (x.encode("unicode_escape").decode() if ord(x) in missing else x for x in text)
+        text = "".join(letters)
+    return text, family
+
+
+@functools.lru_cache(maxsize=256)
+def _letters_of(file):
+    from matplotlib.ft2font import FT2Font
+
+    try:
+        return frozenset(FT2Font(file).get_charmap())
+    except (RuntimeError, OSError):  # a font that FreeType cannot read
+        return frozenset()
+
+
+@functools.lru_cache(maxsize=4096)
+def _family_with(letters):
+    from matplotlib.font_manager import fontManager
+
+    fonts = sorted({(font.name, font.fname) for font in fontManager.ttflist if not font.name.startswith("Last Resort")})
+    return next((name for name, file in fonts if letters <= _letters_of(file)), None)
 
 
 def image_grid(rows, titles, caption):

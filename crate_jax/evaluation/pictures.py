@@ -24,6 +24,7 @@ from crate_jax.data.pipeline import evaluation_batches
 from crate_jax.errors import UserError
 from crate_jax.evaluation.feature_store import batch_size_of
 from crate_jax.evaluation.features import several_features
+from crate_jax.operators.patches import image_shape
 from crate_jax.training.objective import normalise
 
 
@@ -65,12 +66,12 @@ def pictures_in(folder):
 
 
 def read_pictures(text, config, image_size, channels):
-    """Pictures as a batch: the shorter side resized to the network's size, then a centre crop.
+    """Pictures as a batch: as small as the network's size allows, then a centre crop.
 
     Args:
         text: of `--images=`.
         config: its `data.interpolation` is used.
-        image_size: pixels.
+        image_size: pixels, or (height, width).
         channels: 1 or 3.
 
     Returns:
@@ -79,16 +80,16 @@ def read_pictures(text, config, image_size, channels):
     Raises:
         UserError: see `picture_paths`; or a file that is no picture.
     """
-    images, names = [], []
+    images, names, shape = [], [], image_shape(image_size)
     for path in picture_paths(text):
         try:
             picture = decoded(read_bytes(path), channels, config.data.max_pixels)
         except Exception as error:  # object stores raise what their client library raises
             reason = (str(error).splitlines() or [type(error).__name__])[0]
             raise UserError(f"--images: {printable(path)} cannot be read as a picture ({reason}).") from error
-        images.append(np.asarray(centre_crop(picture, image_size, image_size, config.data.interpolation)))
+        images.append(np.asarray(centre_crop(picture, shape, min(shape), config.data.interpolation)))
         names.append(printable(os.path.basename(path)))
-    return np.stack(images).reshape(len(images), image_size, image_size, channels), names
+    return np.stack(images).reshape(len(images), *shape, channels), names
 
 
 def picture_features(subject, images_BxHxWxC, features):

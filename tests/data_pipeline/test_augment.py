@@ -126,3 +126,29 @@ def test_decoding_is_not_reduced_where_the_crop_needs_every_pixel():
     Image.fromarray(skimage.data.rocket()).save(buffer, "JPEG")
     picture, _ = opened(buffer.getvalue())
     assert reduced(picture, (0, 0, 400, 319), 160) == (0, 0, 400, 319) and picture.size == (640, 427)
+
+
+@pytest.mark.parametrize("picture", [(640, 427), (427, 640), (100, 100), (30, 900), (2000, 3)])
+@pytest.mark.parametrize("size", [(48, 96), (96, 48), (64, 64)])
+def test_rectangles_are_cut_from_the_middle(picture, size):
+    photograph = Image.fromarray(skimage.data.rocket()).resize(picture)
+    (height, width), shorter = size, 55 * min(size) // 48
+    got = augment.centre_crop(photograph, size, shorter, "bicubic")
+    assert got.size == (width, height)
+    # reference: enlarge until both sides of the enlarged result are covered, then cut
+    scale = max(shorter * width / min(size) / picture[0], shorter * height / min(size) / picture[1])
+    middle = [side / 2 for side in picture]
+    box = [middle[0] - width / 2 / scale, middle[1] - height / 2 / scale,
+           middle[0] + width / 2 / scale, middle[1] + height / 2 / scale]  # fmt: skip
+    expected = photograph.resize((width, height), Image.Resampling.BICUBIC, box=box)
+    assert abs(np.asarray(got, float) - np.asarray(expected, float)).mean() < 6  # of half a pixel
+    assert augment.resized_crop(photograph, (0, 0, 2, 3), size, "bilinear").size == (width, height)
+
+
+def test_reduced_decoding_keeps_both_sides_of_a_rectangle():
+    buffer = io.BytesIO()
+    Image.fromarray(skimage.data.rocket()).save(buffer, "JPEG")  # 640 x 427
+    for size, expected in (((50, 200), (320, 214)), ((50, 80), (80, 54)), ((200, 80), (320, 214))):
+        picture, _ = opened(buffer.getvalue())
+        reduced(picture, (0, 0, 640, 427), size)
+        assert picture.size == expected

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from crate_jax.config import default_config, override
 from crate_jax.data.folder_listing import printable
 from crate_jax.data.folder_splits import standard_name
 from crate_jax.data.sources import open_source
@@ -181,3 +182,50 @@ def test_letters_of_macos_are_the_same_letters(tmp_path):
     composed, decomposed = (unicodedata.normalize(form, "café") for form in ("NFC", "NFD"))
     save(tmp_path, f"train/{composed}/1.png", "train/tea/1.png", f"val/{decomposed}/2.png")
     assert open_source("image_folder", "val", tmp_path).labels.tolist() == [0]
+
+
+def test_a_relative_data_dir_is_stored_absolute(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for given, stored in (("pictures", str(tmp_path / "pictures")), ("gs://bucket/x", "gs://bucket/x"), (None, None)):
+        assert override(default_config(), [("data.data_dir", given)]).data.data_dir == stored
+    assert override(default_config(), [("data.data_dir", "~/x")]).data.data_dir == os.path.expanduser("~/x")
+
+
+class Bucket:
+    """What epath gives for an object store, with a count of requests."""
+
+    def __init__(self, root, asked, path=""):
+        self.root, self.asked, self.path, self.name = root, asked, path, path.rpartition("/")[2]
+
+    def __str__(self):
+        return f"gs://bucket{self.path}"
+
+    def _local(self):
+        return f"{self.root}{self.path}"
+
+    def iterdir(self):
+        self.asked.append(("list", self.path))
+        return [Bucket(self.root, self.asked, f"{self.path}/{name}") for name in os.listdir(self._local())]
+
+    def is_dir(self):
+        self.asked.append(("is_dir", self.path))
+        return os.path.isdir(self._local())
+
+    def read_bytes(self):
+        with open(self._local(), "rb") as file:
+            return file.read()
+
+
+def test_a_bucket_is_listed_once(tmp_path, monkeypatch):
+    names = [f"{split}/{label}/{i}.png" for split in ("Train", "val") for label in ("cat", "dog") for i in range(9)]
+    save(tmp_path, *names)
+    asked = []
+    monkeypatch.setattr(
+        "etils.epath.Path", lambda path: Bucket(tmp_path, asked, str(path).removeprefix("gs://bucket").rstrip("/"))
+    )
+    sources = [open_source("image_folder", split, "gs://bucket") for split in ("train", "validation", "train")]
+    assert [source.labels.tolist() for source in sources[:2]] == [[0] * 9 + [1] * 9] * 2
+    (last,) = sources[0].read([17])
+    assert last.identity == "gs://bucket/Train/dog/8.png" and last.error is None
+    listed = [path for kind, path in asked if kind == "list"]
+    assert len(listed) == len(set(listed)) == 7 and not any(path.endswith(".png") for _, path in asked)
