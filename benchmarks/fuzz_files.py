@@ -1,4 +1,4 @@
-"""Odd pictures and damaged checkpoint files: each is read, or refused in one sentence; nothing else may happen.
+"""Odd pictures and damaged checkpoint files: each is read or refused with a one-line error; nothing else may happen.
 
     python benchmarks/fuzz_files.py --pictures=200 --checkpoints=200 --seed=0
 
@@ -181,7 +181,7 @@ def run(cases):
     """Runs functions that return (words, refusal); returns how many were read and the refusals.
 
     Raises:
-        AssertionError: anything but success and one sentence, with the case's number.
+        AssertionError: any other outcome than success or a one-line error, with the case's number.
     """
     read, refused = 0, []
     for number, case in cases:
@@ -217,7 +217,9 @@ def main():
         for kind, cases in kinds.items():
             begun = time.monotonic()
             read, refused = run(cases)
-            print(f"{kind}: {read} read, {len(refused)} refused in a sentence, {time.monotonic() - begun:.1f} s")
+            print(
+                f"{kind}: {read} read, {len(refused)} refused with a one-line error, {time.monotonic() - begun:.1f} s"
+            )
             for words, sentence in refused if args.show else ():
                 print(f"  {words}: {sentence}")
 

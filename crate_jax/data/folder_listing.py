@@ -1,6 +1,6 @@
 """What lies in a folder, local or in an object store: pictures at any depth, their bytes, and names fit to print.
 
-Only regular files count: a named pipe, a socket or a device that is called `x.png` would block whoever reads it.
+Only regular files count: a named pipe, a socket or a device that is called `x.png` would block its reader.
 """
 
 import concurrent.futures

@@ -37,7 +37,7 @@ def standard_name(name):
 
 
 def held_out(paths):
-    """True for about one path in ten, whatever the others are; for at least one of two or more."""
+    """True for about one path in ten, independent of the others; for at least one of two or more."""
     words = [hashlib.sha256(path.encode("utf-8", "surrogateescape")).digest()[:8] for path in paths]
     word_N = np.array([int.from_bytes(word, "big") for word in words], np.uint64)
     chosen_N = word_N % np.uint64(10) == 0
@@ -122,7 +122,7 @@ class SplitFolders:
         """Refuses class folders beside split folders.
 
         Args:
-            split: the names that were asked for; such a folder is a split, whatever it holds.
+            split: the requested names; such a folder is a split.
             train_classes: of the training pictures.
 
         Raises:

@@ -1,4 +1,4 @@
-"""From a file's bytes to upright 8-bit pixels, whatever the format: with Pillow, whose resize is the recipe's.
+"""From a file's bytes to upright 8-bit pixels, for any format: with Pillow, whose resize is the recipe's.
 
 Orientation is that of `ImageOps.exif_transpose`. Whatever is transparent (alpha, palette, a colour key) lies on white;
 palettes, CMYK, Lab and the rest become RGB. One channel is Pillow's luma (ITU-R 601). Wider ranges: see `wide_range`.
@@ -145,7 +145,7 @@ def _kinds_after_pixels(png):
 
 
 def without_extras(png):
-    """A PNG file without the chunks that no pixel depends on (text, profiles, EXIF): broken, or too large for Pillow.
+    """A PNG file without text, profiles and EXIF, which may be broken or too large for Pillow.
 
     Returns:
         Bytes; None if it is no PNG or has none.

@@ -1,6 +1,6 @@
 """Files of named tensors, read one at a time and never executed: `.safetensors`, and PyTorch's with weights_only.
 
-A large network is never in memory twice: a source gives one array when it is asked for it (PyTorch's files are mapped,
+A large network is never in memory twice: a source reads one array per call (PyTorch's files are mapped,
 not read), and a sink takes one array at a time. Without PyTorch, `.safetensors` still works.
 """
 
@@ -136,7 +136,7 @@ class NumpySource(Source):
 
 
 class TorchSource(Source):
-    """A file of PyTorch's, unwrapped; nothing but tensors and plain values is let through."""
+    """A file of PyTorch's, unwrapped; only tensors and plain values are loaded."""
 
     def __init__(self, path):
         state, description = state_of(_load_torch(path), path)
@@ -161,7 +161,7 @@ def open_tensors(path):
     """Opens a file by its content.
 
     Args:
-        path: of a safetensors or PyTorch file, whatever it is called.
+        path: of a safetensors, PyTorch or NumPy file; the name does not matter.
 
     Raises:
         UserError: no such file, unreadable, truncated, with code in it, or not a state dict.
@@ -197,7 +197,7 @@ def is_numpy_archive(path):
 
 
 class Inert:
-    """What stands for an object of settings: a dictionary that takes whatever it is given and runs nothing."""
+    """What stands for an object of settings: an empty dictionary for any arguments; nothing runs."""
 
     def __new__(cls, *args, **kwargs):
         return collections.OrderedDict()
@@ -231,7 +231,7 @@ def _load_torch(path):
                 warnings.simplefilter("ignore")
                 # files of before PyTorch 1.6 are no zip archives and cannot be mapped
                 return torch.load(file, map_location="cpu", weights_only=True, mmap=is_zip and file is path)
-        except Exception as error:  # whatever a broken file raises is told, not traced
+        except Exception as error:  # broken files raise many types
             text, cause = str(error) or type(error).__name__, error
         refused = re.search(r"GLOBAL ([\w.]+?)\.? was not an allowed", text)
         name = f"builtins.{refused[1]}" if refused and refused[1] in PLAIN else refused and refused[1]
@@ -292,7 +292,7 @@ def write_torch(path, shapes, read, description, wrapper="model"):
             "--to=torch needs PyTorch: pip install 'crate_jax[torch]'; or take --to=safetensors."
         ) from error
     state = {}
-    for name, shape in shapes.items():  # a copy only where the layout asks for one
+    for name, shape in shapes.items():  # copied only where the layout requires it
         array = np.require(read(name), np.float32, ["C", "W"])
         state[name] = torch.from_numpy(array).reshape(shape)
     with finished(path) as partial:

@@ -4,6 +4,8 @@ import json
 import os
 import shutil
 
+import jax
+import numpy as np
 import pytest
 from PIL import Image
 
@@ -15,6 +17,7 @@ from crate_jax.errors import UserError
 from crate_jax.evaluation.feature_store import split_rows
 from crate_jax.evaluation.pictures import picture_paths, read_pictures
 from crate_jax.evaluation.subject import of_run
+from crate_jax.training.run_folder import load
 
 NUMBERS = (3, 120, 399)
 
@@ -95,3 +98,13 @@ def test_names_that_are_no_text(tmp_path):
     Image.new("L", (8, 8)).save(os.path.join(os.fsencode(tmp_path), b"na\xefve.png"))
     images, names = read_pictures(str(tmp_path), default_config(), 8, 1)
     assert names == ["na\\xefve.png"] and images.shape == (1, 8, 8, 1)
+
+
+def test_a_run_with_nan_is_refused_by_name(workdir, monkeypatch):
+    def broken(path):
+        model, params = load(path)
+        return model, jax.tree.map(lambda leaf: leaf.at[(0,) * leaf.ndim].set(np.nan), params)
+
+    monkeypatch.setattr("crate_jax.evaluation.subject.load", broken)
+    with pytest.raises(UserError, match=r"tensor \S+ holds 1 of \d+ values that are NaN or infinite"):
+        of_run(workdir)
