@@ -7,7 +7,7 @@ it is an ordinary exception. Anything else that escapes is our own fault, and ke
 
 import difflib
 
-MOST_NAMED = 100
+LONGEST_LIST = 900  # characters; a longer list of known names is no help in a sentence
 
 
 class UserError(Exception):
@@ -32,4 +32,5 @@ def nearest(name, known, limit=3):
         close = [k for k in known if k.rpartition(".")[2] == last][:limit]
     if close:
         return f"; did you mean {', '.join(close)}?"
-    return f"; known: {', '.join(sorted(known))}" if len(known) <= MOST_NAMED else "; no known name is close to it."
+    names = ", ".join(sorted(known))
+    return f"; known: {names}" if len(names) <= LONGEST_LIST else "; no known name is close to it."

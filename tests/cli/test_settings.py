@@ -12,7 +12,7 @@ import pytest
 from crate_jax.config import check_leaf, default_config, flatten, from_json, given, load_config, override, to_json
 from crate_jax.config_files import installed_configs
 from crate_jax.config_schema import LEAVES
-from crate_jax.errors import UserError
+from crate_jax.errors import UserError, nearest
 
 
 def test_every_leaf_says_what_it_is_and_where_it_ends():
@@ -130,6 +130,12 @@ def test_configs_by_name_by_argument_and_by_file(tmp_path, monkeypatch):
 NAMES = """finetune finetune_cifar10 finetune_cifar100 finetune_flowers finetune_imagenet finetune_pets imagenet_1b
 imagenet_base imagenet_large imagenet_small imagenet_tiny probe_cifar10 probe_cifar100 probe_flowers probe_mae
 probe_pets quickstart quickstart_digits vit_mae_base vit_mae_large"""
+
+
+def test_a_list_of_known_names_stays_a_sentence():
+    assert nearest("zzz", ["ab", "cd"]) == "; known: ab, cd"
+    assert nearest("seedd", LEAVES) == "; did you mean seed?"
+    assert len(nearest("zzz", [f"network_{number}" for number in range(90)])) < 60
 
 
 def test_every_installed_config_is_a_config():
