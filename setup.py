@@ -6,7 +6,7 @@ import re
 from setuptools import find_packages, setup
 
 HERE = pathlib.Path(__file__).parent
-VERSION = re.search(r'__version__ = "(.+?)"', (HERE / "crate_jax" / "__init__.py").read_text()).group(1)
+VERSION = re.search(r'__version__ = "(.+?)"', (HERE / "crate_jax" / "version.py").read_text()).group(1)
 
 # Ranges are what the tests ran with, at both ends (`launch/test_matrix.sh`). The lowest are Colab's, so that installing
 # there changes no package; Python 3.11 takes jax 0.10 at most, 3.12 and 3.13 take 0.12.
@@ -48,7 +48,11 @@ setup(
     python_requires=">=3.11,<3.14",
     packages=[*find_packages(include=["crate_jax", "crate_jax.*"]), "crate_jax.configs", "crate_jax.configs.sweeps"],
     package_dir={"crate_jax.configs": "configs", "crate_jax.configs.sweeps": "configs/sweeps"},
-    package_data={"": ["*.html", "*.md", "*.txt", "*.j2", "*.css"], "crate_jax.analysis": ["templates/*"]},
+    package_data={
+        "": ["*.html", "*.md", "*.txt", "*.j2", "*.css"],
+        "crate_jax.analysis": ["templates/*"],
+        "crate_jax": ["networks/*/*"],
+    },
     install_requires=BASE,
     extras_require={
         "cpu": [],  # jax's own requirement is the CPU's jaxlib
@@ -60,6 +64,7 @@ setup(
         "gcs": ["google-cloud-storage>=2.19,<4", "gcsfs>=2025.2"],  # workdirs and data in gs:// buckets
         "torch": ["torch>=2.6"],
         "demo": ["gradio>=5,<7"],
+        "hub": ["huggingface_hub>=0.30"],
         "notebook": ["ipykernel>=6", "nbclient>=0.10", "nbformat>=5.10"],
         "dev": [
             "pytest>=8",

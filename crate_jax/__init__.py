@@ -1,36 +1,60 @@
 """White-box masked autoencoding: CRATE-MAE in JAX and Flax.
 
+    net = crate_jax.from_pretrained("workdirs/quickstart")
+    net.features(net.preprocess("cat.jpg"), "mean@last")
+    crate_jax.probe(net).accuracy
+
 The public names load when they are first used, so that `import crate_jax` costs nothing.
 """
 
+# ruff: noqa: F401 (imports that only an editor or a type checker reads)
 import importlib
+from typing import TYPE_CHECKING
 
-__version__ = "0.1.0"
+from crate_jax.version import __version__
 
 _PUBLIC = {
-    "create_model": "crate_jax.models.registry",
-    "init_params": "crate_jax.models.registry",
-    "trace": "crate_jax.models.trace",
-    "random_mask": "crate_jax.operators.masking",
-    "masked_mse": "crate_jax.operators.losses",
-    "load_config": "crate_jax.config",
-    "load": "crate_jax.training.run_folder",
-    "pretrain": "crate_jax.cli.pretrain",
-    "load_torch_checkpoint": "crate_jax.interop.torch_checkpoint",
-    "extract_features": "crate_jax.evaluation.features",
-    "measure_layers": "crate_jax.analysis.layerwise",
-    "attention_maps": "crate_jax.analysis.attention_maps",
-    "subspace_codes": "crate_jax.analysis.attention_maps",
-    "UserError": "crate_jax.errors",
+    "crate_jax.pretrained": ("from_pretrained", "Pretrained", "list_networks", "load"),
+    "crate_jax.api": ("probe", "knn", "reconstruct", "finetune", "analyze", "segment", "list_models", "list_configs"),
+    "crate_jax.cli.pretrain": ("pretrain",),
+    "crate_jax.models.registry": ("create_model", "init_params"),
+    "crate_jax.models.trace": ("trace",),
+    "crate_jax.operators.masking": ("random_mask",),
+    "crate_jax.operators.losses": ("masked_mse",),
+    "crate_jax.config": ("load_config", "default_config"),
+    "crate_jax.interop.torch_checkpoint": ("load_torch_checkpoint",),
+    "crate_jax.evaluation.features": ("extract_features",),
+    "crate_jax.analysis.layerwise": ("measure_layers",),
+    "crate_jax.analysis.attention_maps": ("attention_maps", "subspace_codes"),
+    "crate_jax.errors": ("UserError",),
 }
+_HOME = {name: module for module, names in _PUBLIC.items() for name in names}
 
-__all__ = ["__version__", *_PUBLIC]
+__all__ = [
+    "__version__",
+    *_HOME,
+]
+
+if TYPE_CHECKING:  # what an editor completes
+    from crate_jax.analysis.attention_maps import attention_maps, subspace_codes
+    from crate_jax.analysis.layerwise import measure_layers
+    from crate_jax.api import analyze, finetune, knn, list_configs, list_models, probe, reconstruct, segment
+    from crate_jax.cli.pretrain import pretrain
+    from crate_jax.config import default_config, load_config
+    from crate_jax.errors import UserError
+    from crate_jax.evaluation.features import extract_features
+    from crate_jax.interop.torch_checkpoint import load_torch_checkpoint
+    from crate_jax.models.registry import create_model, init_params
+    from crate_jax.models.trace import trace
+    from crate_jax.operators.losses import masked_mse
+    from crate_jax.operators.masking import random_mask
+    from crate_jax.pretrained import Pretrained, from_pretrained, list_networks, load
 
 
 def __getattr__(name):
-    if name not in _PUBLIC:
+    if name not in _HOME:
         raise AttributeError(f"module 'crate_jax' has no attribute {name!r}")
-    return getattr(importlib.import_module(_PUBLIC[name]), name)
+    return getattr(importlib.import_module(_HOME[name]), name)
 
 
 def __dir__():

@@ -46,9 +46,10 @@ def open_source(path, settings):
     """The checkpoint to convert: a file's, a folder's, or a run's last."""
     import pathlib
 
-    from crate_jax.interop.checkpoint_file import ParamsCheckpoint, open_checkpoint
+    from crate_jax.interop.checkpoint_file import MODEL, ParamsCheckpoint, open_checkpoint
 
-    if not (pathlib.Path(path) / "config.json").is_file():
+    folder = pathlib.Path(path)
+    if (folder / MODEL).is_file() or not (folder / "config.json").is_file():
         return open_checkpoint(path, settings)
     from crate_jax.config import from_json, model_overrides
     from crate_jax.errors import UserError

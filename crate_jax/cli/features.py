@@ -1,9 +1,11 @@
-"""Writes features and labels of a split to an .npz file, for scikit-learn, FAISS or whatever else.
+"""Writes features and labels of a split, or of your own pictures, to an .npz file, for scikit-learn, FAISS or others.
 
-    crate-jax features --workdir=workdirs/quickstart --split=train --out=train.npz --features=cells@2
+    crate-jax features --workdir=workdirs/quickstart --split=train --out=train.npz --features=cells@encoder_01
+    crate-jax features --workdir=workdirs/quickstart --images=FOLDER --out=mine.npz
 
-The file holds features_NxG (float32) and labels_N. Beside it lie train.npz.json (which features, of what) and
-train.npz.png: the first two principal components, by class.
+The file holds features_NxG (float32), labels_N and class_names, of pictures features_NxG and names_N. Without
+--features those that `probe` chose are taken, else mean@last. Beside it lie train.npz.json (which features, of what)
+and train.npz.png: the first two principal components, by class.
 """
 
 
@@ -12,24 +14,23 @@ def add_arguments(parser):
     from crate_jax.evaluation.subject_arguments import add_subject_arguments
 
     add_subject_arguments(parser, out="the .npz file to write")
-    parser.add_argument("--split", required=True, help="of the data set")
-    parser.add_argument("--features", default="mean@last", help="POOLING@LAYER, such as cells@2")
+    parser.add_argument("--split", help="of the data set")
+    parser.add_argument("--images", help="pictures in place of a split: files, or a folder")
+    parser.add_argument("--features", help="POOLING@LAYER, such as cells@encoder_01")
 
 
 def run(arguments):
     """The command."""
+    import io
+    import json
     import pathlib
 
     import numpy as np
-    from etils import epath
 
-    from crate_jax.data.sources import open_source
     from crate_jax.distributed.compilation_cache import keep_compiled
     from crate_jax.errors import UserError
-    from crate_jax.evaluation.feature_store import split_features
-    from crate_jax.evaluation.figures import save_figure
-    from crate_jax.evaluation.pictures import class_namer
-    from crate_jax.evaluation.scatter_figure import scatter_figure
+    from crate_jax.evaluation.figures import save_figure, scatter_figure
+    from crate_jax.evaluation.results import write_text
     from crate_jax.evaluation.subject import resolve
 
     if not arguments.out:
@@ -37,20 +38,53 @@ def run(arguments):
     file = pathlib.Path(arguments.out)
     if file.is_dir() or file.suffix != ".npz":
         raise UserError(f"--out={file}: name the file to write, such as features.npz.")
-    arguments.out = file.parent
+    if bool(arguments.split) == bool(arguments.images):
+        raise UserError("give either --split=S or --images=FILES.")
+    arguments.out = None if arguments.workdir else file.parent
     subject = resolve(arguments)
     if arguments.workdir:
         keep_compiled(arguments.workdir)
-    found, labels_N = split_features(subject, arguments.split, (arguments.features,))
-    features_NxG = np.asarray(found[arguments.features], np.float32)
+    features = arguments.features or subject.best_features() or "mean@last"
+    arrays, labels_N, called, stamp = (
+        of_pictures(subject, features, arguments.images)
+        if arguments.images
+        else of_split(subject, features, arguments.split)
+    )
+    features_NxG = arrays["features_NxG"]
+    buffer = io.BytesIO()
+    np.savez(buffer, **arrays)
     file.parent.mkdir(parents=True, exist_ok=True)
-    with open(file, "wb") as stream:  # np.savez would append .npz to another name
-        np.savez(stream, features_NxG=features_NxG, labels_N=labels_N)
-    results = {"features": arguments.features, "split": arguments.split, "examples": len(labels_N)}
-    results |= {"length": features_NxG.shape[1], "file": file.name, "of": subject.source}
-    subject.write(f"{file.name}.json", results)
-    settings = subject.config.data
-    called = class_namer(open_source(settings.name, arguments.split, settings.data_dir))
-    caption = f"{arguments.features} of {settings.name}, {arguments.split}"
+    file.write_bytes(buffer.getvalue())
+    results = {"features": features, "split": arguments.split, "examples": len(features_NxG)}
+    results |= {"length": features_NxG.shape[1], "file": file.name} | stamp
+    write_text(f"{file}.json", json.dumps(results, indent=2) + "\n")
+    caption = f"{features} of {stamp['data']['name']}, {stamp['data']['split'] or arguments.images}"
+    from etils import epath
+
     save_figure(scatter_figure(features_NxG, labels_N, called, caption), epath.Path(f"{file}.png"))
-    print(f"{features_NxG.shape[0]} x {features_NxG.shape[1]} features {arguments.features} to {file}")
+    print(f"{features_NxG.shape[0]} x {features_NxG.shape[1]} features {features} to {file}")
+
+
+def of_split(subject, features, split):
+    """(arrays of the .npz, labels, name of a label, what it is of)."""
+    import numpy as np
+
+    from crate_jax.evaluation.feature_store import split_features
+
+    found, labels_N = split_features(subject, split, (features,))
+    arrays = {"features_NxG": np.asarray(found[features], np.float32), "labels_N": labels_N}
+    names = subject.open_split(split).class_names
+    arrays |= {"class_names": np.array(names)} if names else {}
+    return arrays, labels_N, subject.class_names(split), subject.stamp(split, len(labels_N))
+
+
+def of_pictures(subject, features, pictures):
+    """The same of a person's own pictures, which have names and no labels."""
+    import numpy as np
+
+    from crate_jax.evaluation.pictures import picture_features, read_pictures
+    from crate_jax.evaluation.probe import picture_data
+
+    images, names = read_pictures(pictures, subject.config, subject.model.image_size, subject.model.channels)
+    arrays = {"features_NxG": np.asarray(picture_features(subject, images, features)), "names_N": np.array(names)}
+    return arrays, np.full(len(names), -1), str, subject.stamp(data=picture_data(images))

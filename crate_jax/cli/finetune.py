@@ -84,24 +84,13 @@ def full(subject, recipe, out, arguments):
     """Fine-tuning on all labels; the exit code."""
     import signal
 
-    from crate_jax.evaluation.fine_tuning import compose, fine_tune
-    from crate_jax.evaluation.training_figures import curve_figure
-    from crate_jax.training.run_folder import RunFolder
+    from crate_jax.evaluation import finetune
 
-    begun = not arguments.from_scratch
-    config = compose(
-        recipe,
-        subject.config,
-        subject.model,
-        source=subject.source if begun else None,
-        identity=subject.identity if begun else None,
-    )
-    outcome, results = fine_tune(config, out, subject.params if begun else None, signal.SIG_DFL)
-    if outcome.preempted:
-        return config.distributed.preemption_exit_code
-    subject.write("finetune.json", results, also=out)
-    subject.draw("finetune.png", lambda: curve_figure(RunFolder(out).metrics, results), also=out)
-    say(f"{results['accuracy']:.1%} on {results['test_examples']} examples, after {results['steps']} steps: {out}")
+    result = finetune.full(subject, recipe, out, from_scratch=arguments.from_scratch, second_interrupt=signal.SIG_DFL)
+    if result is None:
+        return recipe.distributed.preemption_exit_code
+    subject.save(result, also=out)
+    say(f"{result.accuracy:.1%} on {result.test_examples} examples, after {result.steps} steps: {out}")
     return 0
 
 
@@ -109,18 +98,17 @@ def few(subject, recipe, out, arguments):
     """Few labels; the exit code."""
     import signal
 
-    from crate_jax.evaluation.few_labels import few_labels
-    from crate_jax.evaluation.training_figures import few_labels_figure
+    from crate_jax.evaluation import finetune
 
-    count = arguments.labels_per_class
-    results = few_labels(subject, recipe, out / f"labels_{count}", count, arguments.draws, signal.SIG_DFL)
-    if results is None:
+    result = finetune.few(
+        subject, recipe, out, arguments.labels_per_class, arguments.draws, second_interrupt=signal.SIG_DFL
+    )
+    if result is None:
         return recipe.distributed.preemption_exit_code
-    subject.write("few_labels.json", results, also=out)
-    subject.draw("few_labels.png", lambda: few_labels_figure(results), also=out)
+    subject.save(result, also=out)
     say(
-        f"{count} labels a class, {results['draws']} draws: pre-trained {results['pretrained']:.1%}, from scratch "
-        f"{results['from_scratch']:.1%}, raw pixels {results['raw_pixels']:.1%}"
+        f"{result.labels_per_class} labels a class, {result.draws} draws: pre-trained {result.pretrained:.1%}, from "
+        f"scratch {result.from_scratch:.1%}, raw pixels {result.raw_pixels:.1%}"
     )
     return 0
 

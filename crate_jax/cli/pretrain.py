@@ -51,7 +51,7 @@ def measuring_observers(program):
     Args:
         program: from `training.program.build_program`.
     """
-    from crate_jax.evaluation.evaluator import Evaluation, make_evaluator
+    from crate_jax.evaluation.monitor import Evaluation, make_evaluator
     from crate_jax.models.masked_autoencoder import CrateMae
     from crate_jax.training import observers
     from crate_jax.training.objective import channel_statistics

@@ -1,8 +1,12 @@
 """What is a network worth? Frozen features to a linear or nearest-neighbour classifier, fine-tuning, reconstruction.
 
-features              any layer and pooling of any network, by one name
-logistic_regression   the solver of the linear probe
-linear_probe          chooses layer, pooling and regularisation on a held-out part of the training set
-knn                   the weighted cosine nearest-neighbour classifier
-reconstruction        errors and figures of masked completion
+subject             what is evaluated, and where its results go
+features            any layer and pooling of any network, by one name
+feature_store       features of a whole split, in bounded memory
+solver              logistic regression at many strengths at once
+probe, few_shot     the linear probe: layer, pooling and strength chosen on held-out training examples
+knn                 the weighted cosine nearest-neighbour classifier
+masked_completion   masks, errors, PSNR and SSIM; `reconstruct` measures a split by them
+finetune            training on top of a network; `fine_tuning` and what stands beside it do the work
+results             the object that each returns, and the files made of it
 """

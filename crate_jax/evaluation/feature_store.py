@@ -4,9 +4,16 @@ Small results stay in memory, float32. Large ones are float16 in memory-mapped f
 they depend on (parameters, network, data, normalisation), so that the next command finds them.
 """
 
+import functools
+import getpass
 import hashlib
 import logging
+import math
+import os
 import pathlib
+import tempfile
+import time
+import uuid
 from typing import NamedTuple
 
 import jax
@@ -19,6 +26,7 @@ from crate_jax.distributed.mesh import make_mesh
 from crate_jax.distributed.sharding import batch_sharding, replicated
 from crate_jax.errors import UserError
 from crate_jax.evaluation.features import parse_features, several_features
+from crate_jax.operators.patches import image_shape
 from crate_jax.training.objective import normalise
 
 logger = logging.getLogger(__name__)
@@ -27,11 +35,13 @@ IN_MEMORY = 2**30  # bytes; more goes to disk
 PIXELS_A_BATCH = 2**22  # over the images of a device's batch
 
 RAW = "raw pixels"  # in the place of a feature's name
+RAW_SIDE = 32  # pixels at most: more would cost gigabytes and tell no more
+SECONDS = 10  # between lines of progress
 
 
 def batch_size_of(image_size, devices):
     """Images a batch: bounded in pixels, at most 256 a device, a multiple of the devices."""
-    return devices * max(1, min(256, PIXELS_A_BATCH // image_size**2))
+    return devices * max(1, min(256, PIXELS_A_BATCH // math.prod(image_shape(image_size))))
 
 
 def sample(settings, split, most):
@@ -109,7 +119,7 @@ def split_rows(subject, split, names, *, indices=None):
     if 4 * count * sum(lengths.values()) <= IN_MEMORY or jax.process_count() > 1:
         return _extract(subject, split, names, indices, _Memory(count, lengths))
     key = _key(subject, source, indices)
-    folder = pathlib.Path(subject.out) / "features"
+    folder = _local(subject.out) / "features"
     folder.mkdir(parents=True, exist_ok=True)
     paths = {name: folder / f"{key}-{name.replace('@', '-').replace(' ', '-')}.npy" for name in names}
     numbers = folder / f"{key}-labels-and-indices.npy"
@@ -121,12 +131,28 @@ def split_rows(subject, split, names, *, indices=None):
     return Rows({name: np.load(path, mmap_mode="r") for name, path in paths.items()}, *np.load(numbers))
 
 
+def _local(folder):
+    """Where memory-mapped files go: the folder itself, or for an object store a local one named by it."""
+    if "://" not in str(folder):
+        return pathlib.Path(folder)
+    name = hashlib.sha256(str(folder).encode()).hexdigest()[:16]
+    local = pathlib.Path(tempfile.gettempdir()) / f"crate_jax_{getpass.getuser()}" / name
+    logger.info("%s cannot be memory-mapped: features go to %s; TMPDIR names another disk", folder, local)
+    return local
+
+
+def evenly_spaced(count, most):
+    """At most `most` of the numbers below `count`, evenly spaced."""
+    return np.unique(np.linspace(0, max(count - 1, 0), min(count, most)).round().astype(int))
+
+
 def _lengths(subject, names):
     model = subject.model
-    image = jax.ShapeDtypeStruct((1, model.image_size, model.image_size, model.channels), np.float32)
+    shape = image_shape(model.image_size)
+    image = jax.ShapeDtypeStruct((1, *shape, model.channels), np.float32)
     known = tuple(name for name in names if name != RAW)
     shapes = jax.eval_shape(lambda image: several_features(model, subject.params, image, known), image)
-    pixels = model.image_size**2 * model.channels
+    pixels = math.prod(min(side, RAW_SIDE) for side in shape) * model.channels
     return {name: pixels if name == RAW else shapes[name].shape[1] for name in names}
 
 
@@ -136,7 +162,14 @@ def _key(subject, source, indices):
     irrelevant = {f"data.{leaf}" for leaf in leaves}
     data = {k: v for k, v in flatten(subject.config).items() if k.startswith("data.") and k not in irrelevant}
     which = "" if indices is None else hashlib.sha256(np.asarray(indices, np.int64).tobytes()).hexdigest()
-    words = (subject.identity, source.fingerprint, source.split, which, repr(sorted(data.items())))
+    words = (
+        f"raw pixels at {RAW_SIDE}",
+        subject.identity,
+        source.fingerprint,
+        source.split,
+        which,
+        repr(sorted(data.items())),
+    )
     return hashlib.sha256("\0".join(words).encode()).hexdigest()[:16]
 
 
@@ -165,6 +198,7 @@ class _Files:
 
     def __init__(self, count, lengths, paths, numbers):
         self._count, self._paths, self._numbers_path = count, paths, numbers
+        self._ending = f".{os.getpid()}-{uuid.uuid4().hex[:8]}.partial"  # two commands at once write two files
         self._mapped = {
             name: np.lib.format.open_memmap(self._partial(name), "w+", np.float16, (count, length))
             for name, length in lengths.items()
@@ -172,7 +206,7 @@ class _Files:
         self._numbers, self._filled = np.empty((2, count), np.int64), 0
 
     def _partial(self, name):
-        return self._paths[name].with_suffix(".partial")
+        return self._paths[name].with_suffix(self._ending)
 
     def add(self, features, label_B, index_B):
         end = self._filled + len(label_B)
@@ -182,41 +216,51 @@ class _Files:
         self._filled = end
 
     def done(self):
-        short = self._filled < self._count  # corrupt examples were left out
         for name, mapped in self._mapped.items():
             mapped.flush()
-            if short:
-                whole = np.load(self._partial(name), mmap_mode="r")[: self._filled]
-                np.save(self._partial(name).with_suffix(".short.npy"), whole)
-                self._partial(name).with_suffix(".short.npy").rename(self._partial(name))
-            self._partial(name).rename(self._paths[name])
-        np.save(self._numbers_path, self._numbers[:, : self._filled])
-        return None
+            if self._filled < self._count:  # corrupt examples were left out
+                rows_MxG = np.load(self._partial(name), mmap_mode="r")[: self._filled]
+                with self._partial(name).with_suffix(".short").open("wb") as file:
+                    np.save(file, rows_MxG)
+                self._partial(name).with_suffix(".short").replace(self._partial(name))
+            self._partial(name).replace(self._paths[name])
+        partial = self._numbers_path.with_suffix(self._ending)
+        with partial.open("wb") as file:
+            np.save(file, self._numbers[:, : self._filled])
+        partial.replace(self._numbers_path)
+
+
+@functools.partial(jax.jit, static_argnames=("model", "mean", "std", "names"))
+def _features_of_batch(params, batch, *, model, mean, std, names):
+    images_BxHxWxC = normalise(batch["image"], mean, std)
+    found = several_features(model, params, images_BxHxWxC, tuple(name for name in names if name != RAW))
+    if RAW in names:
+        height, width = (min(side, RAW_SIDE) for side in image_shape(model.image_size))
+        small = (len(images_BxHxWxC), height, width, model.channels)
+        found[RAW] = jax.image.resize(images_BxHxWxC, small, "linear").reshape(len(images_BxHxWxC), -1)
+    return found, batch["label"], batch["index"], batch["valid"]
 
 
 def _extract(subject, split, names, indices, keeper):
     model, mesh = subject.model, make_mesh(subject.config.mesh)
     size = batch_size_of(model.image_size, mesh.size)
-    spread = batch_sharding(mesh)
     # from the host: arrays on one device of a process do not go onto a mesh of several processes
     params = jax.device_put(jax.device_get(subject.params), replicated(mesh))
     mean, std = subject.statistics
-    known = tuple(name for name in names if name != RAW)
-
-    @jax.jit
-    def features_of(params, batch):
-        images_BxHxWxC = normalise(batch["image"], mean, std)
-        found = several_features(model, params, images_BxHxWxC, known)
-        if RAW in names:
-            found[RAW] = images_BxHxWxC.reshape(len(images_BxHxWxC), -1)
-        return found, batch["label"], batch["index"], batch["valid"]
-
-    batches = evaluation_batches(subject.config, split, model.image_size, model.channels, size, spread, indices=indices)
+    batches = evaluation_batches(
+        subject.config, split, model.image_size, model.channels, size, batch_sharding(mesh), indices=indices
+    )
+    count = subject.open_split(split).num_examples if indices is None else len(indices)
+    done, told = 0, time.monotonic()
     try:
         for batch in batches:
-            found, label_B, index_B, valid_B = _on_host(features_of(params, batch))
-            kept = {name: rows[valid_B] for name, rows in found.items()}
-            keeper.add(kept, label_B[valid_B], index_B[valid_B])
+            found = _features_of_batch(params, batch, model=model, mean=mean, std=std, names=tuple(names))
+            found, label_B, index_B, valid_B = _on_host(found)
+            keeper.add({name: rows[valid_B] for name, rows in found.items()}, label_B[valid_B], index_B[valid_B])
+            done += len(valid_B)
+            if time.monotonic() - told > SECONDS:
+                told = time.monotonic()
+                logger.info("features of %s, %s: %d of %d examples", subject.source, split, min(done, count), count)
     finally:
         batches.close()
     return keeper.done()

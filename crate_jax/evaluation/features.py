@@ -1,14 +1,15 @@
-"""Features of a frozen network, by one name everywhere: POOLING@LAYER, such as `cells@2`, `mean@12`, `cls@last`.
+"""Features of a frozen network, by one name everywhere: POOLING@LAYER, such as `cells@encoder_01`, `cls@last`.
 
     cls     the class token
     mean    the mean of the patch tokens
     cells   the patch grid cut into 4 x 4 cells (3 x 3 if it has fewer than 8 rows), each cell's mean, concatenated
 
-Layer k is what the k-th encoder layer gives on, counted from 1; `last` is after the encoder's final norm. Nothing is
+Layers are `encoder_00` (the first) and so on: their output; `last` is after the encoder's final norm. Nothing is
 masked.
 """
 
 import functools
+import re
 
 import jax
 import jax.numpy as jnp
@@ -21,27 +22,53 @@ POOLINGS = ("cls", "mean", "cells")
 
 
 def parse_features(name, depth):
-    """A name into (pooling, layer); the layer is None for `last`.
+    """A name into (pooling, layer); the layer is `last` or such as `encoder_03`.
 
     Raises:
         UserError: no such pooling, or no such layer in a network of `depth` encoder layers.
     """
     pooling, at, layer = str(name).partition("@")
-    if pooling not in POOLINGS or not at or not (layer == "last" or layer.isdigit()):
+    if pooling in POOLINGS and layer.isdigit():
+        new = f"{pooling}@encoder_{max(int(layer) - 1, 0):02d}"
+        raise UserError(f"--features={name}: layers are counted from 0 and named; write {new} for what {name} was.")
+    if pooling not in POOLINGS or not at or not (layer == "last" or re.fullmatch(r"encoder_\d\d+", layer)):
         raise UserError(
-            f"--features={name}: write POOLING@LAYER with a pooling of {', '.join(POOLINGS)}, as in cells@2."
+            f"--features={name}: write POOLING@LAYER with a pooling of {', '.join(POOLINGS)} and a layer such as "
+            f"encoder_01 or last, as in cells@encoder_01."
         )
-    if layer == "last":
-        return pooling, None
-    if not 1 <= int(layer) <= depth:
-        raise UserError(f"--features={name}: the encoder has layers 1 to {depth}, and last.")
-    return pooling, int(layer)
+    if layer != "last" and int(layer.removeprefix("encoder_")) >= depth:
+        raise UserError(f"--features={name}: the encoder has layers encoder_00 to encoder_{depth - 1:02d}, and last.")
+    return pooling, layer
 
 
 def candidate_names(depth, poolings=POOLINGS, most=6):
-    """Names of every pooling at up to `most` layers, evenly spread; the deepest is `last`."""
-    layers = sorted({round(depth * (i + 1) / min(most, depth)) for i in range(min(most, depth))})
-    return [f"{pooling}@{layer}" for layer in [*layers[:-1], "last"] for pooling in poolings]
+    """Names of every pooling at up to `most` layers, evenly spaced; the deepest is `last`."""
+    count = min(most, depth)
+    layers = sorted({round(depth * (i + 1) / count) - 1 for i in range(count)})
+    names = [*(f"encoder_{layer:02d}" for layer in layers[:-1]), "last"]
+    return [f"{pooling}@{layer}" for layer in names for pooling in poolings]
+
+
+def check_images(model, images_BxHxWxC):
+    """Refuses images that are not what `preprocess` makes, or that the patch does not divide.
+
+    Args:
+        model: the network.
+        images_BxHxWxC: normalised images.
+
+    Raises:
+        UserError: integers, or a shape that does not fit.
+    """
+    shape, dtype = np.shape(images_BxHxWxC), jnp.result_type(images_BxHxWxC)
+    advice = "`preprocess` of crate_jax.from_pretrained(...) makes what the network takes"
+    if not jnp.issubdtype(dtype, jnp.floating):
+        raise UserError(f"images of {dtype}: the network takes normalised floats, not pixels; {advice}.")
+    if len(shape) != 4 or shape[3] != model.channels:
+        raise UserError(f"images of shape {shape}: the network takes B x H x W x {model.channels}; {advice}.")
+    if shape[1] % model.patch_size or shape[2] % model.patch_size or not shape[1] or not shape[2]:
+        raise UserError(
+            f"images of {shape[1]} x {shape[2]} pixels are not divisible into patches of {model.patch_size}; {advice}."
+        )
 
 
 def cell_matrix(size):
@@ -77,7 +104,7 @@ def pool(tokens_BxTxD, pooling, grid):
     patches_BxRxCxD = tokens_BxTxD[:, 1:].reshape(-1, rows, columns, tokens_BxTxD.shape[-1])
     by_row, by_column = cell_matrix(rows), cell_matrix(columns)
     cells = jnp.einsum("ar,bc,Brcd->Babd", by_row, by_column, patches_BxRxCxD, precision="highest")
-    return cells.reshape(len(cells), -1)
+    return cells.reshape(cells.shape[0], -1)
 
 
 @functools.partial(jax.jit, static_argnums=(0, 3))
@@ -104,7 +131,7 @@ def several_features(model, params, images_BxHxWxC, names):
         output, layers = trace(model, params, images_BxHxWxC)
 
     def tokens(layer):
-        return output.latent_BxTxD if layer is None else layers[f"encoder_{layer - 1:02d}"]["output"]
+        return output.latent_BxTxD if layer == "last" else layers[layer]["output"]
 
     return {name: pool(tokens(layer), pooling, grid) for name, (pooling, layer) in parsed.items()}
 
@@ -115,13 +142,14 @@ def extract_features(model, params, images_BxHxWxC, features="mean@last"):
     Args:
         model: from `create_model`, or of a run.
         params: its parameters.
-        images_BxHxWxC: normalised as in training; any size that the patch divides.
-        features: POOLING@LAYER.
+        images_BxHxWxC: normalised as in training (`Pretrained.preprocess`); any size that the patch divides.
+        features: POOLING@LAYER, such as "mean@last" or "cells@encoder_01".
 
     Returns:
         features_BxG, f32.
 
     Raises:
-        UserError: no such pooling, or no such layer.
+        UserError: no such pooling or layer; images of integers or of a shape that does not fit.
     """
+    check_images(model, images_BxHxWxC)
     return several_features(model, params, jnp.asarray(images_BxHxWxC), (features,))[features]

@@ -11,7 +11,8 @@ import numpy as np
 from crate_jax.config import flatten, override
 from crate_jax.evaluation.feature_store import RAW, labelled, split_features
 from crate_jax.evaluation.fine_tuning import compose, drawn_examples, fine_tune
-from crate_jax.evaluation.linear_probe import choose, compact_labels, fit_and_score
+from crate_jax.evaluation.probe import choose, compact_labels
+from crate_jax.evaluation.solver import fit
 
 
 def few_labels(subject, recipe, out, labels_per_class, draws, second_interrupt=None):
@@ -58,7 +59,6 @@ def few_labels(subject, recipe, out, labels_per_class, draws, second_interrupt=N
         "by_draw": scores,
         "test_examples": results["test_examples"],
         "head_only": head_only,
-        "of": subject.source,
     }
 
 
@@ -77,7 +77,7 @@ def raw_pixels(subject, config):
     )
     train_N, test_M, count = compact_labels(label_N, test_label_M)
     chosen = choose(train, train_N, count)
-    return fit_and_score(train[RAW], train_N, test[RAW], test_M, chosen.C, count)
+    return fit(train[RAW], train_N, chosen.C, count).accuracy(test[RAW], test_M)
 
 
 def _data_leaves(config):

@@ -1,14 +1,13 @@
-"""The linear probe with few labels: K examples a class are drawn, C is chosen among them, no other label is seen.
+"""The linear probe with few labels: layer, pooling and C are chosen within K examples per class.
 
-Layer and pooling are those of the full probe: among five examples a class there is nothing to choose them by. The first
-five of a draw's ten are the draw of five, and every network and the raw pixels get the same examples.
+No other label is seen. The first five of a draw's ten are the draw of five, and every network and the raw pixels get
+the same examples.
 """
 
 import numpy as np
 
 from crate_jax.errors import UserError
-from crate_jax.evaluation.linear_probe import REGULARISATIONS, ROUGH, Classifier
-from crate_jax.evaluation.logistic_regression import BY_VALUES, LogisticRegression, in_their_span, predict, standardise
+from crate_jax.evaluation.solver import ROUGH, fit, make_design, predictions, solve
 
 SHOTS = (5, 10)
 DRAWS = 5
@@ -16,7 +15,7 @@ FOLDS = 5
 
 
 def drawn(label_N, most, draw):
-    """Examples of each class, in the order of drawing.
+    """Examples of each class, in the order of drawing; every K-per-class sample comes from here.
 
     Args:
         label_N: integers, 0 <= label < K.
@@ -47,49 +46,45 @@ def possible(label_N, shots):
     return tuple(shots or (one for one in SHOTS if one <= fewest))
 
 
-def few_shot(train_NxG, train_label_N, test_MxG, test_label_M, num_classes, *, shots, draws=DRAWS):
-    """Accuracies on the test set.
+def few_shot_classifiers(train, label_N, num_classes, Cs, *, shots, draws=DRAWS):
+    """Classifiers of a few examples.
 
     Args:
-        train_NxG, train_label_N: the training set; labels from 0, all that there are.
-        test_MxG, test_label_M: the test set.
+        train: dictionary from name to features_NxG of the training set; one of the names is chosen in each draw.
+        label_N: integers, 0 <= label < num_classes; only those of the drawn examples are used.
         num_classes: K.
+        Cs: strengths to choose from, ascending.
         shots: examples a class, several numbers.
         draws: how often they are drawn.
 
     Returns:
-        Dictionary from shots to a list of accuracies, one a draw.
+        Dictionary from shots to a list of (name, Classifier), one a draw.
     """
     found = {one: [] for one in shots}
     for draw in range(draws if shots else 0):
-        index_KxM = drawn(train_label_N, max(shots), draw)
-        # rows of the largest number of shots, and weights, for all of them: one compilation
-        index_M = np.sort(index_KxM, None)
-        rank_M = np.full(len(index_M), max(shots))
-        rank_M[np.searchsorted(index_M, index_KxM)] = np.arange(max(shots))
+        index_KxM = drawn(label_N, max(shots), draw)
         for one in shots:
-            classifier = _fit(np.asarray(train_NxG[index_M]), train_label_N[index_M], rank_M, one, num_classes)
-            found[one].append(classifier.accuracy(test_MxG, test_label_M))
+            index_M, rank_M = np.sort(index_KxM[:, :one], None), np.empty(num_classes * one, int)
+            rank_M[np.searchsorted(index_M, index_KxM[:, :one])] = np.arange(one)
+            found[one].append(_fit(train, index_M, label_N[index_M], rank_M, num_classes, Cs))
     return found
 
 
-def _fit(rows_MxG, label_M, rank_M, shots, num_classes):
-    """A classifier of the examples of rank below `shots`; C by a part of each class held out in turn.
-
-    Means and deviations are those of all of them, held out or not: they need no labels.
-    """
-    drawn_M = rank_M < shots
-    x_MxG, mean_G, scale_G = standardise(rows_MxG, drawn_M)
-    basis, x_MxG = in_their_span(x_MxG)  # once, not for each part held out
-    folds, right = min(FOLDS, shots), np.zeros(len(REGULARISATIONS))
-    for fold in range(folds if folds > 1 else 0):
-        kept_M = drawn_M & (rank_M % folds != fold)
-        problem = LogisticRegression(x_MxG, label_M, kept_M, num_classes)
-        for number, regularisation in enumerate(REGULARISATIONS):  # each from the solution before
-            predicted_M = np.asarray(predict(problem.fit(regularisation, **ROUGH), x_MxG))
-            right[number] += np.sum((predicted_M == label_M) & drawn_M & ~kept_M)
-    problem = LogisticRegression(x_MxG, label_M, drawn_M, num_classes)
-    solution = problem.fit(REGULARISATIONS[int(np.argmax(right))], tolerance=BY_VALUES)
-    if basis is not None:
-        solution = solution | {"kernel": basis @ solution["kernel"]}
-    return Classifier(solution, mean_G, scale_G)
+def _fit(train, index_M, label_M, rank_M, num_classes, Cs):
+    """(name, classifier) of the drawn examples; name and C by a part of each class held out in turn."""
+    folds = min(FOLDS, rank_M.max() + 1)
+    designs = {name: make_design(np.asarray(rows_NxG[index_M], np.float32)) for name, rows_NxG in train.items()}
+    right = {}
+    if folds > 1:
+        weight_FxM = np.stack([rank_M % folds != fold for fold in range(folds)])
+        weight_PxM = np.repeat(weight_FxM, len(Cs), 0)
+        for name, design in designs.items():
+            solved = solve(design, label_M, num_classes, [*Cs] * folds, weight_PxM, tolerance=ROUGH, max_iterations=100)
+            right_PxM = (predictions(design, solved) == label_M) & ~weight_PxM
+            for C, count in zip(Cs, right_PxM.reshape(folds, len(Cs), -1).sum((0, 2)), strict=True):
+                right[name, C] = int(count)
+    else:  # nothing can be held out: the middle of what there is
+        names = list(train)
+        right = {(names[len(names) // 2], Cs[len(Cs) // 2]): 0}
+    name, C = max(right, key=right.get)
+    return name, fit(None, label_M, C, num_classes, design=designs[name])

@@ -10,6 +10,8 @@ COLOURS = ("#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#d55e00")  # 
 MARKERS = ("o", "s", "^", "D", "v", "P")
 SYMBOL = re.compile(r"\$[RUYZ][_^][a-z]\$")  # what a figure of ours writes as a formula, such as $R^c$
 REMOVED = 0.5  # what stands for a removed patch in a picture
+POINTS = 2000  # examples of a scatter plot, evenly spaced
+CLASSES = 24  # that have a colour and a marker of their own; of more, the first
 
 
 def plain_names(figure):
@@ -82,13 +84,14 @@ def _family_with(letters):
     return next((name for name, file in fonts if letters <= _letters_of(file)), None)
 
 
-def image_grid(rows, titles, caption):
+def image_grid(rows, titles, caption, names=None):
     """A figure of images: a row an example, a title a column.
 
     Args:
         rows: a list of lists of H x W x C arrays, 0 to 1; C is 1 or 3.
         titles: one a column.
         caption: a line below.
+        names: one a row; None is none.
 
     Returns:
         A matplotlib figure.
@@ -96,14 +99,13 @@ def image_grid(rows, titles, caption):
     from matplotlib.figure import Figure
 
     side = 1.5
-    figure = Figure(figsize=(side * len(titles) + 0.2, side * len(rows) + 0.7), layout="constrained")
+    figure = Figure(figsize=(side * len(titles) + 0.6, side * len(rows) + 0.7), layout="constrained")
     axes = figure.subplots(len(rows), len(titles), squeeze=False)
-    for axes_of_row, images in zip(axes, rows, strict=True):
+    for number, (axes_of_row, images) in enumerate(zip(axes, rows, strict=True)):
         for axis, image in zip(axes_of_row, images, strict=True):
-            gray = image.shape[-1] == 1
-            axis.imshow(image[..., 0] if gray else image, cmap="gray" if gray else None, vmin=0, vmax=1)
-            axis.set_xticks([])
-            axis.set_yticks([])
+            put_picture(axis, image)
+        if names:
+            axes_of_row[0].set_ylabel(shortened(names[number], 18), fontsize=8)
     for axis, title in zip(axes[0], titles, strict=True):
         axis.set_title(title, fontsize=9)
     figure.supxlabel(caption, fontsize=8)
@@ -138,4 +140,70 @@ def curves(lines, xlabel, ylabels):
         axis.set_ylabel(label)
         axis.grid(alpha=0.3)
     axes[0].legend(fontsize=8)
+    return figure
+
+
+def put_picture(axis, image_HxWxC):
+    """An image without ticks; one channel is gray."""
+    gray = image_HxWxC.shape[-1] == 1
+    axis.imshow(image_HxWxC[..., 0] if gray else image_HxWxC, cmap="gray" if gray else None, vmin=0, vmax=1)
+    axis.set_xticks([])
+    axis.set_yticks([])
+    axis.spines[:].set_visible(False)
+
+
+def shortened(text, most):
+    """A text cut to a length."""
+    return text if len(text) <= most else text[: most - 1] + "…"
+
+
+def principal_plane(features_NxG):
+    """The plane of largest variance.
+
+    Args:
+        features_NxG: features.
+
+    Returns:
+        (coordinates_Nx2, share_2 of the variance). Each component points to where its largest entry is positive.
+    """
+    centred_NxG = features_NxG - features_NxG.mean(0, dtype=np.float64)
+    u_NxR, s_R, v_RxG = np.linalg.svd(centred_NxG, full_matrices=False)
+    kept = min(2, len(s_R))
+    sign = np.sign(v_RxG[np.arange(kept), np.abs(v_RxG[:kept]).argmax(1)])
+    coordinates_Nx2 = np.zeros((len(features_NxG), 2))
+    coordinates_Nx2[:, :kept] = u_NxR[:, :kept] * s_R[:kept] * sign
+    share_2 = np.zeros(2)
+    share_2[:kept] = s_R[:kept] ** 2 / max(np.sum(s_R**2), 1e-30)
+    return coordinates_Nx2, share_2
+
+
+def scatter_figure(features_NxG, label_N, called, caption):
+    """A point an example.
+
+    Args:
+        features_NxG: features; of more than `POINTS`, evenly spaced ones are drawn.
+        label_N: integers, -1 where there is none.
+        called: a function from a label to its name.
+        caption: the title.
+
+    Returns:
+        A matplotlib figure.
+    """
+    from matplotlib.figure import Figure
+
+    shown = np.unique(np.linspace(0, len(label_N) - 1, POINTS).round().astype(int))
+    xy_Nx2, share_2 = principal_plane(np.asarray(features_NxG[shown], np.float32))
+    figure = Figure(figsize=(6.6, 4.6), layout="constrained")
+    axis = figure.subplots()
+    for number, label in enumerate(np.unique(label_N[shown])[:CLASSES]):
+        of_class = xy_Nx2[label_N[shown] == label]
+        colour, marker = COLOURS[number % len(COLOURS)], MARKERS[(number + number // len(COLOURS)) % len(MARKERS)]
+        name = called(label) if label >= 0 else "no label"
+        axis.scatter(*of_class.T, s=14, color=colour, marker=marker, alpha=0.7, linewidths=0, label=name)
+    axis.set_xlabel(f"first principal component, {share_2[0]:.0%} of the variance", fontsize=9)
+    axis.set_ylabel(f"second, {share_2[1]:.0%}", fontsize=9)
+    axis.set_title(caption, fontsize=10)
+    axis.tick_params(labelsize=8)
+    axis.grid(alpha=0.25)
+    figure.legend(loc="outside right upper", fontsize=8, frameon=False)
     return figure

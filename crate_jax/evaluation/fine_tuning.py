@@ -15,6 +15,7 @@ import logging
 import jax
 import jax.numpy as jnp
 import numpy as np
+from etils import epath
 
 from crate_jax.config import flatten, given, model_overrides, override
 from crate_jax.config_schema import LEAVES
@@ -25,9 +26,10 @@ from crate_jax.distributed.sharding import batch_sharding, check_batch
 from crate_jax.errors import UserError
 from crate_jax.evaluation.classification import Classification, layer_rates, pretrained_start
 from crate_jax.evaluation.feature_store import batch_size_of
-from crate_jax.evaluation.head_only import HeadOnly, check_head_only, fold_normalisation, head_factors
+from crate_jax.evaluation.head_only import HeadOnly, check_head_only, fold_normalisation, head_factors, save_classifier
 from crate_jax.models.registry import create_model, for_platform, model_class
 from crate_jax.training.objective import channel_statistics, normalise
+from crate_jax.training.observers import on_one_device
 from crate_jax.training.program import build_program
 from crate_jax.training.run import run_training
 
@@ -257,6 +259,7 @@ def fine_tune(config, out, encoder=None, second_interrupt=None):
     params = outcome.state.params if outcome.state.ema is None else outcome.state.ema
     if head_only:
         params = fold_normalisation(model, params, config, indices)
+        save_classifier(on_one_device(program.mesh)(params), model, config, epath.Path(out))
     share, seen = accuracy(model, params, config, config.data.validation_split)
     return outcome, {
         "accuracy": share,

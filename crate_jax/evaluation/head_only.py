@@ -7,21 +7,25 @@ has a running mean of them), folded into the head: W / sigma and b - (mu / sigma
 """
 
 import dataclasses
+import tempfile
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from etils import epath
 
-from crate_jax.config import flatten
+from crate_jax.config import flatten, model_overrides
 from crate_jax.data.pipeline import evaluation_batches
 from crate_jax.distributed.mesh import make_mesh
 from crate_jax.distributed.sharding import batch_sharding
 from crate_jax.errors import UserError
 from crate_jax.evaluation.feature_store import batch_size_of
+from crate_jax.interop.checkpoint_file import MODEL, ParamsCheckpoint, write_folder
 from crate_jax.training.objective import channel_statistics, normalise
 
+CLASSIFIER = "classifier"  # in a workdir: the folded network
 EPSILON = 1e-6  # of the variance, as in Meta's code
 
 
@@ -131,3 +135,23 @@ def fold_normalisation(model, params, config, indices=None):
     return params | {
         name: jax.device_put(value.astype(np.float32), params[name].sharding) for name, value in placed.items()
     }
+
+
+def save_classifier(params, model, config, workdir):
+    """Writes the folded classifier beside the checkpoints, which hold the head of normalised features that training
+    resumes with; whoever opens the workdir gets this one.
+
+    Args:
+        params: from `fold_normalisation`, on one device.
+        model, config: the classifier and its config.
+        workdir: an `epath.Path`.
+    """
+    if jax.process_index():
+        return
+    checkpoint = ParamsCheckpoint(model, params, config.model.name, model_overrides(config))
+    with tempfile.TemporaryDirectory() as draft:
+        write_folder(checkpoint, draft)
+        target = workdir / CLASSIFIER
+        target.mkdir(parents=True, exist_ok=True)
+        for file in sorted(epath.Path(draft).iterdir(), key=lambda file: file.name == MODEL):  # what names it is last
+            file.copy(target / file.name, overwrite=True)

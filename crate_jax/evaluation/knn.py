@@ -5,15 +5,25 @@
 Ties of the vote go to the smaller class, ties of the cosine to the earlier example.
 """
 
+import dataclasses
 import functools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from crate_jax.errors import UserError
+from crate_jax.evaluation.accuracy_figures import SHOWN, neighbours_figure
+from crate_jax.evaluation.feature_store import check_labels, evenly_spaced, labelled, split_features, split_rows
+from crate_jax.evaluation.features import candidate_names
+from crate_jax.evaluation.figures import shortened
+from crate_jax.evaluation.pictures import picture_features, read_pictures, split_pictures
+from crate_jax.evaluation.probe import CHOSEN_ON, compact_labels, held_out_mask, interval_of, picture_data
+from crate_jax.evaluation.results import Result
 
 NEIGHBOURS, TEMPERATURE = 20, 0.07
+DRAWN = 8  # neighbours a row of the figure
 
 
 @functools.partial(jax.jit, static_argnames=("k",))
@@ -96,3 +106,156 @@ def predict(train_NxG, train_label_N, test_QxG, *, k=NEIGHBOURS, temperature=TEM
     num_classes = int(np.max(train_label_N)) + 1
     label_QxK = np.asarray(train_label_N)[index_QxK]
     return votes(cosine_QxK, label_QxK, temperature=temperature, num_classes=num_classes).argmax(1)
+
+
+@dataclasses.dataclass(frozen=True)
+class Bank:
+    """The training examples that vote.
+
+    Attributes:
+        subject: a `Subject`.
+        train: `Rows` of its training split.
+        train_N: their labels, numbered from 0 by the classes that there are.
+        features: POOLING@LAYER.
+        k, temperature: neighbours that vote, and T.
+    """
+
+    subject: Any
+    train: Any
+    train_N: np.ndarray
+    features: str
+    k: int
+    temperature: float
+
+    @property
+    def class_C(self):
+        """The label of each class that votes."""
+        return np.unique(self.train.label_N)
+
+    def look_up(self, test_QxG):
+        """(shares of the vote QxC, cosine_QxK, row_QxK of the neighbours)."""
+        cosine_QxK, row_QxK = nearest(self.train.features[self.features], test_QxG, k=self.k)
+        voters = {"temperature": self.temperature, "num_classes": len(self.class_C)}
+        return votes(cosine_QxK, self.train_N[row_QxK], **voters), cosine_QxK, row_QxK
+
+    def pictures(self, row_QxK):
+        """The first neighbours of each query, as far as they are drawn: QxKxHxWxC."""
+        row_QxK = row_QxK[:, :DRAWN]
+        split = self.subject.config.data.train_split
+        images = split_pictures(self.subject, split, self.train.index_N[row_QxK.ravel()])
+        return images.reshape(*row_QxK.shape, *images.shape[1:])
+
+
+def knn(subject, *, features=None, k=NEIGHBOURS, temperature=TEMPERATURE, pictures=None):
+    """Runs the classifier.
+
+    Args:
+        subject: a `Subject`.
+        features: POOLING@LAYER; None is what `probe` chose for these parameters, else the best on a held-out part of
+            the training set.
+        k, temperature: neighbours that vote, and T.
+        pictures: of `--images=`: they take the place of the held-out split.
+
+    Returns:
+        A `Result`; its numbers are what `knn.json` holds.
+
+    Raises:
+        UserError: no such split, layer or picture, no labels, one class only, fewer examples than k.
+    """
+    if temperature <= 0:
+        raise UserError(f"--temperature={temperature:g}: give a number above 0.")
+    settings, model, own = subject.config.data, subject.model, None
+    if pictures is not None:  # first: what cannot be read is told at once
+        own = read_pictures(pictures, subject.config, model.image_size, model.channels)
+    else:
+        subject.open_split(settings.validation_split)
+    features = features or subject.best_features() or choose_features(subject, k=k, temperature=temperature)
+    train = split_rows(subject, settings.train_split, (features,), indices=labelled(settings, settings.train_split))
+    check_labels(train.label_N, subject, settings.train_split)
+    train_N, _, count = compact_labels(train.label_N, train.label_N)
+    if count < 2:
+        raise UserError("the training examples have 1 class; a classifier needs two or more.")
+    bank = Bank(subject, train, train_N, features, k, temperature)
+    results = {"k": k, "temperature": temperature, "features": features, "train_examples": len(train_N)}
+    if own is not None:
+        said, draw = _of_pictures(bank, *own)
+        results |= {"images": said} | subject.stamp(data=picture_data(own[0]))
+        return Result("knn", results, {"images": said}, {"knn": draw})
+    test = split_rows(
+        subject, settings.validation_split, (features,), indices=labelled(settings, settings.validation_split)
+    )
+    check_labels(test.label_N, subject, settings.validation_split)
+    _, test_M, _ = compact_labels(train.label_N, test.label_N)
+    share_MxC, _, row_MxK = bank.look_up(test.features[features])
+    accuracy = float(np.mean(share_MxC.argmax(1) == test_M))
+    results = {"accuracy": accuracy, "interval": interval_of(accuracy, len(test_M))} | results
+    results |= {"test_examples": len(test_M)} | subject.stamp(settings.validation_split, len(test_M))
+    draw = functools.partial(_of_the_test_set, bank, test, share_MxC, row_MxK, results)
+    return Result("knn", results, {}, {"knn": draw})
+
+
+def _of_the_test_set(bank, test, share_MxC, row_MxK, results):
+    """Examples from all over the test split, neither the best nor the worst."""
+    shown, called = evenly_spaced(len(test.label_N), SHOWN), _namer(bank)
+    images = split_pictures(bank.subject, bank.subject.config.data.validation_split, test.index_N[shown])
+    neighbours, rows = bank.pictures(row_MxK[shown]), []
+    for number, place in enumerate(shown):
+        label, winner = test.label_N[place], bank.class_C[share_MxC[place].argmax()]
+        verdict = "✓" if winner == label else f"✗ predicted {called(winner)}\n"
+        labels = bank.train.label_N[row_MxK[place]]
+        cells = zip(neighbours[number], map(called, labels), labels == label, strict=False)
+        title = f"{called(label)}\n{verdict} {share_MxC[place].max():.0%} of the vote"
+        rows.append({"image": images[number], "title": title, "neighbours": [(a, b, bool(c)) for a, b, c in cells]})
+    caption = (
+        f"{results['accuracy']:.1%} of {results['test_examples']} test examples by {results['features']}, "
+        f"k = {results['k']}; evenly spaced ones are shown, ✗ and a frame: another class"
+    )
+    return neighbours_figure(rows, caption)
+
+
+def _of_pictures(bank, images_BxHxWxC, names):
+    """(what `knn.json` says of a person's own pictures, a function that draws the figure)."""
+    called = _namer(bank)
+    share_BxC, cosine_BxK, row_BxK = bank.look_up(picture_features(bank.subject, images_BxHxWxC, bank.features))
+    rows, said = [], []
+    drawn = bank.pictures(row_BxK[:SHOWN])
+    for number, name in enumerate(names):
+        order = [place for place in np.argsort(-share_BxC[number], kind="stable") if share_BxC[number, place] > 0]
+        votes = {called(bank.class_C[place]): float(share_BxC[number, place]) for place in order}
+        winner, near = next(iter(votes)), row_BxK[number]
+        near_called = [called(label) for label in bank.train.label_N[near]]
+        neighbours = [
+            {"index": int(bank.train.index_N[row]), "class": one, "cosine": float(cosine)}
+            for row, one, cosine in zip(near, near_called, cosine_BxK[number], strict=True)
+        ]
+        said.append({"name": name, "prediction": winner, "votes": votes, "neighbours": neighbours})
+        if number < SHOWN:
+            title = f"{shortened(name, 22)}\n{winner}, {votes[winner]:.0%} of the vote"
+            cells = [(image, one, None) for image, one in zip(drawn[number], near_called, strict=False)]
+            rows.append({"image": images_BxHxWxC[number] / 255, "title": title, "neighbours": cells})
+    return said, lambda: neighbours_figure(rows, f"neighbours by {bank.features}; all {bank.k} vote")
+
+
+def _namer(bank):
+    settings = bank.subject.config.data
+    return bank.subject.class_names(settings.train_split, settings.validation_split)
+
+
+def choose_features(subject, *, k, temperature):
+    """The features with the best accuracy on a held-out part of the training set.
+
+    Raises:
+        UserError: as `knn`.
+    """
+    settings = subject.config.data
+    names = tuple(candidate_names(subject.model.depth))
+    train, label_N = split_features(
+        subject, settings.train_split, names, indices=labelled(settings, settings.train_split, CHOSEN_ON)
+    )
+    check_labels(label_N, subject, settings.train_split)
+    held_N = held_out_mask(label_N)
+    accuracy = {}
+    for name, rows_NxG in train.items():
+        predicted = predict(rows_NxG[~held_N], label_N[~held_N], rows_NxG[held_N], k=k, temperature=temperature)
+        accuracy[name] = np.mean(predicted == label_N[held_N])
+    return max(accuracy, key=accuracy.get)

@@ -4,6 +4,7 @@ import dataclasses
 import functools
 import hashlib
 import json
+import logging
 from typing import Any
 
 import flax
@@ -11,17 +12,29 @@ import jax
 import numpy as np
 from etils import epath
 
-from crate_jax.config import load_config, model_overrides, override
+from crate_jax.config import default_config, load_config, model_overrides, override
 from crate_jax.config_schema import LEAVES
+from crate_jax.data.sources import open_source
 from crate_jax.distributed.jax_settings import check_jax_settings
 from crate_jax.errors import UserError
-from crate_jax.evaluation.figures import save_figure
-from crate_jax.interop.checkpoint_file import open_checkpoint
+from crate_jax.evaluation.head_only import CLASSIFIER
+from crate_jax.evaluation.pictures import class_namer
+from crate_jax.evaluation.results import read_result, suffix_of, write_text
+from crate_jax.interop.checkpoint_file import MODEL, open_checkpoint
 from crate_jax.interop.tensor_files import check_finite
 from crate_jax.interop.torch_checkpoint import given, read_params
 from crate_jax.models.registry import boxed_shapes, create_model, init_params
+from crate_jax.training.checkpoint import Checkpoints
 from crate_jax.training.objective import channel_statistics
-from crate_jax.training.run_folder import load, read_config
+from crate_jax.training.run_folder import RunFolder, load, read_config
+from crate_jax.version import __version__
+
+logger = logging.getLogger(__name__)
+
+# a file's tensors hold these: a config file does not contradict them, only the command line can
+HELD = ("width", "depth", "decoder_depth", "decoder_width", "patch_size", "channels", "image_size", "table_image_size")
+HEADS = ("num_heads", "decoder_num_heads")  # they follow from an official width
+OF_CLASSIFIERS = ("num_classes", "drop_path", "pooling")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,7 +45,9 @@ class Subject:
         model, params: the network; parameters on the host or one device.
         config: its data set, seed and mesh.
         out: the folder of results, an `epath.Path`.
-        source: what the results say they are of: a workdir or a file.
+        source: a workdir or a file.
+        step: of the checkpoint; None where that is not known.
+        own_data: (data set, held-out split) of the run; None for a file.
     """
 
     model: Any
@@ -40,6 +55,8 @@ class Subject:
     config: Any
     out: Any
     source: str
+    step: int | None = None
+    own_data: tuple | None = None
 
     @functools.cached_property
     def identity(self):
@@ -56,24 +73,63 @@ class Subject:
 
     def untrained(self):
         """The same network with the parameters that its seed begins with."""
-        return dataclasses.replace(
-            self, params=init_params(self.model, jax.random.key(self.config.seed)), source=f"{self.source}, untrained"
-        )
+        fresh = init_params(self.model, jax.random.key(self.config.seed))
+        return dataclasses.replace(self, params=fresh, source=f"{self.source}, untrained", step=0)
 
-    def write(self, name, results, also=None):
-        """Writes results as JSON into the folder (and another one), whole or not at all; the first process does."""
-        for folder in {self.out, also or self.out} if jax.process_index() == 0 else ():
-            folder.mkdir(parents=True, exist_ok=True)
-            partial = folder / f".{name}.partial"
-            partial.write_text(json.dumps(results, indent=2) + "\n")
-            partial.replace(folder / name)
+    def open_split(self, split):
+        """The examples of a split of the subject's data set."""
+        settings = self.config.data
+        return open_source(settings.name, split, settings.data_dir)
 
-    def draw(self, name, make_figure, also=None):
-        """Writes what `make_figure` returns into the folder's `figures` (and another's); the first process does."""
+    def class_names(self, *splits):
+        """A function from a label of these splits to its class's name, or the number where classes have none."""
+        return class_namer(*map(self.open_split, splits))
+
+    def stamp(self, split=None, examples=None, *, data=None):
+        """What every result file says it is of.
+
+        Args:
+            split: of the subject's data set.
+            examples: how many were used; None is all.
+            data: in place of the split.
+        """
+        if data is None:
+            opened = self.open_split(split)
+            count = opened.num_examples if examples is None else examples
+            data = {"name": opened.name, "split": split, "fingerprint": opened.fingerprint, "examples": count}
+        source = {"path": self.source, "step": self.step, "parameters": self.identity}
+        return {"data": data, "source": source, "version": __version__}
+
+    def save(self, result, *, also=None):
+        """Writes a `Result` into the folder, under a name that says the data set where it is another's.
+
+        Args:
+            result: a `Result`.
+            also: a folder of this result's own, where it has its plain name.
+
+        Returns:
+            The path of the JSON file.
+        """
+        if also is not None:
+            file = result.save(also)
+            if file.parent == self.out:
+                return file
+        existing = read_result(self.out / f"{result.kind}.json") if self.own_data is None else None
+        return result.save(self.out, suffix=suffix_of(result.numbers["data"], self.own_data, existing))
+
+    def write(self, name, results):
+        """Writes results as JSON into the folder, whole or not at all; the first process does."""
         if jax.process_index() == 0:
-            figure = make_figure()
-            for folder in {self.out, also or self.out}:
-                save_figure(figure, folder / "figures" / name)
+            write_text(self.out / name, json.dumps(results, indent=2) + "\n")
+
+    def best_features(self):
+        """The features that `probe` chose for these parameters, or None."""
+        for file in sorted(self.out.glob("probe*.json")) if self.out.exists() else ():
+            found = read_result(file)
+            if found.get("chosen") and found.get("source", {}).get("parameters") == self.identity:
+                logger.info("features %s, which %s chose", found["features"], file.name)
+                return found["features"]
+        return None
 
 
 def resolve(arguments, *, with_decoder=False):
@@ -100,48 +156,73 @@ def resolve(arguments, *, with_decoder=False):
     if missing:
         raise UserError(f"--checkpoint={arguments.checkpoint} also needs {' and '.join(missing)}.")
     config = load_config(arguments.config, arguments.overrides)
-    return of_checkpoint(arguments.checkpoint, config, arguments.out, with_decoder=with_decoder)
+    return of_checkpoint(
+        arguments.checkpoint, config, arguments.out, with_decoder=with_decoder, overrides=arguments.overrides
+    )
 
 
-def of_checkpoint(path, config, out, *, with_decoder=False):
-    """A checkpoint file as a subject.
+def of_checkpoint(path, config=None, out=".", *, with_decoder=False, overrides=()):
+    """A checkpoint file as a subject. What the file holds counts over what `config` says of the network.
 
     Args:
-        path: `.pth`, `.safetensors`, or a folder that `convert` wrote.
-        config: says the data set, and by its `model.*` what the file does not hold.
+        path: `.pth`, `.safetensors`, or a folder that `convert` or `Pretrained.save` wrote.
+        config: says the data set, and by its `model.*` what the file does not hold; None is the config saved beside the
+            file, else the defaults.
         out: folder of results.
         with_decoder: refuse a file that holds an encoder only.
+        overrides: pairs (dotted leaf, value) of the command line: their `model.*` can contradict the file.
 
     Raises:
         UserError: as `interop.checkpoint_file.load_checkpoint`.
     """
-    opened = open_checkpoint(path, given(_network_leaves(config)))
+    if config is None:
+        beside = epath.Path(path) / "config.json"
+        config = read_config(path, overrides) if beside.exists() else override(default_config(), overrides)
+    opened = _open(path, config, overrides)
     if with_decoder and opened.encoder_only:
         raise UserError(f"{path} holds an encoder only, and this needs its decoder; fetch the file that has both.")
-    leaves = {f"model.{name}": value for name, value in opened.overrides.items() if f"model.{name}" in LEAVES}
-    config = override(config, [*leaves.items(), ("model.name", opened.name)])
+    network = {leaf: None for leaf in LEAVES if leaf.startswith("model.") and LEAVES[leaf].default is None}
+    found = {f"model.{name}": value for name, value in opened.overrides.items() if f"model.{name}" in LEAVES}
+    config = override(config, [*(network | found).items(), ("model.name", opened.name)])
     return Subject(opened.model, read_params(opened), config, epath.Path(out), str(path))
 
 
-def _network_leaves(config):
-    """Attributes of the network, without those that only a classifier has."""
-    head = ("num_classes", "drop_path", "pooling")
-    return {name: value for name, value in model_overrides(config).items() if name not in head}
+def _open(path, config, overrides):
+    """The checkpoint, with no more of the config than the file leaves open."""
+    explicit = {name.removeprefix("model.") for name, _ in overrides if name.startswith("model.")}
+    leaves = given(model_overrides(config))
+
+    def attempt(*ignored):
+        kept = {k: v for k, v in leaves.items() if k in explicit or k not in (*ignored, *OF_CLASSIFIERS)}
+        return open_checkpoint(path, kept)
+
+    try:
+        opened = attempt(*HELD, *HEADS)
+    except UserError:  # a width that no official network has: the config says the heads
+        opened = attempt(*HELD)
+    says_size = (
+        hasattr(opened, "folder") or opened.source.description or any("pos_emb" in n for n in opened.source.shapes)
+    )
+    if not says_size and "image_size" in leaves:
+        opened = attempt(*(name for name in HELD if name != "image_size"))
+    return opened
 
 
-def of_run(workdir, overrides=(), out=None):
+def of_run(workdir, overrides=(), out=None, step=None):
     """A run as a subject.
 
     Args:
         workdir: of `pretrain` or `finetune`.
         overrides: pairs (dotted leaf, text or value); of `model.*` those that leave the parameters' shapes alone.
         out: folder of results; None is the workdir.
+        step: of a checkpoint; None is the newest that can be read.
 
     Raises:
         UserError: no run there, or an override that its parameters do not fit.
     """
     config = read_config(workdir)
-    model, params = load(workdir)
+    own = (config.data.name, config.data.validation_split)
+    step, (model, params) = _newest(workdir) if step is None else (step, load(workdir, step))
     for path, leaf in flax.traverse_util.flatten_dict(params, sep="/").items():
         check_finite(np.asarray(leaf), path, workdir)
     if overrides:
@@ -154,4 +235,23 @@ def of_run(workdir, overrides=(), out=None):
             names = ", ".join(f"--config.{name}" for name, _ in overrides if name.startswith("model."))
             raise UserError(f"{names}: the parameters in {workdir} do not fit a network with this setting.")
         model = changed
-    return Subject(model, params, config, epath.Path(out or workdir), str(workdir))
+    return Subject(model, params, config, epath.Path(out or workdir), str(workdir), step, own)
+
+
+def _newest(workdir):
+    """(step, (model, params)) of the newest checkpoint that can be read.
+
+    Where a head alone was trained on normalised features, the network has the normalisation folded into its head.
+    """
+    checkpoints = Checkpoints(RunFolder(workdir).checkpoints)
+    steps = checkpoints.steps()
+    checkpoints.close()
+    if steps and (epath.Path(workdir) / CLASSIFIER / MODEL).exists():
+        opened = open_checkpoint(epath.Path(workdir) / CLASSIFIER, {})
+        return steps[-1], (opened.model, read_params(opened))
+    for step in reversed(steps):
+        try:
+            return step, load(workdir, step)
+        except UserError as error:
+            logger.warning("%s", error)
+    return None, load(workdir)

@@ -1,9 +1,11 @@
-"""One table and one figure of several runs: what each costs and what it is worth; mean and spread over seeds.
+"""One table for each data set and one figure of several runs: what each costs and what it is worth; mean and spread.
 
 Runs that differ in their seed alone are one row. Parameters and arithmetic (training, one image, multiply-adds counted
-twice) follow from the network; loss, images a second, probe, kNN and reconstruction are read from the workdirs, and
-what a run does not have is left empty. Ratios are to the row that is named as the baseline, or, where a part of the
-names is named (`vit` of `photographs+vit` and `digits+vit`), to that one of them that has the same data.
+twice) follow from the network; loss, images a second, probe, kNN and reconstruction are read from the workdirs. What a
+run does not have is shown as missing, and unfinished runs are listed, not averaged. Results that were measured on
+different examples are refused: `data` in the result files says on which. Ratios are to the row that is named as the
+baseline, or, where a part of the names is named (`vit` of `photographs+vit` and `digits+vit`), to that one of them that
+has the same data.
 """
 
 import csv
@@ -16,7 +18,8 @@ from etils import epath
 from crate_jax.config import flatten, model_overrides
 from crate_jax.config_schema import LEAVES
 from crate_jax.errors import UserError, nearest
-from crate_jax.evaluation.figures import plain_names
+from crate_jax.evaluation.figures import save_figure
+from crate_jax.evaluation.results import read_result, write_text
 from crate_jax.models.flops import flops_per_image
 from crate_jax.models.registry import create_model, num_parameters
 from crate_jax.training.metrics_file import read_metrics
@@ -28,14 +31,20 @@ QUANTITIES = {  # name: (heading, format, scale)
     "parameters": ("parameters, M", "{:.3f}", 1e-6),
     "gflops": ("GFLOP an image", "{:.3f}", 1.0),
     "images_per_second": ("images/s", "{:.0f}", 1.0),
-    "loss": ("loss", "{:.4f}", 1.0),
+    "steps": ("steps", "{:.0f}", 1.0),
+    "loss": ("training loss", "{:.4f}", 1.0),
+    "held_out_loss": ("held-out MSE", "{:.4f}", 1.0),
     "probe": ("probe, %", "{:.1f}", 100.0),
     "untrained": ("untrained, %", "{:.1f}", 100.0),
     "knn": ("kNN, %", "{:.1f}", 100.0),
     "few_labels": ("few labels, %", "{:.1f}", 100.0),
-    "psnr": ("PSNR, dB", "{:.2f}", 1.0),
-    "ssim": ("SSIM", "{:.3f}", 1.0),
+    "masked_psnr": ("PSNR of removed pixels, dB", "{:.2f}", 1.0),
+    "masked_ssim": ("SSIM of removed pixels", "{:.3f}", 1.0),
+    "psnr": ("PSNR of images, dB", "{:.2f}", 1.0),
+    "ssim": ("SSIM of images", "{:.3f}", 1.0),
 }
+MISSING = "–"
+
 # leaves in which the runs of one row agree: all that change a result, but the seed
 TOLD_APART = [n for n, leaf in LEAVES.items() if n != "seed" and (not leaf.resume or n == "data.validation_split")]
 RESULTS = {  # quantity: (file, key)
@@ -43,6 +52,9 @@ RESULTS = {  # quantity: (file, key)
     "untrained": ("probe.json", "untrained_accuracy"),
     "knn": ("knn.json", "accuracy"),
     "few_labels": ("few_labels.json", "pretrained"),
+    "held_out_loss": ("reconstruction.json", "masked_mse"),
+    "masked_psnr": ("reconstruction.json", "masked_psnr"),
+    "masked_ssim": ("reconstruction.json", "masked_ssim"),
     "psnr": ("reconstruction.json", "psnr"),
     "ssim": ("reconstruction.json", "ssim"),
 }
@@ -52,47 +64,64 @@ def find_runs(names):
     """Workdirs and what to call them: a sweep's workdir stands for its points.
 
     Returns:
-        [(label, path)].
+        ([(label, path)] of what is finished, [sentence] about what is not).
 
     Raises:
-        UserError: neither a run nor a sweep, or a sweep without a finished point.
+        UserError: neither a run nor a sweep, or nothing that is finished.
     """
-    found = []
+    found, unfinished = [], []
     for name in names:
         folder = epath.Path(name)
         if (folder / "sweep.json").exists():
-            points = json.loads((folder / "sweep.json").read_text())["points"]
-            done = [
-                (point["name"], folder / point["name"])
-                for point in points
-                if (folder / point["name"] / "config.json").exists()
-            ]
-            if not done:
-                raise UserError(f"{name}: no point of this sweep has been run yet.")
-            found += done
-        elif RunFolder(name).config.exists():
+            for point in json.loads((folder / "sweep.json").read_text())["points"]:
+                if point["status"] in ("done", "running", "stopped") and _config_there(folder / point["name"]):
+                    found.append((point["name"], folder / point["name"]))
+                else:
+                    unfinished.append(f"{point['name']}: {point['status']}")
+        elif _config_there(folder):
             found.append((folder.name, folder))
         else:
             raise UserError(f"{name} is neither a run (no config.json) nor a sweep (no sweep.json).")
-    return found
+    whole = []
+    for label, path in found:
+        step, total = last_step(path), read_config(path).total_steps
+        if not step or (total and step < total):
+            unfinished.append(f"{label}: step {step} of {total or 'unknown'}")
+        else:
+            whole.append((label, path))
+    if not whole:
+        raise UserError(f"{', '.join(map(str, names))}: no run is finished ({'; '.join(unfinished)}).")
+    return whole, unfinished
+
+
+def _config_there(path):
+    return RunFolder(path).config.exists()
+
+
+def last_step(path):
+    """The last step in a run's log; 0 where there is none."""
+    metrics = RunFolder(path).metrics
+    lines = read_metrics(metrics) if metrics.exists() else []
+    return max((line["step"] for line in lines), default=0)
 
 
 def measure(path):
-    """(config, {quantity: number}) of a run."""
+    """(config, {quantity: number}, {quantity: (data, split, fingerprint)}) of a run."""
     config = read_config(path)
     model = create_model(config.model.name, **model_overrides(config))
-    numbers = {"parameters": num_parameters(model), "gflops": flops_per_image(model) / 1e9}
-    folder = RunFolder(path)
-    lines = [line for line in read_metrics(folder.metrics) if "loss" in line] if folder.metrics.exists() else []
+    numbers = {"parameters": num_parameters(model), "gflops": flops_per_image(model) / 1e9, "steps": last_step(path)}
+    lines = [line for line in read_metrics(RunFolder(path).metrics) if "loss" in line]
     if lines:
         numbers["loss"] = float(np.mean([line["loss"] for line in lines[-LAST_LINES:]]))
         numbers["images_per_second"] = float(np.median([line["images_per_second"] for line in lines]))
+    measured_on = {}
     for quantity, (file, key) in RESULTS.items():
-        if (path / file).exists():
-            value = json.loads((path / file).read_text()).get(key)
-            if value is not None:
-                numbers[quantity] = float(value)
-    return config, numbers
+        found = read_result(path / file)
+        if found is not None and found.get(key) is not None:
+            numbers[quantity] = float(found[key])
+            data = found.get("data") if isinstance(found.get("data"), dict) else {}
+            measured_on[quantity] = tuple(data.get(part) for part in ("name", "split", "fingerprint"))
+    return config, numbers, measured_on
 
 
 def make_rows(runs):
@@ -103,10 +132,20 @@ def make_rows(runs):
 
     Returns:
         A list of {"name", "seeds", "data", quantity: list of numbers}; in the order of the runs.
+
+    Raises:
+        UserError: results of runs on one data set that were measured on different examples.
     """
-    rows = {}
+    rows, seen = {}, {}
     for label, path in runs:
-        config, numbers = measure(path)
+        config, numbers, measured_on = measure(path)
+        for quantity, data in measured_on.items():
+            first, known = seen.setdefault((config.data.name, quantity), (label, data))
+            if known != data:
+                raise UserError(
+                    f"{RESULTS[quantity][0]} of {label} is of {_in_words(data)}, that of {first} of "
+                    f"{_in_words(known)}; measure both on the same examples again."
+                )
         flat = flatten(config)
         same = tuple((name, repr(flat[name])) for name in TOLD_APART)
         row = rows.setdefault(same, {"labels": [], "seeds": [], "data": config.data.name})
@@ -119,6 +158,11 @@ def make_rows(runs):
         labels = row.pop("labels")
         made.append({"name": _without_seed(labels), **row})
     return made
+
+
+def _in_words(data):
+    name, split, fingerprint = data
+    return f"{name}, {split} ({fingerprint})" if name else "unknown data (written by an earlier version)"
 
 
 def _without_seed(labels):
@@ -168,9 +212,19 @@ def table(rows, baselines, name):
     return headings, lines
 
 
+def tables(rows, baselines, name):
+    """The tables as Markdown, one for each data set, under its name where there are several."""
+    parts, data_sets = [], dict.fromkeys(row["data"] for row in rows)
+    for data in data_sets:
+        held = [(row, baseline) for row, baseline in zip(rows, baselines, strict=True) if row["data"] == data]
+        title = [f"{data}\n\n"] if len(data_sets) > 1 else []
+        parts.append("".join([*title, markdown(*table(*map(list, zip(*held, strict=True)), name))]))
+    return "\n".join(parts)
+
+
 def _cell(values, pattern, scale):
     if not values:
-        return ""
+        return MISSING
     text = pattern.format(scale * np.mean(values))
     return f"{text} ± {pattern.format(scale * np.std(values, ddof=1))}" if len(values) > 1 and np.ptp(values) else text
 
@@ -187,40 +241,58 @@ def numbers_as_csv(rows, baselines):
     stream = io.StringIO()
     writer = csv.writer(stream, lineterminator="\n")
     columns = [f"{quantity}{part}" for quantity in QUANTITIES for part in ("", "_spread")]
-    writer.writerow(["run", "seeds", *columns, "baseline", "parameters_of_baseline", "gflops_of_baseline"])
+    writer.writerow(["run", "data", "seeds", *columns, "baseline", "parameters_of_baseline", "gflops_of_baseline"])
     for row, baseline in zip(rows, baselines, strict=True):
         cells = []
         for quantity in QUANTITIES:
             values = row.get(quantity, [])
             cells += [np.mean(values) if values else "", np.std(values, ddof=1) if len(values) > 1 else ""]
         ratios = [row[key][0] / baseline[key][0] for key in ("parameters", "gflops")]
-        writer.writerow([row["name"], len(row["seeds"]), *cells, baseline["name"], *ratios])
+        writer.writerow([row["name"], row["data"], len(row["seeds"]), *cells, baseline["name"], *ratios])
     return stream.getvalue()
 
 
 def draw(rows):
-    """A figure: a panel a quantity, a bar a run, the spread over seeds as a line."""
+    """A figure: rows of panels for each data set, a panel a quantity, a bar a run with its number, seeds as a line."""
     from matplotlib.figure import Figure
 
+    groups = [[row for row in rows if row["data"] == data] for data in dict.fromkeys(row["data"] for row in rows)]
     shown = [quantity for quantity in QUANTITIES if any(quantity in row for row in rows)]
     columns = min(4, len(shown))
     lines = -(-len(shown) // columns)
-    figure = Figure(figsize=(2.6 * columns + 2, (0.32 * len(rows) + 0.9) * lines + 0.3), layout="constrained")
-    axes = figure.subplots(lines, columns, squeeze=False, sharey=True)
-    places = np.arange(len(rows))[::-1]
-    for axis, quantity in zip(axes.flat, shown, strict=False):
-        heading, _, scale = QUANTITIES[quantity]
-        means = [scale * np.mean(row[quantity]) if row.get(quantity) else 0 for row in rows]
-        spread = [scale * np.std(row[quantity], ddof=1) if len(row.get(quantity, [])) > 1 else 0 for row in rows]
-        axis.barh(places, means, xerr=spread, color="#56b4e9", ecolor="#333333", height=0.7)
-        axis.set_title(heading, fontsize=9)
-        axis.tick_params(labelsize=8)
-        axis.grid(axis="x", alpha=0.3)
-    for axis in axes[:, 0]:
-        axis.set_yticks(places, [row["name"] for row in rows], fontsize=8)
-    for axis in list(axes.flat)[len(shown) :]:
-        axis.set_visible(False)
+    heights = [0.32 * len(group) + 0.9 for group in groups for _ in range(lines)]
+    figure = Figure(figsize=(2.6 * columns + 2, sum(heights) + 0.3), layout="constrained")
+    axes = figure.subplots(len(heights), columns, squeeze=False, height_ratios=heights)
+    for number, group in enumerate(groups):
+        panels = axes[number * lines : (number + 1) * lines]
+        for axis, quantity in zip(panels.flat, shown, strict=False):
+            _bars(axis, group, quantity, group[0]["data"] if len(groups) > 1 else "")
+        for place, axis in enumerate(panels.flat):
+            if place % columns:
+                axis.set_yticks([])
+            axis.set_visible(place < len(shown))
     return figure
+
+
+def _bars(axis, rows, quantity, title):
+    """One panel; a run without the quantity is said to be missing, instead of a bar of zero."""
+    heading, pattern, scale = QUANTITIES[quantity]
+    places, largest = np.arange(len(rows))[::-1], 0.0
+    for place, row in zip(places, rows, strict=True):
+        values = row.get(quantity, [])
+        if not values:
+            axis.text(0, place, " missing", va="center", fontsize=7, color="#777777")
+            continue
+        mean, spread = scale * np.mean(values), scale * np.std(values, ddof=1) if len(values) > 1 else None
+        axis.barh(place, mean, xerr=spread, color="#56b4e9", ecolor="#333333", height=0.7)
+        axis.text(mean + (spread or 0), place, f" {pattern.format(mean)}", va="center", fontsize=7)
+        largest = max(largest, mean + (spread or 0))
+    axis.set_xlim(min(0, axis.get_xlim()[0]), 1.35 * largest or 1)
+    axis.set_ylim(-0.6, len(rows) - 0.4)
+    axis.set_yticks(places, [row["name"] for row in rows], fontsize=8)
+    axis.set_title(f"{heading}\n{title}" if title else heading, fontsize=9)
+    axis.tick_params(labelsize=8)
+    axis.grid(axis="x", alpha=0.3)
 
 
 def compare(names, out, baseline=None):
@@ -232,21 +304,19 @@ def compare(names, out, baseline=None):
         baseline: name, or part of it, of the row that ratios are to; None: the first.
 
     Returns:
-        The table as Markdown.
+        The tables as Markdown, and what is unfinished below.
 
     Raises:
-        UserError: see `find_runs` and `find_baselines`.
+        UserError: see `find_runs`, `make_rows` and `find_baselines`.
     """
-    rows = make_rows(find_runs(names))
+    runs, unfinished = find_runs(names)
+    rows = make_rows(runs)
     base = find_baselines(rows, baseline)
-    text = markdown(*table(rows, base, baseline))
+    text = tables(rows, base, baseline)
+    if unfinished:
+        text += "\nUnfinished, and not in the table:\n\n" + "".join(f"- {line}\n" for line in unfinished)
     folder = epath.Path(out)
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "comparison.md").write_text(text)
-    (folder / "comparison.csv").write_text(numbers_as_csv(rows, base))
-    picture = io.BytesIO()
-    figure = draw(rows)
-    plain_names(figure)
-    figure.savefig(picture, format="png", dpi=120)
-    (folder / "comparison.png").write_bytes(picture.getvalue())
+    write_text(folder / "comparison.md", text)
+    write_text(folder / "comparison.csv", numbers_as_csv(rows, base))
+    save_figure(draw(rows), folder / "comparison.png")
     return text

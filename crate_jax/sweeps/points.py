@@ -14,8 +14,9 @@ import itertools
 import pathlib
 import re
 
-from crate_jax.config import load_config
+from crate_jax.config import flatten, load_config
 from crate_jax.config_files import find_config, installed_configs, run_config_file
+from crate_jax.config_schema import LEAVES
 from crate_jax.errors import UserError, nearest
 
 EVALUATIONS = ("probe", "knn", "reconstruct", "analyze", "finetune")
@@ -66,10 +67,12 @@ class Point:
     Attributes:
         name: of its folder.
         overrides: dictionary from dotted leaf to value.
+        fingerprint: of the resolved config; editing get_config() changes it.
     """
 
     name: str
     overrides: dict
+    fingerprint: str = ""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -110,13 +113,19 @@ def load_sweep(name):
     points = []
     for one in hyper:
         overrides = {key: value for key, value in one.items() if key != "name"}
-        points.append(Point(safe(one["name"]) if "name" in one else name_of(overrides), overrides))
-        load_config(path, overrides.items())
+        name = safe(one["name"]) if "name" in one else name_of(overrides)
+        points.append(Point(name, overrides, fingerprint(load_config(path, overrides.items()))))
     names = [point.name for point in points]
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
         raise UserError(f"--config={path}: several points are called {', '.join(twice)}.")
     return Sweep(path.resolve(), points, evaluate)
+
+
+def fingerprint(config):
+    """Hexadecimal digits of every leaf of a config that changes a result."""
+    leaves = {k: v for k, v in flatten(config).items() if not LEAVES[k].resume or k == "data.validation_split"}
+    return hashlib.sha256(repr(sorted(leaves.items())).encode()).hexdigest()[:16]
 
 
 def find_sweep(name):

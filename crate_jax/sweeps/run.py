@@ -75,12 +75,13 @@ def commands_of(sweep, point, workdir):
 
 
 def finished(workdir, point):
-    """Names of the commands of a point that are finished."""
+    """Names of the commands of a point that are finished, with this very config."""
     try:
         done = json.loads((epath.Path(workdir) / point.name / DONE).read_text())
     except (OSError, ValueError):
         return []
-    return done["commands"] if done["overrides"] == json.loads(json.dumps(point.overrides)) else []
+    same = done["overrides"] == json.loads(json.dumps(point.overrides)) and done.get("config") == point.fingerprint
+    return done["commands"] if same else []
 
 
 class Runner:
@@ -119,7 +120,9 @@ class Runner:
             code = self._child(arguments, log, environment, cores)
             if code == 0:
                 done = [*done, name]
-                (folder / DONE).write_text(json.dumps({"commands": done, "overrides": point.overrides}) + "\n")
+                (folder / DONE).write_text(
+                    json.dumps({"commands": done, "overrides": point.overrides, "config": point.fingerprint}) + "\n"
+                )
                 continue
             if self.stopped.is_set():
                 self._record.set(point.name, "stopped")

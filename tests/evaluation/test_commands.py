@@ -10,6 +10,7 @@ from PIL import Image
 
 import crate_jax
 from crate_jax.cli.main import main
+from crate_jax.data.picture import decoded
 
 SHORT = ["--config.total_steps=6", "--config.optimizer.warmup_steps=1", "--config.batch_size=16"]
 SHORT += ["--config.checkpoint.every_steps=3", "--config.checkpoint.keep=5", "--config.log_every_steps=1"]
@@ -20,12 +21,15 @@ def read(path):
 
 
 def test_probe_knn_and_features_say_the_same_when_run_again(workdir):
-    assert main(["probe", f"--workdir={workdir}", "--features=cells@1"]) == 0
+    assert main(["probe", f"--workdir={workdir}", "--features=cells@encoder_00"]) == 0
     first = read(workdir / "probe.json")
     assert {"accuracy", "untrained_accuracy", "raw_pixel_accuracy", "features", "C"} <= set(first)
-    assert first["features"] == "cells@1" and first["train_examples"] == 400 and first["test_examples"] == 100
-    assert first["raw_pixel_accuracy"] > 0.4
-    assert main(["probe", f"--workdir={workdir}", "--features=cells@1"]) == 0
+    assert first["features"] == "cells@encoder_00" and first["train_examples"] == 400 and first["test_examples"] == 100
+    assert first["raw_pixel_accuracy"] > 0.4 and first["interval"][0] < first["accuracy"] < first["interval"][1]
+    assert first["data"]["name"] == "embedded_digits" and first["data"]["examples"] == 100
+    assert first["source"]["step"] == 4 and first["source"]["path"] == str(workdir) and first["version"]
+    assert np.sum(first["confusion"]) == 100 and [row["class"] for row in first["classes"]] == list("0123456789")
+    assert main(["probe", f"--workdir={workdir}", "--features=cells@encoder_00"]) == 0
     assert read(workdir / "probe.json") == first
     assert (workdir / "figures" / "probe.png").stat().st_size > 5000
     twice = []
@@ -44,6 +48,22 @@ def test_probe_knn_and_features_say_the_same_when_run_again(workdir):
         assert figure.stat().st_size > 5000
 
 
+def test_other_data_have_other_names_and_the_best_layer_is_remembered(workdir, capsys):
+    other = ["--config.data.validation_split=test[100:160]", "--shots=1", "--baselines=none"]
+    assert main(["probe", f"--workdir={workdir}"]) == 0
+    own = read(workdir / "probe.json")
+    assert main(["probe", f"--workdir={workdir}", "--features=cls@last", *other]) == 0
+    assert read(workdir / "probe.json") == own
+    found = read(workdir / "probe-embedded_digits-test_100_160.json")
+    assert found["data"]["examples"] == 60 and found["data"]["fingerprint"] != own["data"]["fingerprint"]
+    assert "untrained_accuracy" not in found and "raw_pixel_accuracy" not in found
+    assert main(["knn", f"--workdir={workdir}"]) == 0
+    assert read(workdir / "knn.json")["features"] == own["features"]
+    assert main(["features", f"--workdir={workdir}", "--split=test[:9]", f"--out={workdir}/best.npz"]) == 0
+    assert read(workdir / "best.npz.json")["features"] == own["features"]
+    assert read(workdir / "best.npz.json")["data"]["examples"] == 9
+
+
 def test_reconstruct_writes_numbers_and_figures(workdir):
     assert main(["reconstruct", f"--workdir={workdir}", "--limit=20"]) == 0
     results = read(workdir / "reconstruction.json")
@@ -51,6 +71,7 @@ def test_reconstruct_writes_numbers_and_figures(workdir):
     assert read(workdir / "reconstruction.json") == results
     assert results["images"] == 20 and results["mask_ratio"] == 0.75
     assert results["masked_mse"] > 0 and 0 < results["psnr"] < 40 and -1 < results["ssim"] < 1
+    assert results["masked_psnr"] < results["psnr"] and results["masked_ssim"] < results["ssim"]
     assert {one["mask_kind"] for one in results["by_mask"]} == {"random", "block", "grid"}
     for name in ("reconstruction.png", "reconstruction_by_mask.png"):
         assert (workdir / "figures" / name).stat().st_size > 5000
@@ -85,6 +106,7 @@ def test_few_labels_compare_on_the_same_examples(workdir):
     ]
     assert len({line["grad_norm"] for line in starts}) == 4  # other examples, other parameters
     assert (workdir / "figures" / "few_labels.png").stat().st_size > 5000
+    assert results["data"]["name"] == "embedded_digits" and list(results["by_labels"]) == ["2"]
 
 
 def test_maes_probe_leaves_the_encoder_alone(workdir):
@@ -102,13 +124,20 @@ def test_maes_probe_leaves_the_encoder_alone(workdir):
     assert losses[-1] < losses[0] - 0.1
     whole = read(out / "finetune.json")
     assert whole["accuracy"] > 0.15
+    # what is saved takes features as they are: it classifies as the numbers say
+    net = crate_jax.from_pretrained(str(out))
+    source = net.subject.open_split("test[:100]")
+    images, labels = zip(*[(one.image, one.label) for one in source.read(np.arange(100))], strict=True)
+    logits = net.model.apply({"params": net.params}, net.preprocess([decoded(one, 1) for one in images])).logits_BxC
+    assert np.mean(np.argmax(logits, -1) == np.array(labels)) == pytest.approx(whole["accuracy"], abs=0.011)
     shutil.rmtree(out / "checkpoints" / "20")  # as if it had been killed after the checkpoint of step 10
     assert main(["finetune", f"--workdir={workdir}", *flags, "--config.checkpoint.every_steps=10"]) == 0
     assert [json.loads(line)["loss"] for line in (out / "metrics.jsonl").read_text().splitlines()] == losses
     assert read(out / "finetune.json") == whole
     few = [f"--out={workdir}/few", "--labels_per_class=5", "--draws=1", "--config.total_steps=3"]
     assert main(["finetune", f"--workdir={workdir}", *flags, *few]) == 0
-    assert read(workdir / "few_labels.json")["head_only"] and "by_draw" in read(workdir / "few_labels.json")
+    results = read(workdir / "few_labels.json")
+    assert results["head_only"] and "by_draw" in results and "5" in results["by_labels"]  # other K are kept
     assert main(["finetune", f"--workdir={workdir}", *flags, "--from_scratch", f"--out={workdir}/x"]) == 1
 
 
@@ -136,20 +165,23 @@ FOLDER = ["--config.data.name=image_folder", "--config.data.data_dir={}/flat"]
         (["knn", "--checkpoint=x.pth"], "also needs --config and --out"),
         (["knn", "--workdir={}", "--k=5000"], "only 320 training examples"),
         (["features", "--workdir={}", "--split=nope", "--out=x.npz"], "no split 'nope'"),
-        (["probe", "--workdir={}", "--features=cells@7"], "layers 1 to 2"),
+        (["probe", "--workdir={}", "--features=cells@encoder_07"], "layers encoder_00 to encoder_01"),
         (["probe", "--workdir={}", "--config.model.width=64"], "do not fit"),
         (["probe", "--workdir={}", "--config.data.train_split=train[:5]"], "class"),
         (["reconstruct", "--workdir={}", "--images=/no/such.jpg"], "no file /no/such.jpg"),
         (["probe", "--workdir={}", "--images=/no/such.jpg"], "no file /no/such.jpg"),
         (["knn", "--workdir={}", "--images={}/config.png"], "cannot be read as a picture"),
-        (["probe", "--workdir={}", "--features=cls@1", "--shots=500"], "the smallest class has 40"),
+        (["probe", "--workdir={}", "--features=cls@encoder_00", "--shots=500"], "the smallest class has 40"),
         (["probe", "--workdir={}", "--config.data.validation_split=nope"], "no split 'nope'"),
         (["probe", "--checkpoint={}/config.pth", "--config=finetune", "--out={}"], "is no PyTorch file"),
         (["knn", "--checkpoint={}", "--config=finetune", "--out={}"], "it is a run: give it as --workdir"),
         (["probe", "--workdir={}", *FOLDER], "no labels"),
-        (["knn", "--workdir={}", "--features=cls@1", *FOLDER], "no labels"),
+        (["knn", "--workdir={}", "--features=cls@encoder_00", *FOLDER], "no labels"),
         (["finetune", "--workdir={}", *FOLDER], "no labels"),
-        (["knn", "--workdir={}", "--features=cls@1", FOLDER[0], "--config.data.data_dir={}/one"], "have 1 class"),
+        (
+            ["knn", "--workdir={}", "--features=cls@encoder_00", FOLDER[0], "--config.data.data_dir={}/one"],
+            "have 1 class",
+        ),
         (["finetune", "--workdir={}", FOLDER[0], "--config.data.data_dir={}/one"], "one class only"),
         (["finetune", "--workdir={}", "--labels_per_class=500"], "has only"),
     ],

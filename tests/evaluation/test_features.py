@@ -31,25 +31,29 @@ def by_hand(tokens_BxTxD, pooling, rows, columns):
 
 
 @pytest.mark.parametrize("size", [32, 28])
-@pytest.mark.parametrize("name", ["cls@1", "mean@3", "cells@2", "cells@last", "cls@last"])
+@pytest.mark.parametrize("name", ["cls@encoder_00", "mean@encoder_02", "cells@encoder_01", "cells@last", "cls@last"])
 def test_equal_layers_pooled_by_hand(network, name, size):
     model, params = network
     images = np.random.default_rng(0).normal(size=(5, size, size, 3)).astype(np.float32)
     output, layers = trace(model, params, images)
     pooling, _, layer = name.partition("@")
-    tokens = output.latent_BxTxD if layer == "last" else layers[f"encoder_{int(layer) - 1:02d}"]["output"]
+    tokens = output.latent_BxTxD if layer == "last" else layers[layer]["output"]
     expected = by_hand(tokens, pooling, size // 4, size // 4)
     found = crate_jax.extract_features(model, params, images, name)
     assert found.shape == expected.shape
     np.testing.assert_allclose(found, expected, atol=2e-5)
 
 
-def test_layer_1_is_not_the_input_and_last_is_after_the_norm(network):
+def test_layer_0_is_not_the_input_and_last_is_after_the_norm(network):
     model, params = network
     images = np.random.default_rng(0).normal(size=(2, 32, 32, 3)).astype(np.float32)
-    last, deepest = (crate_jax.extract_features(model, params, images, f"cls@{layer}") for layer in ("last", "3"))
+    last, deepest = (
+        crate_jax.extract_features(model, params, images, f"cls@{layer}") for layer in ("last", "encoder_02")
+    )
     assert np.abs(np.asarray(last - deepest)).max() > 1e-2
-    assert (np.asarray(crate_jax.extract_features(model, params, images, "cls@1")) >= 0).all()  # after ISTA's ReLU
+    assert (
+        np.asarray(crate_jax.extract_features(model, params, images, "cls@encoder_00")) >= 0
+    ).all()  # after ISTA's ReLU
 
 
 def test_cells_average_every_row_once():
@@ -60,12 +64,30 @@ def test_cells_average_every_row_once():
         assert ((weights > 0).sum(0) == 1).all()
 
 
-@pytest.mark.parametrize("name", ["cells", "cells@0", "cells@4", "median@2", "cls@-1", "cls@first"])
+@pytest.mark.parametrize("name", ["cells", "cells@encoder_03", "cells@encoder_1", "median@last", "cls@-1", "cls@first"])
 def test_a_name_that_means_nothing_is_refused(name):
     with pytest.raises(UserError, match="--features="):
         parse_features(name, 3)
 
 
 def test_candidates_are_few_and_end_at_the_last_layer():
-    assert candidate_names(4, ("cls",)) == ["cls@1", "cls@2", "cls@3", "cls@last"]
+    assert candidate_names(4, ("cls",)) == ["cls@encoder_00", "cls@encoder_01", "cls@encoder_02", "cls@last"]
     assert len(candidate_names(24)) == 18
+
+
+@pytest.mark.parametrize(("old", "new"), [("mean@2", "mean@encoder_01"), ("cls@12", "cls@encoder_11")])
+def test_a_layer_counted_from_1_is_refused_with_its_name(network, old, new):
+    with pytest.raises(UserError, match=new):
+        crate_jax.extract_features(*network, np.zeros((1, 32, 32, 3), np.float32), old)
+
+
+@pytest.mark.parametrize("shape", [(2, 32, 32, 1), (32, 32, 3), (2, 30, 32, 3), (2, 0, 32, 3)])
+def test_images_that_do_not_fit_are_refused(network, shape):
+    with pytest.raises(UserError, match="preprocess"):
+        crate_jax.extract_features(*network, np.zeros(shape, np.float32))
+
+
+def test_pixels_are_refused(network):
+    for dtype in (np.uint8, np.int64, bool):
+        with pytest.raises(UserError, match="preprocess"):
+            crate_jax.extract_features(*network, np.zeros((1, 32, 32, 3), dtype))

@@ -7,8 +7,7 @@ from sklearn.linear_model import LogisticRegression as Reference
 from sklearn.preprocessing import StandardScaler
 
 from crate_jax.errors import UserError
-from crate_jax.evaluation import few_shot, linear_probe
-from crate_jax.evaluation.logistic_regression import LogisticRegression, predict, standardise
+from crate_jax.evaluation import few_shot, probe, solver
 
 
 @pytest.fixture(scope="module")
@@ -26,84 +25,120 @@ def scikit_learn(train, labels, C):
 def test_finds_scikit_learns_minimum(digits, C):
     train, labels, test, test_labels = digits
     scaler, reference = scikit_learn(train, labels, C)
-    x, _, _ = standardise(train, np.ones(len(train)))
-    np.testing.assert_allclose(x, scaler.transform(train), rtol=1e-4, atol=1e-4)
-    problem = LogisticRegression(x, labels, np.ones(len(train)), 10)
-    solution = problem.fit(C, tolerance=1e-6)
-    np.testing.assert_allclose(solution["kernel"], reference.coef_.T, atol=2e-3 * np.abs(reference.coef_).max())
-    found = linear_probe.fit_and_score(train, labels, test, test_labels, C, 10)
-    assert abs(found - reference.score(scaler.transform(test), test_labels)) <= 0.001
+    found = solver.fit(train, labels, C, 10)
+    assert found.converged
+    np.testing.assert_allclose((train - found.mean_G) * found.scale_G, scaler.transform(train), atol=1e-4)
+    np.testing.assert_allclose(found.kernel_GxK, reference.coef_.T, atol=2e-2 * np.abs(reference.coef_).max())
+    expected = reference.score(scaler.transform(test), test_labels)
+    assert abs(found.accuracy(test, test_labels) - expected) <= 0.001
+    difference = found.probabilities(test) - reference.predict_proba(scaler.transform(test))
+    assert np.abs(difference).mean() < 1e-3
 
 
 def test_two_classes_are_regularised_as_scikit_learn_does(digits):
     train, labels, _, _ = digits
     few = labels < 2
     _, reference = scikit_learn(train[few], labels[few], 0.1)
-    x, _, _ = standardise(train[few], np.ones(few.sum()))
-    kernel = LogisticRegression(x, labels[few], np.ones(few.sum()), 2).fit(0.1, tolerance=1e-6)["kernel"]
+    kernel = solver.fit(train[few], labels[few], 0.1, 2).kernel_GxK
     np.testing.assert_allclose(kernel[:, 1] - kernel[:, 0], reference.coef_[0], atol=2e-3)
 
 
-def test_weight_zero_is_absence(digits):
-    train, labels, test, _ = digits
-    weight = np.arange(len(train)) % 3 != 0
-    x, mean, scale = standardise(train, weight)
-    with_weights = LogisticRegression(x, labels, weight, 10).fit(0.1, tolerance=1e-6)
-    y, _, _ = standardise(train[weight], np.ones(weight.sum()))
-    without = LogisticRegression(y, labels[weight], np.ones(weight.sum()), 10).fit(0.1, tolerance=1e-6)
-    np.testing.assert_allclose(with_weights["kernel"], without["kernel"], atol=1e-3)
-    assert (predict(with_weights, (test - mean) * scale) == predict(without, (test - mean) * scale)).mean() > 0.999
+def test_problems_solved_together_are_those_solved_alone(digits, monkeypatch):
+    train, labels, _, _ = digits
+    weight = np.stack([np.arange(len(train)) % 3 != rest for rest in (0, 1)])
+    design = solver.make_design(train)
+    together = solver.solve(design, labels, 10, [1e-2, 1e-1], weight)
+    monkeypatch.setattr(solver, "PARAMETERS", 1)  # one at a time
+    monkeypatch.setattr(solver, "LOGITS", 4000)  # and few rows at a time
+    alone = solver.solve(design, labels, 10, [1e-2, 1e-1], weight)
+    np.testing.assert_allclose(together.kernel_PxRxK, alone.kernel_PxRxK, atol=5e-3)
+    for one, held in zip(solver.predictions(design, together), ~weight, strict=True):
+        assert 0.85 < np.mean(one[held] == labels[held]) < 1
+    absent = solver.solve(solver.make_design(train[weight[0]]), labels[weight[0]], 10, [1e-2])
+    assert absent.kernel_PxRxK.shape == (1, 64, 10)
+
+
+def test_more_features_than_examples_and_half_precision(digits, monkeypatch):
+    train, labels, test, test_labels = digits
+    wide, wide_test = (np.concatenate([x, x**2 / 16, np.sqrt(x)], 1) for x in (train, test))
+    scaler, reference = scikit_learn(wide[:150], labels[:150], 0.1)
+    expected = reference.score(scaler.transform(wide_test), test_labels)
+    assert abs(solver.fit(wide[:150], labels[:150], 0.1, 10).accuracy(wide_test, test_labels) - expected) <= 0.004
+    scaler, reference = scikit_learn(train, labels, 0.1)
+    expected = reference.score(scaler.transform(test), test_labels)
+    monkeypatch.setattr(solver, "IN_FLOAT32", 0)
+    assert abs(solver.fit(train, labels, 0.1, 10).accuracy(test, test_labels) - expected) <= 0.002
+    monkeypatch.setattr(solver, "LARGEST_ROTATED", 10)
+    assert abs(solver.fit(train, labels, 0.1, 10).accuracy(test, test_labels) - expected) <= 0.004
 
 
 def test_hundreds_of_equal_features_cost_few_iterations(digits):
     train, labels, _, _ = digits
     rng = np.random.default_rng(0)
     alike = np.repeat(train, 8, 1) + 0.05 * rng.normal(size=(len(train), 8 * train.shape[1]))
-    x, _, _ = standardise(alike, np.ones(len(train)))
-    problem = LogisticRegression(x, labels, np.ones(len(train)), 10)
-    problem.fit(1e-2)
-    assert problem.iterations < 150
+    assert solver.fit(alike, labels, 1e-2, 10).iterations < 100
 
 
-def test_the_choice_takes_the_feature_that_generalises(digits):
+def test_what_has_not_converged_is_said(digits, caplog, monkeypatch):
+    train, labels, _, _ = digits
+    monkeypatch.setattr(solver.solve, "__kwdefaults__", {"tolerance": solver.TOLERANCE, "max_iterations": 2})
+    assert not solver.fit(train, labels, 1.0, 10).converged
+    assert "has not converged" in caplog.text and "2 iterations" in caplog.text
+
+
+def test_the_choice_takes_the_feature_that_generalises(digits, caplog):
     train, labels, _, _ = digits
     rng = np.random.default_rng(0)
     noise = rng.normal(size=(len(train), 40))
-    chosen = linear_probe.choose({"noise": noise, "pixels": train, "half": train[:, ::2]}, labels, 10)
+    chosen = probe.choose({"noise": noise, "pixels": train, "half": train[:, ::2]}, labels, 10)
     assert chosen.features == "pixels" and chosen.accuracy > 0.85
+    assert "edge" not in caplog.text
+    probe.choose({"pixels": train}, labels, 10, (1e-5, 1e-4))
+    assert "C = 0.0001, the best for pixels, is at the edge" in caplog.text
 
 
 def test_held_out_is_the_last_fifth_of_each_class():
     labels = np.array([0, 1] * 50 + [2])
-    held = linear_probe.held_out_mask(labels)
+    held = probe.held_out_mask(labels)
     assert held.sum() == 20 and held[80:100].all() and not held[100]
 
 
 def test_labels_that_training_lacks_are_wrong_not_an_error():
-    train, test, count = linear_probe.compact_labels(np.array([3, 7, 7]), np.array([7, 5, 3, 9]))
+    train, test, count = probe.compact_labels(np.array([3, 7, 7]), np.array([7, 5, 3, 9]))
     assert train.tolist() == [0, 1, 1] and test.tolist() == [1, -1, 0, -1] and count == 2
 
 
 def test_one_class_is_refused():
     with pytest.raises(UserError, match="1 class"):
-        linear_probe.held_out_mask(np.zeros(10, int))
+        probe.held_out_mask(np.zeros(10, int))
 
 
-@pytest.mark.parametrize("wide", [False, True])
-def test_few_shot_equals_scikit_learn_on_the_drawn_examples(digits, monkeypatch, wide):
+def test_few_shot_equals_scikit_learn_on_the_drawn_examples(digits):
     train, labels, test, test_labels = digits
-    if wide:  # more features than examples
-        train, test = (np.concatenate([x, x**2 / 16, np.sqrt(x)], 1) for x in (train, test))
-    monkeypatch.setattr(few_shot, "REGULARISATIONS", (0.1,))
-    found = few_shot.few_shot(train, labels, test, test_labels, 10, shots=(3, 9), draws=2)
+    found = few_shot.few_shot_classifiers({"pixels": train}, labels, 10, (0.1,), shots=(3, 9), draws=2)
+    scores = {}
     for draw in range(2):
         index_KxM = few_shot.drawn(labels, 9, draw)
         assert (labels[index_KxM] == np.arange(10)[:, None]).all() and len(np.unique(index_KxM)) == 90
         for shots in (3, 9):
             mine = index_KxM[:, :shots].ravel()
             scaler, reference = scikit_learn(train[mine], labels[mine], 0.1)
-            assert abs(found[shots][draw] - reference.score(scaler.transform(test), test_labels)) <= 0.004
-    assert found[3][0] != found[3][1] and np.mean(found[9]) > np.mean(found[3])
+            scores[shots, draw] = found[shots][draw][1].accuracy(test, test_labels)
+            assert abs(scores[shots, draw] - reference.score(scaler.transform(test), test_labels)) <= 0.004
+    assert scores[3, 0] != scores[3, 1] and scores[9, 0] > scores[3, 0]
+
+
+def test_few_shot_sees_no_other_label(digits):
+    train, labels, _, _ = digits
+    rng = np.random.default_rng(0)
+    candidates = {"noise": rng.normal(size=(len(train), 40)), "pixels": train}
+    drawn = few_shot.drawn(labels, 5, 0).ravel()
+    others = labels.copy()
+    rest = np.setdiff1d(np.arange(len(labels)), drawn)
+    candidates["cheat"] = np.eye(10)[labels] + 3 * rng.normal(size=(len(train), 10))
+    candidates["cheat"][rest] = np.eye(10)[labels[rest]]  # perfect, but for the examples that were drawn
+    (one,) = few_shot.few_shot_classifiers(candidates, others, 10, (0.01, 0.1), shots=(5,), draws=1)[5]
+    assert one[0] == "pixels"
 
 
 def test_few_shot_needs_as_many_examples_of_each_class(digits):

@@ -32,27 +32,27 @@ def folder(tmp_path_factory):
 
 
 def test_nearest_to_a_training_example_is_itself(workdir, folder):
-    assert main(["knn", f"--workdir={workdir}", "--features=cells@1", "--k=3", f"--images={folder}"]) == 0
-    images = json.loads((workdir / "knn.json").read_text())["images"]
+    assert main(["knn", f"--workdir={workdir}", "--features=cells@encoder_00", "--k=3", f"--images={folder}"]) == 0
+    images = json.loads((workdir / "knn-images.json").read_text())["images"]
     for number, path, one in zip(NUMBERS, sorted(folder.iterdir()), images, strict=True):
         first = one["neighbours"][0]
         assert one["name"] == path.name and len(one["neighbours"]) == 3
         assert first["index"] == number and first["class"] == path.stem[-1]
         assert first["cosine"] == pytest.approx(1, abs=1e-5) and one["neighbours"][1]["cosine"] < 1
         assert sum(one["votes"].values()) == pytest.approx(1) and one["votes"][one["prediction"]] > 0.3
-    assert (workdir / "figures" / "knn_images.png").stat().st_size > 5000
+    assert (workdir / "figures" / "knn-images.png").stat().st_size > 5000
 
 
 def test_the_classifier_knows_what_it_was_fitted_on(workdir, folder):
-    flags = ["--features=cells@1", "--shots=2", f"--images={','.join(map(str, sorted(folder.iterdir())))}"]
+    flags = ["--features=cells@encoder_00", f"--images={','.join(map(str, sorted(folder.iterdir())))}"]
     assert main(["probe", f"--workdir={workdir}", *flags]) == 0
-    results = json.loads((workdir / "probe.json").read_text())
+    results = json.loads((workdir / "probe-images.json").read_text())
     for path, one in zip(sorted(folder.iterdir()), results["images"], strict=True):
         shares = list(one["probabilities"].values())
         assert one["prediction"] == path.stem[-1] == next(iter(one["probabilities"]))
         assert shares == sorted(shares, reverse=True) and 0.3 < sum(shares) <= 1 + 1e-6
-    assert list(results["few_shot"]) == ["2"] and len(results["few_shot"]["2"]["by_draw"]["accuracy"]) == 5
-    assert (workdir / "figures" / "probe_images.png").stat().st_size > 5000
+    assert results["data"]["name"] == "images" and results["data"]["examples"] == 3 and "accuracy" not in results
+    assert (workdir / "figures" / "probe-images.png").stat().st_size > 5000
 
 
 def test_rows_keep_their_numbers_where_a_picture_is_corrupt(workdir, folder, tmp_path):
@@ -64,7 +64,7 @@ def test_rows_keep_their_numbers_where_a_picture_is_corrupt(workdir, folder, tmp
     names[4].write_bytes(b"no picture")
     data = [("name", "image_folder"), ("data_dir", str(tmp_path)), ("max_corrupt_fraction", 0.5)]
     subject = of_run(workdir, [(f"data.{name}", value) for name, value in data])
-    rows = split_rows(subject, "train", ("mean@1",))
+    rows = split_rows(subject, "train", ("mean@encoder_00",))
     assert rows.index_N.tolist() == [0, 1, 2, 3, *range(5, 12)] and len(rows.label_N) == 11
     classes = open_source("image_folder", "train", str(tmp_path)).class_names
     assert [classes[label] for label in rows.label_N] == [names[place].parent.name for place in rows.index_N]

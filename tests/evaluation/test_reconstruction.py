@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 import crate_jax
-from crate_jax.evaluation.reconstruction import complete, make_masks, measure, psnr
+from crate_jax.evaluation.masked_completion import complete, make_masks, measure, psnr
 from crate_jax.operators.masking import num_visible
 from crate_jax.training.objective import normalise
 
@@ -59,6 +59,12 @@ def test_what_is_shown_is_the_prediction_where_removed_and_the_image_elsewhere(n
     numbers = measure(found)
     np.testing.assert_allclose(numbers["masked_mse"].mean(), np.mean(errors["masked"]), rtol=1e-4)
     np.testing.assert_allclose(numbers["visible_mse"].mean(), np.mean(errors["visible"]), rtol=1e-4)
+    for image in range(3):  # of removed pixels alone: the visible ones are pasted, and would flatter
+        removed = np.kron(mask[image].reshape(4, 4), np.ones((4, 4))) == 1
+        error = np.mean((found.prediction[image][removed] - images[image][removed] / 255) ** 2)
+        assert numbers["masked_psnr"][image] == pytest.approx(-10 * np.log10(error), rel=1e-4)
+        assert numbers["psnr"][image] == pytest.approx(-10 * np.log10(0.75 * error), rel=1e-4)
+    assert (numbers["masked_ssim"] < numbers["ssim"]).all()
 
 
 def test_psnr_is_that_of_the_textbook_and_finite():

@@ -7,16 +7,19 @@ import pytest
 
 from crate_jax.config import load_config, to_json
 from crate_jax.errors import UserError
-from crate_jax.sweeps.compare import compare
+from crate_jax.sweeps.compare import compare, draw, find_runs, make_rows
 
 
-def written(folder, seed, probe, **overrides):
+def written(folder, seed, probe, data=None, **overrides):
     folder.mkdir(parents=True)
-    leaves = {"seed": seed, **{name.replace("__", "."): value for name, value in overrides.items()}}
+    leaves = {"seed": seed, "total_steps": 100, **{name.replace("__", "."): value for name, value in overrides.items()}}
     (folder / "config.json").write_text(to_json(load_config("quickstart", leaves.items())))
     lines = [{"step": step, "loss": 1 / step, "images_per_second": 100.0 + step} for step in (1, 50, 100)]
     (folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
-    (folder / "probe.json").write_text(json.dumps({"accuracy": probe, "untrained_accuracy": 0.5}))
+    data = {"name": "embedded_photographs", "split": "test", "fingerprint": "0", "examples": 9} | (data or {})
+    result = {"accuracy": probe, "untrained_accuracy": 0.5, "data": data}
+    if probe is not None:
+        (folder / "probe.json").write_text(json.dumps(result))
     return str(folder)
 
 
@@ -56,7 +59,35 @@ def test_a_sweeps_workdir_stands_for_its_points(tmp_path):
     written(tmp_path / "a", 0, 0.6)
     points = [{"name": "a", "overrides": {}, "status": "done"}, {"name": "b", "overrides": {}, "status": "pending"}]
     (tmp_path / "sweep.json").write_text(json.dumps({"points": points}))
-    assert "| a | 1 |" in compare([str(tmp_path)], tmp_path / "out")
+    text = compare([str(tmp_path)], tmp_path / "out")
+    assert "| a | 1 |" in text and "- b: pending" in text
+
+
+def test_a_run_that_is_not_finished_is_listed_and_not_averaged(tmp_path):
+    runs = [written(tmp_path / f"crate+seed={seed}", seed, 0.6) for seed in range(2)]
+    runs.append(written(tmp_path / "crate+seed=2", 2, 0.9, total_steps=200))
+    text = compare(runs, tmp_path / "out")
+    assert "| crate | 2 |" in text and "60.0 |" in text and "- crate+seed=2: step 100 of 200" in text
+    with pytest.raises(UserError, match="no run is finished"):
+        compare(runs[2:], tmp_path / "out")
+
+
+def test_what_is_missing_is_shown_as_missing(tmp_path):
+    runs = [written(tmp_path / "a", 0, 0.6), written(tmp_path / "b", 0, None, model__depth=2)]
+    compare(runs, tmp_path / "out")
+    lines = (tmp_path / "out" / "comparison.md").read_text().splitlines()
+    place = lines[0].split(" | ").index("probe, %")
+    assert [line.split(" | ")[place] for line in lines[2:]] == ["60.0", "–"]
+    rows = make_rows(find_runs(runs)[0])
+    figure = draw(rows)
+    (axis,) = [axis for axis in figure.axes if axis.get_title() == "probe, %"]
+    assert len(axis.patches) == 1 and [text.get_text().strip() for text in axis.texts] == ["60.0", "missing"]
+
+
+def test_results_on_other_examples_are_refused(tmp_path):
+    runs = [written(tmp_path / "a", 0, 0.6), written(tmp_path / "b", 0, 0.7, data={"split": "train"}, model__depth=2)]
+    with pytest.raises(UserError, match=r"probe.json of b is of embedded_photographs, train"):
+        compare(runs, tmp_path / "out")
 
 
 def test_what_is_neither_run_nor_sweep(tmp_path):

@@ -17,7 +17,7 @@ from crate_jax.sweeps.run import Runner
 SWEEP = """
 from crate_jax.config import load_config
 from crate_jax.sweeps.points import leaf, product
-EVALUATE = ("knn --features=mean@1",)
+EVALUATE = ("knn --features=mean@encoder_00",)
 def get_config():
     config = load_config("quickstart_digits")
     config.total_steps, config.optimizer.warmup_steps, config.batch_size = 40, 4, 8

@@ -149,22 +149,38 @@ def psnr(original_BxHxWxC, reconstruction_BxHxWxC):
     return -10 * np.log10(np.maximum(error_B, 1e-10))
 
 
-def ssim(original_BxHxWxC, reconstruction_BxHxWxC):
-    """Structural similarity of each image (Wang et al. 2004), by scikit-image, windows of 7 pixels or what fits."""
+def similarity_maps(original_BxHxWxC, reconstruction_BxHxWxC):
+    """Structural similarity (Wang et al. 2004), by scikit-image, windows of 7 pixels or what fits.
+
+    Returns:
+        (ssim_B, map_BxHxW): the mean of each image without its border, and the similarity around each pixel.
+    """
     window = min(7, *original_BxHxWxC.shape[1:3])
-    settings = {"win_size": window - (window + 1) % 2, "channel_axis": -1, "data_range": 1.0}
+    settings = {"win_size": window - (window + 1) % 2, "channel_axis": -1, "data_range": 1.0, "full": True}
     pairs = zip(original_BxHxWxC, reconstruction_BxHxWxC, strict=True)
-    return np.array([structural_similarity(one, other, **settings) for one, other in pairs])
+    found = [structural_similarity(one, other, **settings) for one, other in pairs]
+    return np.array([one for one, _ in found]), np.stack([one.mean(-1) for _, one in found])
 
 
 def measure(completed):
-    """Numbers of each image: a dictionary of arrays, `masked_mse`, `visible_mse`, `psnr`, `ssim`.
+    """Numbers of each image, a dictionary of arrays.
 
-    PSNR and SSIM compare the whole reconstruction, visible patches pasted, with the original.
+    `psnr` and `ssim` compare the whole reconstruction, visible patches pasted, with the original: the fewer patches are
+    removed, the better they look. `masked_psnr` and `masked_ssim` are of the removed pixels alone. `masked_mse` and
+    `visible_mse` are in the units of the loss.
     """
+    ssim_B, map_BxHxW = similarity_maps(completed.original, completed.reconstruction)
+    removed_BxHxW = completed.mask[..., 0]
+    error_BxHxW = np.mean(np.square(completed.original.astype(np.float64) - completed.reconstruction), -1)
+
+    def over_removed(values_BxHxW):
+        return (values_BxHxW * removed_BxHxW).sum((1, 2)) / removed_BxHxW.sum((1, 2))
+
     return {
         "masked_mse": completed.masked_mse_B,
         "visible_mse": completed.visible_mse_B,
         "psnr": psnr(completed.original, completed.reconstruction),
-        "ssim": ssim(completed.original, completed.reconstruction),
+        "masked_psnr": -10 * np.log10(np.maximum(over_removed(error_BxHxW), 1e-10)),
+        "ssim": ssim_B,
+        "masked_ssim": over_removed(map_BxHxW),
     }

@@ -1,8 +1,9 @@
-"""Figures of what frozen features are worth: accuracy by layer and beside its baselines, single pictures' verdicts."""
+"""Figures of accuracies: by layer, beside baselines, by class, of fine-tuning; pictures and predicted classes."""
 
 import numpy as np
 
-from crate_jax.evaluation.figures import COLOURS, MARKERS
+from crate_jax.evaluation.figures import COLOURS, MARKERS, put_picture, shortened
+from crate_jax.training.metrics_file import read_metrics
 
 BLUE, ORANGE, GREY = COLOURS[0], COLOURS[1], "#777777"
 WRONG = COLOURS[5]
@@ -34,7 +35,7 @@ def probe_figure(results, depth):
 
 
 def _by_layer(axis, results, depth):
-    place = {str(layer): layer for layer in range(1, depth + 1)} | {"last": depth}
+    place = {f"encoder_{layer:02d}": layer for layer in range(depth)} | {"last": depth}
     for key, style, alpha, of in (("held_out", "-", 1.0, ""), ("untrained_held_out", ":", 0.75, ", untrained")):
         lines = {}
         for name, value in results.get(key, {}).items():
@@ -46,8 +47,8 @@ def _by_layer(axis, results, depth):
     chosen = results["features"]
     at = (place[chosen.partition("@")[2]], 100 * results["held_out"][chosen])
     axis.plot(*at, "o", markersize=11, markerfacecolor="none", markeredgecolor="black", label=f"chosen: {chosen}")
-    ticks = range(1, depth + 1, max(1, depth // 8))
-    axis.set_xticks([*ticks[:-1], depth], [*map(str, ticks[:-1]), "last"])
+    ticks = range(0, depth, max(1, depth // 8))
+    axis.set_xticks([*ticks, depth], [*map(str, ticks), "last"])
     axis.set_xlabel("encoder layer", fontsize=9)
     axis.set_ylabel("accuracy, %", fontsize=9)
     axis.set_title("held-out part of the training set", fontsize=10)
@@ -75,9 +76,11 @@ def bars(axis, groups, kinds):
     width = 0.84 / len(shown)
     for number, (key, name, colour) in enumerate(shown):
         places = np.arange(len(groups)) + (number - (len(shown) - 1) / 2) * width
-        heights = [100 * one.get(key, 0) for _, one in groups]
-        axis.bar(places, heights, 0.92 * width, color=colour, label=name)
-        for place, height, (_, one) in zip(places, heights, groups, strict=True):
+        axis.bar(places, [100 * one.get(key, np.nan) for _, one in groups], 0.92 * width, color=colour, label=name)
+        for place, (_, one) in zip(places, groups, strict=True):
+            if key not in one:
+                continue
+            height = 100 * one[key]
             draws = [100 * value for value in one.get("by_draw", {}).get(key, ())]
             spread = np.linspace(-0.22, 0.22, len(draws)) * width if len(draws) > 1 else np.zeros(len(draws))
             axis.plot(
@@ -168,15 +171,6 @@ def neighbours_figure(rows, caption):
     return figure
 
 
-def put_picture(axis, image_HxWxC):
-    """An image without ticks; one channel is gray."""
-    gray = image_HxWxC.shape[-1] == 1
-    axis.imshow(image_HxWxC[..., 0] if gray else image_HxWxC, cmap="gray" if gray else None, vmin=0, vmax=1)
-    axis.set_xticks([])
-    axis.set_yticks([])
-    axis.spines[:].set_visible(False)
-
-
 def frame(axis, colour):
     """A coloured frame around an image."""
     axis.spines[:].set_visible(True)
@@ -184,6 +178,116 @@ def frame(axis, colour):
     axis.spines[:].set_linewidth(2.5)
 
 
-def shortened(text, most):
-    """A text cut to a length."""
-    return text if len(text) <= most else text[: most - 1] + "…"
+def gallery(cells, caption, columns=8):
+    """Pictures with a title each.
+
+    Args:
+        cells: a list of (image, 0 to 1, title).
+        caption: a line below.
+        columns: at most.
+
+    Returns:
+        A matplotlib figure.
+    """
+    from matplotlib.figure import Figure
+
+    columns = max(1, min(columns, len(cells)))
+    rows = max(1, -(-len(cells) // columns))
+    figure = Figure(figsize=(1.3 * columns + 2.2, 1.65 * rows + 0.5), layout="constrained")
+    axes = figure.subplots(rows, columns, squeeze=False)
+    for axis, (image, title) in zip(axes.flat, cells, strict=False):
+        put_picture(axis, image)
+        axis.set_title("\n".join(shortened(line, 18) for line in title.split("\n")), fontsize=7)
+    for axis in list(axes.flat)[len(cells) :]:
+        axis.set_axis_off()
+    figure.supxlabel(caption, fontsize=8)
+    return figure
+
+
+def confusion_figure(results):
+    """How often each class is predicted as which, as a share of the true class.
+
+    Args:
+        results: what `probe.json` holds.
+
+    Returns:
+        A matplotlib figure.
+    """
+    from matplotlib.figure import Figure
+
+    counts = np.asarray(results["confusion"], float)
+    share = counts / np.maximum(counts.sum(1, keepdims=True), 1)
+    names = [shortened(row["class"], 16) for row in results["classes"]]
+    side = 2.2 + 0.24 * len(names)
+    figure = Figure(figsize=(side + 0.8, side), layout="constrained")
+    axis = figure.subplots()
+    image = axis.imshow(100 * share, cmap="Blues", vmin=0, vmax=100)
+    axis.set_xticks(range(len(names)), names, rotation=90, fontsize=7)
+    axis.set_yticks(range(len(names)), names, fontsize=7)
+    axis.set_xlabel("predicted class", fontsize=9)
+    axis.set_ylabel("class", fontsize=9)
+    figure.colorbar(image, ax=axis, shrink=0.7, label="% of the class")
+    axis.set_title(f"{results['features']}, {results['test_examples']} test examples", fontsize=10)
+    return figure
+
+
+def curve_figure(metrics, results):
+    """Loss and accuracy of the training batches against the step, and the accuracy on the test set.
+
+    Args:
+        metrics: path of a `metrics.jsonl`.
+        results: what `finetune.json` holds.
+
+    Returns:
+        A matplotlib figure.
+    """
+    from matplotlib.figure import Figure
+
+    lines = [line for line in read_metrics(metrics) if "loss" in line]
+    steps = [line["step"] for line in lines]
+    figure = Figure(figsize=(8.6, 3.3), layout="constrained")
+    left, right = figure.subplots(1, 2)
+    left.plot(steps, [line["loss"] for line in lines], color=BLUE, marker="." if len(steps) < 30 else "")
+    left.set_ylabel("cross-entropy, training batches", fontsize=9)
+    left.set_ylim(0, 1.08 * max(line["loss"] for line in lines))
+    shares = [100 * line["train_accuracy"] for line in lines]
+    right.plot(steps, shares, color=BLUE, marker="." if len(steps) < 30 else "", label="training batches, augmented")
+    share = 100 * results["accuracy"]
+    right.axhline(share, color=ORANGE, linestyle="--", label=f"test set at the end: {share:.1f} %")
+    right.set_ylabel("accuracy, %", fontsize=9)
+    right.set_ylim(0, 102)
+    right.legend(fontsize=8, loc="lower right")
+    for axis in (left, right):
+        axis.set_xlabel("step", fontsize=9)
+        axis.tick_params(labelsize=8)
+        axis.grid(alpha=0.25)
+    start = "from scratch" if results["from"] == "scratch" else "from a pre-trained encoder"
+    figure.suptitle(f"{start}, {results['train_examples']} training examples", fontsize=10)
+    return figure
+
+
+def few_labels_figure(results):
+    """Bars of the means, a dot a draw.
+
+    Args:
+        results: what `few_labels.json` holds.
+
+    Returns:
+        A matplotlib figure.
+    """
+    from matplotlib.figure import Figure
+
+    frozen = results["head_only"]
+    kinds = (
+        ("pretrained", "pre-trained, " + ("frozen" if frozen else "fine-tuned"), BLUE),
+        ("from_scratch", "untrained, frozen" if frozen else "the same from scratch", ORANGE),
+        ("raw_pixels", "raw pixels", GREY),
+    )
+    figure = Figure(figsize=(5.2, 3.5), layout="constrained")
+    axis = figure.subplots()
+    bars(axis, [("", results)], kinds)
+    axis.set_xticks([])
+    counts = f"{results['labels_per_class']} labels a class, {results['draws']} draws"
+    axis.set_xlabel(f"{counts}; {results['test_examples']} test examples", fontsize=9)
+    axis.legend(fontsize=8, frameon=False, loc="upper left", ncols=3, columnspacing=1)
+    return figure

@@ -9,7 +9,8 @@ from etils import epath
 
 from crate_jax.evaluation import knn
 from crate_jax.evaluation.feature_store import check_labels, labelled, split_features
-from crate_jax.evaluation.linear_probe import compact_labels, fit_and_score
+from crate_jax.evaluation.probe import compact_labels
+from crate_jax.evaluation.solver import fit
 from crate_jax.evaluation.subject import Subject
 from crate_jax.training.observers import Silent, on_one_device
 
@@ -32,7 +33,7 @@ def make_evaluator(config, model, *, features=None, most=MOST):
     Raises:
         UserError: (when called) no such split, no labels.
     """
-    features = features or f"cells@{max(1, model.depth // 2)}"
+    features = features or f"cells@encoder_{max(0, model.depth // 2 - 1):02d}"
     settings = config.data
 
     def evaluate(step, params):
@@ -48,7 +49,7 @@ def make_evaluator(config, model, *, features=None, most=MOST):
         k = min(knn.NEIGHBOURS, len(train_N))
         return {
             "evaluation/knn": float(np.mean(knn.predict(train, train_N, test, k=k) == test_M)),
-            "evaluation/probe": fit_and_score(train, train_N, test, test_M, WATCHED_C, classes),
+            "evaluation/probe": fit(train, train_N, WATCHED_C, classes).accuracy(test, test_M),
         }
 
     return evaluate

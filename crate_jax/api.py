@@ -1,0 +1,180 @@
+"""The evaluations as functions of a network: each returns a `Result` with numbers, tables, `.save(folder)`, `.plot()`.
+
+`net` is a `Pretrained` or whatever `from_pretrained` takes. Nothing is written until `.save`, except that `finetune`
+and `analyze` work in a folder.
+"""
+
+import dataclasses
+import pathlib
+
+from etils import epath
+
+from crate_jax.config import flatten, load_config, override
+from crate_jax.config_files import installed_configs
+from crate_jax.data.sources import open_source
+from crate_jax.errors import UserError
+from crate_jax.evaluation.results import Result
+from crate_jax.pretrained import Pretrained, from_pretrained
+
+
+def list_models() -> list[str]:
+    """Names that `create_model` takes."""
+    from crate_jax.models.sizes import NETWORKS
+
+    return sorted(NETWORKS)
+
+
+def list_configs() -> list[str]:
+    """Names of the installed configs, which `load_config` and `pretrain` take."""
+    return sorted(installed_configs())
+
+
+def subject_of(net, data=None, data_dir=None, out=None):
+    """What an evaluation works on.
+
+    Args:
+        net: a `Pretrained`, or whatever `from_pretrained` takes.
+        data: None is the run's own data set; else the name of a data set ("cifar10", "image_folder"), or a config (or
+            the name of one) whose `data.*` count. The normalisation stays the run's.
+        data_dir: where the data set lies.
+        out: folder of what is written on the way; None is the workdir.
+
+    Raises:
+        UserError: no such network or data set.
+    """
+    subject = (net if isinstance(net, Pretrained) else from_pretrained(net)).subject
+    leaves = {}
+    if data is not None and (not isinstance(data, str) or data in installed_configs() or str(data).endswith(".py")):
+        config = load_config(data) if isinstance(data, str) else override(data)
+        statistics = ("data.mean", "data.std")
+        leaves = {k: v for k, v in flatten(config).items() if k.startswith("data.") and k not in statistics}
+    elif data is not None and data != subject.config.data.name:
+        held_out = _held_out_split(data, data_dir)
+        leaves = {"data.name": data, "data.train_split": "train", "data.validation_split": held_out}
+        leaves |= {"data.data_dir": None, "data.show_split": None, "data.show_classes": ()}
+    if data_dir is not None:
+        leaves["data.data_dir"] = str(data_dir)
+    if leaves:
+        subject = dataclasses.replace(subject, config=override(subject.config, leaves.items()))
+    return dataclasses.replace(subject, out=epath.Path(out)) if out else subject
+
+
+def _held_out_split(name, data_dir):
+    for split in ("validation", "test"):
+        try:
+            open_source(name, split, data_dir)
+            return split
+        except UserError as error:
+            last = error
+    raise last
+
+
+def probe(net, data=None, *, data_dir=None, features=None, shots=None, baselines=("untrained", "raw"), images=None):
+    """What frozen features are worth to a linear classifier: see `evaluation.probe.probe`.
+
+    Args:
+        net, data, data_dir: see `subject_of`.
+        features: POOLING@LAYER; None chooses on a held-out part of the training set.
+        shots: examples a class of the few-shot probes.
+        baselines: of "untrained" and "raw".
+        images: paths of pictures that take the place of the held-out split.
+
+    Returns:
+        A `Result` with `accuracy`, `interval`, `features`, ...
+    """
+    from crate_jax.evaluation.probe import probe as run
+
+    subject = subject_of(net, data, data_dir)
+    return run(subject, features=features, shots=shots, baselines=baselines, pictures=images)
+
+
+def knn(net, data=None, *, data_dir=None, features=None, k=20, temperature=0.07, images=None):
+    """What they are worth to a nearest-neighbour classifier: see `evaluation.knn.knn`.
+
+    Args:
+        net, data, data_dir: see `subject_of`.
+        features: POOLING@LAYER; None chooses.
+        k, temperature: neighbours that vote, and the temperature of their weights.
+        images: paths of pictures that take the place of the held-out split.
+
+    Returns:
+        A `Result` with `accuracy`, `interval`, `features`, ...
+    """
+    from crate_jax.evaluation.knn import knn as run
+
+    subject = subject_of(net, data, data_dir)
+    return run(subject, features=features, k=k, temperature=temperature, pictures=images)
+
+
+def reconstruct(net, data=None, *, data_dir=None, images=None, limit=1024):
+    """Completes masked images of a held-out split and measures: see `evaluation.reconstruct.reconstruct`.
+
+    Args:
+        net, data, data_dir: see `subject_of`.
+        images: paths of pictures that take the place of the held-out split.
+        limit: images of the split at most, evenly spaced.
+
+    Returns:
+        A `Result` with `masked_mse`, `psnr`, `masked_psnr`, ...
+    """
+    from crate_jax.evaluation.reconstruct import reconstruct as run
+
+    return run(subject_of(net, data, data_dir), pictures=images, limit=limit)
+
+
+def finetune(net, recipe="finetune", out=None, *, labels_per_class=None, draws=3, from_scratch=False):
+    """Trains a classifier on top of the network, or resumes: see `evaluation.finetune`.
+
+    Args:
+        net: see `subject_of`.
+        recipe: a config, or the name or file of one.
+        out: folder of the training; None is WORKDIR/finetune/RECIPE.
+        labels_per_class: examples of each class that are trained on, beside a network from scratch; None is all.
+        draws: with `labels_per_class`: how often they are drawn.
+        from_scratch: the same network without its pre-training.
+
+    Returns:
+        A `Result`, or None if the run was preempted.
+    """
+    from crate_jax.evaluation import finetune as module
+
+    subject = subject_of(net)
+    config = load_config(recipe) if isinstance(recipe, str) else recipe
+    name = pathlib.PurePath(recipe).stem if isinstance(recipe, str) else "finetune"
+    folder = epath.Path(out) if out else subject.out / "finetune" / name
+    if labels_per_class:
+        return module.few(subject, config, folder, labels_per_class, draws)
+    return module.full(subject, config, folder, from_scratch=from_scratch)
+
+
+def analyze(net, data=None, *, data_dir=None, images=None, limit=64, out=None):
+    """Measures what each layer does and writes report.html: see `analysis.analyze.analyze`.
+
+    Args:
+        net, data, data_dir, out: see `subject_of`.
+        images: paths of pictures that take the place of the held-out split.
+        limit: images of the split.
+
+    Returns:
+        A `Result` with `layers`, `findings` and `report`, the page's path.
+    """
+    from crate_jax.analysis.analyze import analyze as run
+
+    numbers, report = run(subject_of(net, data, data_dir, out), pictures=images, limit=limit)
+    return Result("analysis", numbers | {"report": str(report)}, {"layers": numbers["layers"]})
+
+
+def segment(net, *, count=128, seed=0):
+    """Foreground masks that nobody trained, on digits over photographs: see `analysis.segmentation.segment`.
+
+    Args:
+        net: see `subject_of`.
+        count: images that are made.
+        seed: of the images.
+
+    Returns:
+        A `Result` with `miou` by method, of the network and untrained.
+    """
+    from crate_jax.analysis.segmentation import segment as run
+
+    return run(subject_of(net), count=count, seed=seed)

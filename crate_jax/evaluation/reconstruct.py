@@ -1,0 +1,219 @@
+"""Reconstruction of a split, or of a person's own pictures: numbers by kind and ratio of the mask, and two figures.
+
+Pictures larger than the network's images (`data.show_split`) are completed tile by tile.
+"""
+
+import functools
+import logging
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from PIL import ImageOps
+
+from crate_jax.data.augment import centre_crop
+from crate_jax.data.picture import RESAMPLING, decoded
+from crate_jax.data.pipeline import evaluation_batches
+from crate_jax.errors import UserError
+from crate_jax.evaluation.feature_store import batch_size_of, evenly_spaced
+from crate_jax.evaluation.figures import curves, image_grid, masked_image
+from crate_jax.evaluation.masked_completion import MASK_KINDS, complete, make_masks, measure
+from crate_jax.evaluation.pictures import read_pictures
+from crate_jax.evaluation.probe import picture_data
+from crate_jax.evaluation.results import Result
+from crate_jax.models.masked_autoencoder import MaskedAutoencoder
+from crate_jax.operators.patches import image_shape
+from crate_jax.training.objective import normalise
+
+logger = logging.getLogger(__name__)
+
+SHOWN = 8  # images in the figure, evenly spaced over those measured
+RATIOS = (0.25, 0.5, 0.75, 0.9)
+SWEPT = 128  # images, evenly spaced, that every kind and ratio is measured on
+TILES = 4  # along a side of a picture that is completed tile by tile
+TITLES = ("original", "masked", "reconstruction", "all predicted")
+
+
+def reconstruct(subject, *, pictures=None, limit=1024):
+    """Completes images and measures.
+
+    Args:
+        subject: a `Subject` with a decoder.
+        pictures: of `--images=`: they take the place of the held-out split.
+        limit: images of the split at most, evenly spaced over it.
+
+    Returns:
+        A `Result`; its numbers are what `reconstruction.json` holds.
+
+    Raises:
+        UserError: no such split or file; a network that reconstructs nothing.
+    """
+    model, settings = subject.model, subject.config.data
+    if not isinstance(model, MaskedAutoencoder):
+        raise UserError(f"{subject.source} is a {type(model).__name__}, which has no decoder; reconstruct a pretrain.")
+    if pictures is not None:
+        images, names = read_pictures(pictures, subject.config, model.image_size, model.channels)
+        index_B, stamp = np.arange(len(names)), subject.stamp(data=picture_data(images))
+    else:
+        images, index_B, names = _of_split(subject, settings.validation_split, limit)
+        stamp = subject.stamp(settings.validation_split, len(images))
+    ratio, swept = model.mask_ratio, evenly_spaced(len(images), SWEPT)
+    numbers, _ = measured(subject, images, index_B, "random", ratio)
+    by_mask = [
+        {"mask_kind": kind, "mask_ratio": one} | measured(subject, images[swept], index_B[swept], kind, one)[0]
+        for kind in MASK_KINDS
+        for one in sorted({*RATIOS, ratio})
+        if 0 < int(model.num_patches * (1 - one)) < model.num_patches
+    ]
+    results = numbers | {"mask_kind": "random", "mask_ratio": ratio, "images": len(images)}
+    results |= {"norm_pix_loss": subject.config.norm_pix_loss, "by_mask": by_mask, "by_mask_images": len(swept)} | stamp
+    if subject.config.norm_pix_loss:
+        note = "pixels, PSNR and SSIM use each removed patch's own mean and deviation, which are not predicted"
+        results["note"] = note
+    if pictures is not None:
+        results["names"] = names
+    draw = functools.partial(_reconstruction_figure, subject, images, index_B, names, numbers, whole=pictures is None)
+    figures = {"reconstruction": draw, "reconstruction_by_mask": lambda: by_mask_figure(by_mask)}
+    return Result("reconstruction", results, {"by_mask": by_mask}, figures)
+
+
+def _of_split(subject, split, limit):
+    """(images uint8, their numbers, class names) from all over a split."""
+    model = subject.model
+    source, size = subject.open_split(split), batch_size_of(subject.model.image_size, 1)
+    indices = evenly_spaced(source.num_examples, limit)
+    batches = evaluation_batches(subject.config, split, model.image_size, model.channels, size, indices=indices)
+    found = [{key: batch[key][batch["valid"]] for key in ("image", "index", "label")} for batch in batches]
+    batches.close()
+    image, index, label = (np.concatenate([batch[key] for batch in found]) for key in ("image", "index", "label"))
+    called = subject.class_names(split)
+    return image, index, [called(one) if one >= 0 else "" for one in label]
+
+
+def measured(subject, images_NxHxWxC, index_N, kind, ratio):
+    """Completes images in batches of one shape.
+
+    Args:
+        subject: a `Subject` with a decoder.
+        images_NxHxWxC: uint8.
+        index_N: numbers of the examples, which their masks follow from.
+        kind, ratio: of the masks.
+
+    Returns:
+        (means over the images, a list of `Completed`, whose last one may be padded).
+    """
+    model = subject.model.clone(mask_ratio=ratio)
+    mean, std = subject.statistics
+    key = jax.random.fold_in(jax.random.key(subject.config.seed), 0x5EED)
+    size = min(batch_size_of(model.image_size, 1), len(images_NxHxWxC))
+    numbers, parts = [], []
+    for first in range(0, len(images_NxHxWxC), size):
+        images, index_B = images_NxHxWxC[first : first + size], index_N[first : first + size]
+        count = len(images)
+        images = np.pad(images, [(0, size - count), *[(0, 0)] * 3])  # one shape, one compilation
+        mask_BxN = make_masks(kind, key, jnp.asarray(np.pad(index_B, (0, size - count))), model.grid, ratio)
+        norm_pix = subject.config.norm_pix_loss
+        completed = complete(model, subject.params, normalise(images, mean, std), mask_BxN, mean, std, norm_pix)
+        numbers.append({name: values[:count] for name, values in measure(completed).items()})
+        parts = parts or [completed]
+    return {name: float(np.mean(np.concatenate([one[name] for one in numbers]))) for name in numbers[0]}, parts
+
+
+def rows_of(completed, count):
+    """Rows of the figure: original, masked, reconstruction, prediction of the first images."""
+    parts = (completed.original, completed.mask, completed.reconstruction, completed.prediction)
+    return [[one, masked_image(one, mask), *more] for one, mask, *more in list(zip(*parts, strict=True))[:count]]
+
+
+def _reconstruction_figure(subject, images, index_B, names, numbers, *, whole):
+    settings, model = subject.config.data, subject.model
+    tiled = completed_pictures(subject, settings.show_split, settings.show_classes) if whole else {}
+    shown = evenly_spaced(len(images), max(1, SHOWN - len(tiled)))
+    _, (completed,) = measured(subject, images[shown], index_B[shown], "random", model.mask_ratio)
+    rows = [[one, masked_image(one, mask), *more] for one, mask, *more in tiled.values()] + rows_of(
+        completed, len(shown)
+    )
+    caption = (
+        f"{model.mask_ratio:.0%} removed; PSNR {numbers['psnr']:.1f} dB, SSIM {numbers['ssim']:.2f}; "
+        f"removed pixels alone {numbers['masked_psnr']:.1f} dB, {numbers['masked_ssim']:.2f}"
+    )
+    if tiled:
+        caption += f"\nUpper rows: whole pictures in tiles of {model.image_size} pixels, partly trained on."
+        caption += "\nLower rows: held-out images, which the numbers are of."
+    if subject.config.norm_pix_loss:
+        caption += "; means and deviations of patches are the original's"
+    return image_grid(rows, TITLES, caption, [*tiled, *(names[i] for i in shown)])
+
+
+def by_mask_figure(by_mask):
+    """PSNR and SSIM of the removed pixels and the error of the loss, by ratio and kind of the mask."""
+    labels = {"masked_psnr": "PSNR of removed pixels, dB", "masked_ssim": "SSIM of removed pixels"}
+    labels |= {"masked_mse": "MSE of removed patches"}
+    lines = {}
+    for kind in MASK_KINDS:
+        points = [one for one in by_mask if one["mask_kind"] == kind]
+        lines[kind] = ([one["mask_ratio"] for one in points], {name: [one[name] for one in points] for name in labels})
+    return curves(lines, "fraction of patches removed", labels)
+
+
+def fitted(picture, shape, interpolation):
+    """A PIL picture resized until it covers height x width, and the middle of it: H x W x C, uint8."""
+    height, width = shape
+    if height == width:
+        picture = centre_crop(picture, height, height, interpolation)
+    else:
+        picture = ImageOps.fit(picture, (width, height), RESAMPLING[interpolation])
+    return np.asarray(picture).reshape(height, width, -1)
+
+
+def cut(picture_HxWxC):
+    """A picture as `TILES` x `TILES` tiles, row by row: B x H x W x C."""
+    height, width, channels = picture_HxWxC.shape
+    tiles = picture_HxWxC.reshape(TILES, height // TILES, TILES, width // TILES, channels)
+    return tiles.transpose(0, 2, 1, 3, 4).reshape(TILES**2, height // TILES, width // TILES, channels)
+
+
+def join(tiles_BxHxWxC):
+    """The inverse of `cut`."""
+    _, height, width, channels = tiles_BxHxWxC.shape
+    tiles = np.asarray(tiles_BxHxWxC).reshape(TILES, TILES, height, width, channels)
+    return tiles.transpose(0, 2, 1, 3, 4).reshape(TILES * height, TILES * width, channels)
+
+
+def completed_pictures(subject, split, names):
+    """Pictures of a split, completed tile by tile.
+
+    Args:
+        subject: a `Subject` with a decoder.
+        split: of the subject's data set; its pictures are resized to four tiles a side.
+        names: classes to show, in order; the first picture of each. What is not there is logged and left out.
+
+    Returns:
+        Name to (original, mask, reconstruction, prediction), each H x W x C from 0 to 1 (the mask 0 or 1).
+    """
+    if not names or not split:
+        return {}
+    model, config = subject.model, subject.config
+    mean, std = subject.statistics
+    try:
+        source = subject.open_split(split)
+    except UserError as error:  # the figure has held-out images as well, and these are a supplement to them
+        logger.warning("no pictures of data.show_split=%s are completed: %s", split, error)
+        return {}
+    missing = [name for name in names if name not in (source.class_names or ())]
+    if missing:
+        logger.warning("data.show_classes: split %s has no class %s", split, ", ".join(map(repr, missing)))
+    names = [name for name in names if name not in missing]
+    examples = source.read(np.arange(source.num_examples))
+    wanted = {source.class_names[example.label]: example for example in reversed(examples) if example.label >= 0}
+    key = jax.random.fold_in(jax.random.key(config.seed), 0x711E)
+    shape, done = tuple(TILES * side for side in image_shape(model.image_size)), {}
+    for number, name in enumerate(names):
+        picture = decoded(wanted[name].image, model.channels)
+        tiles = cut(fitted(picture, shape, config.data.interpolation))
+        index_B = jnp.arange(len(tiles)) + number * len(tiles)
+        mask_BxN = make_masks("random", key, index_B, model.grid, model.mask_ratio)
+        shown = complete(model, subject.params, normalise(tiles, mean, std), mask_BxN, mean, std, config.norm_pix_loss)
+        parts = (shown.original, shown.mask, shown.reconstruction, shown.prediction)
+        done[name] = tuple(join(np.broadcast_to(part, shown.original.shape)) for part in parts)
+    return done

@@ -1,0 +1,111 @@
+"""What an evaluation returns, and the files made of it: KIND.json and figures/*.png, which say what they are of.
+
+Every file has `data` (name, split, fingerprint, examples), `source` (workdir or file, step, identity of the parameters)
+and `version`. Results on another data set than the run's own have its name (`probe-cifar10.json`).
+"""
+
+import dataclasses
+import json
+import os
+import re
+import uuid
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+from etils import epath
+
+from crate_jax.evaluation.figures import save_figure
+
+SHOWN = 6  # numbers in a repr
+
+
+@dataclasses.dataclass(frozen=True, repr=False)
+class Result:
+    """The outcome of an evaluation.
+
+    Attributes:
+        kind: probe, knn, reconstruction, finetune, few_labels, analysis.
+        numbers: what KIND.json holds; each is an attribute too (`result.accuracy`).
+        tables: name to a list of dictionaries, one a row, as `pandas.DataFrame` takes them.
+        figures: name to a function that draws it.
+    """
+
+    kind: str
+    numbers: dict
+    tables: dict = dataclasses.field(default_factory=dict)
+    figures: Mapping[str, Callable[[], Any]] = dataclasses.field(default_factory=dict)
+
+    def __getattr__(self, name):
+        if name.startswith("_") or name not in self.__dict__.get("numbers", {}):
+            raise AttributeError(f"a {self.__dict__.get('kind')} result has no {name!r}")
+        return self.numbers[name]
+
+    def __dir__(self):
+        return [*super().__dir__(), *self.numbers]
+
+    def __repr__(self):
+        scalars = [(k, v) for k, v in self.numbers.items() if isinstance(v, int | float | str) and k != "version"]
+        shown = [
+            f"{key}={value:.4g}" if isinstance(value, float) else f"{key}={value}" for key, value in scalars[:SHOWN]
+        ]
+        return f"<{self.kind}: {', '.join(shown)}>"
+
+    def plot(self, name=None):
+        """A figure as a matplotlib `Figure`.
+
+        Args:
+            name: a key of `figures`; None is the first.
+        """
+        return self.figures[name or next(iter(self.figures))]()
+
+    def save(self, folder, *, suffix=""):
+        """Writes KIND.json and figures/*.png; the first process does.
+
+        Args:
+            folder: made if it is not there; gs:// too.
+            suffix: of every name, before the ending.
+
+        Returns:
+            The path of the JSON file.
+        """
+        folder = epath.Path(folder)
+        file = folder / f"{self.kind}{suffix}.json"
+        if jax.process_index() == 0:
+            write_text(file, json.dumps(self.numbers, indent=2) + "\n")
+            for name, draw in self.figures.items():
+                save_figure(draw(), folder / "figures" / f"{name}{suffix}.png")
+        return file
+
+
+def write_text(path, text):
+    """Writes a file whole or not at all; two writers at once do not meet."""
+    path = epath.Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.parent / f".{path.name}.{os.getpid()}-{uuid.uuid4().hex[:8]}.partial"
+    partial.write_text(text)
+    partial.replace(path)
+
+
+def read_result(path):
+    """What a result file holds, or None where there is none."""
+    path = epath.Path(path)
+    return json.loads(path.read_text()) if path.exists() else None
+
+
+def suffix_of(data, own, existing=None):
+    """What the names of results on `data` end with: nothing for the run's own data.
+
+    Args:
+        data: the result's `data`.
+        own: (data set, split) of the run; None where results belong to no run (a checkpoint file).
+        existing: what the file without a suffix holds, if there is one.
+    """
+    here = (data["name"], data["split"])
+    if own is None:
+        held = (existing or {}).get("data")
+        own = (held["name"], held["split"]) if isinstance(held, dict) else here
+    if here == tuple(own):
+        return ""
+    words = [data["name"]] if data["name"] != own[0] else [data["name"], data["split"]]
+    return "-" + "-".join(re.sub(r"[^A-Za-z0-9._=+-]+", "_", str(word)).strip("_") for word in words)

@@ -1,0 +1,345 @@
+"""A trained network in Python: from a run, an official file, a saved folder, the hub, or a name.
+
+net = crate_jax.from_pretrained("workdirs/quickstart")
+x = net.preprocess(["cat.jpg", array_uint8])
+net.features(x, "mean@last")
+model, params = net
+"""
+
+import dataclasses
+import os
+import pathlib
+import tempfile
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from crate_jax.config import model_overrides, to_json
+from crate_jax.data.picture import decoded
+from crate_jax.errors import UserError, nearest
+from crate_jax.evaluation.features import check_images, extract_features
+from crate_jax.evaluation.figures import image_grid
+from crate_jax.evaluation.masked_completion import complete, make_masks
+from crate_jax.evaluation.reconstruct import TITLES, fitted, rows_of
+from crate_jax.evaluation.results import write_text
+from crate_jax.evaluation.subject import Subject, of_checkpoint, of_run
+from crate_jax.interop.checkpoint_file import MODEL, ParamsCheckpoint, write_folder
+from crate_jax.interop.export import write_official
+from crate_jax.models.masked_autoencoder import MaskedAutoencoder
+from crate_jax.models.registry import num_parameters
+from crate_jax.operators.patches import image_shape
+from crate_jax.training.objective import normalise
+from crate_jax.version import __version__
+
+NETWORKS = pathlib.Path(__file__).parent / "networks"
+HUB = "hf://"
+
+
+@dataclasses.dataclass(frozen=True, repr=False)
+class Pretrained:
+    """A network with its parameters, the config it was trained with, and what is done with it.
+
+    Unpacks as `model, params`.
+
+    Attributes:
+        subject: what evaluations take.
+    """
+
+    subject: Subject
+
+    @property
+    def model(self) -> Any:
+        """The Linen module."""
+        return self.subject.model
+
+    @property
+    def params(self) -> Any:
+        """The tree that `model.apply({"params": params}, ...)` takes."""
+        return self.subject.params
+
+    @property
+    def config(self) -> Any:
+        """The config of the run (for a file: the defaults and what the file says)."""
+        return self.subject.config
+
+    def __iter__(self):
+        return iter((self.model, self.params))
+
+    def __repr__(self):
+        step = f", step {self.subject.step}" if self.subject.step is not None else ""
+        count = num_parameters(self.model) / 1e6
+        return f"<Pretrained {self.config.model.name}, {count:.2f} M parameters, from {self.subject.source}{step}>"
+
+    def preprocess(self, images) -> jax.Array:
+        """Pictures as the network takes them: the shorter side resized, the middle cropped, normalised as in training.
+
+        Args:
+            images: a picture or a list of them: paths, PIL images, or uint8 arrays (H x W, H x W x C); or one uint8
+                array B x H x W x C.
+
+        Returns:
+            images_BxHxWxC, float32.
+
+        Raises:
+            UserError: what is no picture, or an array of another type or rank.
+        """
+        if not isinstance(images, list | tuple) and getattr(images, "ndim", 2) < 4:  # a path, a PIL image, one array
+            images = [images]
+        shape, channels = image_shape(self.model.image_size), self.model.channels
+        crops = []
+        for image in images:
+            picture = decoded_picture(image, channels)
+            crops.append(fitted(picture, shape, self.config.data.interpolation))
+        if not crops:
+            raise UserError(
+                "preprocess: there are no images; give a path, a PIL image, a uint8 array or a list of them."
+            )
+        return normalise(jnp.asarray(np.stack(crops)), *self.subject.statistics)
+
+    def features(self, images_BxHxWxC, features: str = "mean@last") -> jax.Array:
+        """features_BxG, float32, of images from `preprocess`; see `crate_jax.extract_features`."""
+        return extract_features(self.model, self.params, images_BxHxWxC, features)
+
+    def reconstruct(self, images_BxHxWxC, mask_ratio: float | None = None, *, mask_kind="random", seed=0):
+        """Masks images and lets the network complete them.
+
+        Args:
+            images_BxHxWxC: from `preprocess`, at the network's own size.
+            mask_ratio: fraction of patches removed; None is the training run's.
+            mask_kind: random, block or grid.
+            seed: of the masks.
+
+        Returns:
+            A `Reconstruction`: pixels from 0 to 1, errors, `.plot()`.
+
+        Raises:
+            UserError: a network without a decoder, or images that do not fit.
+        """
+        if not isinstance(self.model, MaskedAutoencoder):
+            raise UserError(f"reconstruct: a {type(self.model).__name__} has no decoder; take a pre-trained network.")
+        check_images(self.model, images_BxHxWxC)
+        ratio = self.model.mask_ratio if mask_ratio is None else mask_ratio
+        if not 0 < int(self.model.num_patches * (1 - ratio)) < self.model.num_patches:
+            raise UserError(f"mask_ratio={ratio}: some patches must stay and some be removed; give about 0.75.")
+        model = self.model.clone(mask_ratio=ratio)
+        index_B = jnp.arange(len(images_BxHxWxC))
+        grid = tuple(side // model.patch_size for side in images_BxHxWxC.shape[1:3])
+        mask_BxN = make_masks(mask_kind, jax.random.key(seed), index_B, grid, ratio)
+        statistics = self.subject.statistics
+        found = complete(model, self.params, images_BxHxWxC, mask_BxN, *statistics, self.config.norm_pix_loss)
+        return Reconstruction(found, ratio)
+
+    def save(self, path) -> None:
+        """Writes the network, for `from_pretrained` and `--checkpoint`.
+
+        Args:
+            path: `.pth` or `.safetensors` (the official class's tensors), or a folder: parameters, config.json and a
+                card (README.md).
+
+        Raises:
+            UserError: no official class is like the network, or the folder holds something else.
+        """
+        path = pathlib.Path(path)
+        checkpoint = ParamsCheckpoint(self.model, self.params, self.config.model.name, model_overrides(self.config))
+        if path.suffix in (".pth", ".pt", ".safetensors"):
+            write_official(checkpoint, path, "safetensors" if path.suffix == ".safetensors" else "torch")
+            return
+        write_folder(checkpoint, path)
+        write_text(path / "config.json", to_json(self.config))
+        write_text(path / "README.md", self.card())
+
+    def card(self) -> str:
+        """The model card, Markdown: what it is, what it was trained on, results of the run, how to load it."""
+        from crate_jax.evaluation.results import read_result
+
+        data, subject = self.config.data, self.subject
+        results = []
+        for file in sorted(subject.out.glob("*.json")) if subject.own_data else ():
+            found = read_result(file)
+            if isinstance(found, dict) and found.get("source", {}).get("parameters") == subject.identity:
+                name = found["data"]["name"]
+                results += [f"| {file.stem} | {name} | {key} | {found[key]:.4g} |" for key in CARD if key in found]
+        table = ["| result | data | measure | value |", "| --- | --- | --- | ---: |", *results] if results else []
+        return "\n".join(
+            [
+                "---", "library_name: crate_jax", "tags: [crate, masked-autoencoder, white-box, jax]", "---", "",
+                f"# {self.config.model.name}", "",
+                f"{num_parameters(self.model):,} parameters; images of {self.model.image_size} pixels, patches of "
+                f"{self.model.patch_size}, width {self.model.width}, {self.model.depth} encoder layers.", "",
+                f"Trained on `{data.name}` ({data.train_split}) for {subject.step or 'some'} steps with "
+                f"crate_jax {__version__}; identity of the parameters `{subject.identity}`.", "",
+                *table, "", "```python", "import crate_jax", 'net = crate_jax.from_pretrained("PATH OR hf://ORG/NAME")',
+                'net.features(net.preprocess("picture.jpg"), "mean@last")', "```", "",
+            ]
+        )  # fmt: skip
+
+    def push_to_hub(self, repo_id: str, *, private: bool = False, token: str | None = None, endpoint=None) -> str:
+        """Uploads the folder that `save` writes to the Hugging Face hub.
+
+        Args:
+            repo_id: "org/name"; made if it is not there.
+            private, token, endpoint: as huggingface_hub takes them.
+
+        Returns:
+            The address of the commit.
+
+        Raises:
+            UserError: huggingface_hub is not installed, or the hub refuses.
+        """
+        hub = hub_library()
+        with tempfile.TemporaryDirectory() as folder:
+            self.save(folder)
+            try:
+                api = hub.HfApi(token=token, endpoint=endpoint)
+                api.create_repo(repo_id, private=private, exist_ok=True)
+                message = f"crate_jax {__version__}, parameters {self.subject.identity}"
+                return str(api.upload_folder(repo_id=repo_id, folder_path=folder, commit_message=message))
+            except (OSError, ValueError) as error:  # the hub's errors are kinds of these
+                raise UserError(f"push_to_hub({repo_id!r}): {str(error).strip().splitlines()[0]}") from error
+
+
+CARD = ("accuracy", "untrained_accuracy", "masked_mse", "masked_psnr")  # of the results, on the card
+
+
+@dataclasses.dataclass(frozen=True, repr=False)
+class Reconstruction:
+    """Completed images.
+
+    Attributes:
+        completed: arrays: `original`, `mask`, `reconstruction`, `prediction` (B x H x W x C, 0 to 1), `masked_mse_B`.
+        mask_ratio: fraction of patches removed.
+    """
+
+    completed: Any
+    mask_ratio: float
+
+    def __getattr__(self, name):
+        if name.startswith("_"):
+            raise AttributeError(name)
+        return getattr(self.completed, name)
+
+    def __repr__(self):
+        error = float(np.mean(self.completed.masked_mse_B))
+        count = len(self.completed.original)
+        return f"<Reconstruction of {count} images, {self.mask_ratio:.0%} removed, masked MSE {error:.4f}>"
+
+    def plot(self, most: int = 8):
+        """Original, masked, reconstruction and prediction of the first images, as a matplotlib figure."""
+        rows = rows_of(self.completed, most)
+        return image_grid(rows, TITLES, f"{self.mask_ratio:.0%} of the patches removed")
+
+
+def decoded_picture(image, channels):
+    """One picture, a path, a PIL image or a uint8 array, as an upright PIL image.
+
+    Raises:
+        UserError: it is none of these.
+    """
+    if isinstance(image, str | os.PathLike):
+        try:
+            return decoded(pathlib.Path(image).expanduser().read_bytes(), channels)
+        except Exception as error:  # no such file, no picture
+            raise UserError(f"preprocess: {image} cannot be read as a picture ({error}).") from error
+    if hasattr(image, "convert"):
+        image = np.asarray(image.convert("RGBA" if image.mode in ("RGBA", "LA", "P") else "RGB"))
+        if image.shape[-1] == 4:  # transparent parts lie on white
+            alpha = image[..., 3:].astype(np.float32) / 255
+            image = (image[..., :3] * alpha + 255 * (1 - alpha)).round().astype(np.uint8)
+        return decoded(image, channels)
+    array = np.asarray(image)
+    if array.dtype != np.uint8 or array.ndim not in (2, 3) or (array.ndim == 3 and array.shape[-1] not in (1, 3)):
+        raise UserError(
+            f"preprocess: an array of {array.dtype} and shape {array.shape}; give uint8, H x W or H x W x C with 1 "
+            f"or 3 channels (floats from 0 to 1: (255 * x).astype('uint8'))."
+        )
+    return decoded(array, channels)
+
+
+def hub_library():
+    """huggingface_hub.
+
+    Raises:
+        UserError: it is not installed.
+    """
+    try:
+        import huggingface_hub
+    except ImportError as error:
+        raise UserError("hf:// needs huggingface_hub: pip install 'crate-jax[hub]'") from error
+    return huggingface_hub
+
+
+def list_networks() -> list[str]:
+    """Names of the trained networks that ship with the package."""
+    return sorted(folder.name for folder in NETWORKS.glob("*") if (folder / MODEL).is_file())
+
+
+def from_pretrained(source, *, step: int | None = None, **overrides) -> Pretrained:
+    """A trained network.
+
+    Args:
+        source: a workdir of `pretrain` or `finetune`; an official `.pth`, `.safetensors` or `.npz`; a folder that
+            `Pretrained.save` or `convert --to=flax` wrote; "hf://org/name" or "hf://org/name@revision"; or the name of
+            a network that ships with the package (`list_networks`).
+        step: of a kept checkpoint of a workdir; None is the newest.
+        **overrides: attributes of the network that a file does not hold (num_heads=6, lambda_=0.1, image_size=96).
+
+    Returns:
+        A `Pretrained`.
+
+    Raises:
+        UserError: there is no such network, or it cannot be read.
+    """
+    text, leaves = str(source), [(f"model.{name}", value) for name, value in overrides.items()]
+    if text.startswith(HUB):
+        path = downloaded(text)
+    elif (NETWORKS / text / MODEL).is_file() and not pathlib.Path(text).exists():
+        path = NETWORKS / text
+    else:
+        path = source
+    from etils import epath
+
+    folder = epath.Path(path)
+    if (folder / "config.json").exists() and not (folder / MODEL).exists():
+        return Pretrained(of_run(str(path), leaves, step=step))
+    if not folder.exists():
+        known = list_networks()
+        raise UserError(
+            f"from_pretrained({text!r}): there is no such workdir, file, folder or network"
+            f"{nearest(text, known) if known else '.'}"
+        )
+    if step is not None:
+        raise UserError(f"step={step}: {text} is no workdir, so it holds one step only; leave step out.")
+    subject = of_checkpoint(str(path), overrides=leaves)
+    out = epath.Path(tempfile.gettempdir()) / f"crate_jax-{subject.identity}"
+    return Pretrained(dataclasses.replace(subject, out=out, source=text))
+
+
+def load(workdir, step: int | None = None) -> tuple:
+    """(model, params) of a run; see `from_pretrained`.
+
+    Args:
+        workdir: of `pretrain` or `finetune`.
+        step: of a kept checkpoint; None is the newest.
+
+    Raises:
+        UserError: no run, or no checkpoint in it.
+    """
+    subject = of_run(str(workdir), step=step)
+    return subject.model, subject.params
+
+
+def downloaded(address):
+    """The local folder of "hf://org/name[@revision]".
+
+    Raises:
+        UserError: no such repository, or no huggingface_hub.
+    """
+    name, _, revision = address.removeprefix(HUB).strip("/").partition("@")
+    if name.count("/") != 1:
+        raise UserError(f"{address}: write hf://ORG/NAME or hf://ORG/NAME@REVISION.")
+    try:
+        return hub_library().snapshot_download(name, revision=revision or None)
+    except (OSError, ValueError) as error:  # the hub's errors are kinds of these
+        raise UserError(f"{address}: {(str(error).strip().splitlines() or [type(error).__name__])[0]}") from error

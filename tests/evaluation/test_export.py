@@ -1,0 +1,37 @@
+"""The exported encoder runs in a process that has no crate_jax, at any batch size, on pixels."""
+
+import json
+import subprocess
+import sys
+
+import numpy as np
+
+import crate_jax
+from crate_jax.cli.main import main
+
+SERVE = """
+import sys
+import numpy as np
+from jax import export
+program = export.deserialize(bytearray(open(sys.argv[1], "rb").read()))
+images = np.load(sys.argv[2])
+np.save(sys.argv[3], np.concatenate([program.call(images[:1]), program.call(images[1:])]))
+assert "crate_jax" not in sys.modules and "flax" not in sys.modules
+"""
+
+
+def test_features_are_served_without_this_library(workdir, tmp_path):
+    file = tmp_path / "encoder.stablehlo"
+    line = ["export", f"--workdir={workdir}", "--to=stablehlo", f"--out={file}"]
+    assert main([*line, "--features=cells@encoder_00"]) == 0
+    images = np.random.default_rng(0).integers(0, 256, (4, 28, 28, 1)).astype(np.uint8)
+    np.save(tmp_path / "images.npy", images)
+    paths = [str(file), str(tmp_path / "images.npy"), str(tmp_path / "features.npy")]
+    subprocess.run([sys.executable, "-c", SERVE, *paths], check=True)
+    net = crate_jax.from_pretrained(str(workdir))
+    expected = np.asarray(net.features(net.preprocess(images), "cells@encoder_00"))
+    np.testing.assert_allclose(np.load(tmp_path / "features.npy"), expected, atol=1e-4)
+    described = json.loads((tmp_path / "encoder.stablehlo.json").read_text())
+    assert described["input"]["shape"] == ["batch", 28, 28, 1] and described["output"]["shape"][1] == expected.shape[1]
+    assert described["source"]["parameters"] == net.subject.identity
+    assert main([*line, "--features=mean@2"]) == 1

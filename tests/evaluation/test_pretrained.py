@@ -1,0 +1,175 @@
+"""The Python API: every form of a network opens, says the same, and is saved and opened again."""
+
+import json
+import subprocess
+import sys
+import types
+
+import jax
+import numpy as np
+import pytest
+from PIL import Image
+
+import crate_jax
+from crate_jax import pretrained
+from crate_jax.cli.main import main
+from crate_jax.errors import UserError
+
+
+@pytest.fixture(scope="module")
+def net(workdir):
+    return crate_jax.from_pretrained(str(workdir))
+
+
+def pixels(count=3, side=28):
+    return np.random.default_rng(0).integers(0, 256, (count, side, side, 1)).astype(np.uint8)
+
+
+def test_a_run_opens_and_unpacks(net, workdir):
+    model, params = net
+    same, others = crate_jax.load(str(workdir))
+    assert model == same and net.subject.step == 4 and len(repr(net)) < 200
+    assert all(jax.tree.leaves(jax.tree.map(lambda a, b: bool((a == b).all()), params, others)))
+
+
+def test_preprocess_takes_paths_pictures_and_arrays(net, tmp_path):
+    array = pixels(1)[0]
+    Image.fromarray(array[..., 0]).save(tmp_path / "a.png")
+    mean, std = net.subject.statistics
+    expected = (array.astype(np.float32) / 255 - mean[0]) / std[0]
+    images = net.preprocess([str(tmp_path / "a.png"), tmp_path / "a.png", Image.open(tmp_path / "a.png"), array])
+    assert images.shape == (4, 28, 28, 1)
+    np.testing.assert_allclose(images, np.stack([expected] * 4), atol=1e-3)
+    for one in (array, array[..., 0], tmp_path / "a.png", array[None]):
+        np.testing.assert_allclose(net.preprocess(one)[0], expected, atol=1e-3)
+    assert net.preprocess(np.zeros((40, 60, 3), np.uint8)).shape == (1, 28, 28, 1)
+    for wrong in (array / 255, "nowhere.png", [], np.zeros((2, 2, 2, 28, 28, 1), np.uint8)):
+        with pytest.raises(UserError, match="preprocess"):
+            net.preprocess(wrong)
+
+
+def test_features_and_reconstruction(net):
+    images = net.preprocess(pixels())
+    found = net.features(images, "cells@encoder_00")
+    np.testing.assert_array_equal(found, crate_jax.extract_features(*net, images, "cells@encoder_00"))
+    one = net.reconstruct(images, mask_ratio=0.5)
+    assert one.reconstruction.shape == (3, 28, 28, 1) and one.mask.mean() == pytest.approx(25 / 49)
+    assert len(repr(one)) < 200 and one.plot().axes
+    with pytest.raises(UserError, match="preprocess"):
+        net.reconstruct(pixels())
+    with pytest.raises(UserError, match="mask_ratio"):
+        net.reconstruct(images, mask_ratio=1.0)
+
+
+@pytest.mark.parametrize("name", ["folder", "x.safetensors", "x.pth"])
+def test_what_is_saved_opens_as_the_same_network(net, tmp_path, name):
+    if name.endswith("pth"):
+        pytest.importorskip("torch")
+    net.save(tmp_path / name)
+    again = crate_jax.from_pretrained(tmp_path / name)
+    images = net.preprocess(pixels())
+    np.testing.assert_allclose(again.features(images), net.features(images), atol=1e-6)
+    if name == "folder":
+        np.testing.assert_array_equal(again.preprocess(pixels()), images)  # the run's own statistics
+        assert again.config.data.name == "embedded_digits" and again.subject.identity == net.subject.identity
+        assert "identity of the parameters" in (tmp_path / name / "README.md").read_text()
+        out = tmp_path / "out"
+        assert main(["convert", "--to=safetensors", str(tmp_path / name), str(out / "y.safetensors")]) == 0
+        assert main(["knn", f"--checkpoint={tmp_path / name}", "--config=quickstart_digits", f"--out={out}",
+                     "--features=cls@last", "--config.data.train_split=train[:99]",
+                     "--config.data.validation_split=test[:20]"]) == 0  # fmt: skip
+        assert json.loads((out / "knn.json").read_text())["source"]["parameters"] == net.subject.identity
+
+
+def test_official_tensors_in_an_npz(net, tmp_path):
+    from safetensors.numpy import load_file
+
+    net.save(tmp_path / "x.safetensors")
+    np.savez(tmp_path / "x.npz", **load_file(tmp_path / "x.safetensors"))
+    again = crate_jax.from_pretrained(tmp_path / "x.npz", num_heads=2, lambda_=net.model.lambda_)
+    images = net.preprocess(pixels())
+    np.testing.assert_allclose(again.features(images), net.features(images), atol=1e-6)
+    (tmp_path / "y.npz").write_bytes(b"no archive")
+    with pytest.raises(UserError, match=r"y.npz is no"):
+        crate_jax.from_pretrained(tmp_path / "y.npz")
+
+
+def test_a_network_that_ships_and_one_from_the_hub(net, tmp_path, monkeypatch):
+    monkeypatch.setattr(pretrained, "NETWORKS", tmp_path)
+    net.save(tmp_path / "digits")
+    assert crate_jax.list_networks() == ["digits"]
+    assert crate_jax.from_pretrained("digits").subject.identity == net.subject.identity
+    with pytest.raises(UserError, match="did you mean digits"):
+        crate_jax.from_pretrained("digit")
+    asked = []
+
+    def snapshot_download(name, revision=None):
+        asked.append((name, revision))
+        if name != "org/digits":
+            raise OSError(f"404: no repository {name}")
+        return str(tmp_path / "digits")
+
+    monkeypatch.setitem(sys.modules, "huggingface_hub", types.SimpleNamespace(snapshot_download=snapshot_download))
+    assert crate_jax.from_pretrained("hf://org/digits@v1").subject.identity == net.subject.identity
+    assert asked == [("org/digits", "v1")]
+    with pytest.raises(UserError, match="no repository org/x"):
+        crate_jax.from_pretrained("hf://org/x")
+    with pytest.raises(UserError, match="hf://ORG/NAME"):
+        crate_jax.from_pretrained("hf://digits")
+    monkeypatch.setitem(sys.modules, "huggingface_hub", None)
+    with pytest.raises(UserError, match=r"crate-jax\[hub\]"):
+        crate_jax.from_pretrained("hf://org/digits")
+
+
+def test_what_a_file_holds_counts_over_a_config_file(data_folder, tmp_path):
+    pytest.importorskip("torch")
+    from crate_jax.config import load_config
+    from crate_jax.evaluation.subject import of_checkpoint
+
+    file = data_folder / "official_crate_mae_d48.pth"
+    config = load_config("quickstart")  # width 128, 32 pixels in patches of 4
+    with pytest.raises(UserError, match="num_heads"):
+        crate_jax.from_pretrained(file)
+    found = of_checkpoint(file, config, tmp_path, overrides=[("model.num_heads", 3)])
+    model, _ = crate_jax.load_torch_checkpoint(file, num_heads=3)
+    assert (found.model.width, found.model.patch_size, found.model.image_size) == (
+        48,
+        model.patch_size,
+        model.image_size,
+    )
+    assert found.config.model.width == 48 and found.config.data.name == "embedded_photographs"
+    assert crate_jax.from_pretrained(file, num_heads=3).model.num_heads == 3
+    with pytest.raises(UserError, match="width"):
+        overrides = [("model.num_heads", 3), ("model.width", 96)]
+        of_checkpoint(file, load_config("quickstart", overrides), tmp_path, overrides=overrides)
+
+
+def test_evaluations_are_functions_that_write_nothing(net, workdir, tmp_path):
+    before = sorted(path for path in workdir.rglob("*") if path.suffix in (".json", ".png"))
+    result = crate_jax.probe(net, features="cls@last", shots=(1,), baselines=())
+    assert 0 <= result.accuracy <= 1 and result.numbers["accuracy"] == result.accuracy and len(repr(result)) < 300
+    assert result.tables["classes"] and result.plot().axes and result.plot("probe_confusion").axes
+    near = crate_jax.knn(net, features="cls@last", k=3)
+    pictures = crate_jax.reconstruct(net, limit=4)
+    assert pictures.images == 4 and "masked_psnr" in dir(pictures) and near.k == 3
+    assert before == sorted(path for path in workdir.rglob("*") if path.suffix in (".json", ".png"))
+    assert json.loads(near.save(tmp_path).read_text())["accuracy"] == near.accuracy
+    assert (tmp_path / "figures" / "knn.png").stat().st_size > 5000
+
+
+def test_names_are_there_and_importing_them_costs_nothing():
+    assert "crate_mae_base" in crate_jax.list_models() and "quickstart" in crate_jax.list_configs()
+    assert crate_jax.default_config().batch_size == 128
+    assert all(getattr(crate_jax, name) is not None for name in dir(crate_jax))
+    code = "import sys, crate_jax; print({'jax', 'numpy', 'flax'} & set(sys.modules))"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout == "set()\n"
+
+
+def test_an_editor_sees_every_public_name():
+    import ast
+    import inspect
+
+    tree = ast.parse(inspect.getsource(crate_jax))
+    (typing,) = (node for node in tree.body if isinstance(node, ast.If))
+    found = {(one.module, alias.name) for one in typing.body for alias in one.names}
+    assert found == {(module, name) for module, names in crate_jax._PUBLIC.items() for name in names}
