@@ -65,6 +65,7 @@ setup(
         "torch": ["torch>=2.6"],
         "demo": ["gradio>=5,<7"],
         "hub": ["huggingface_hub>=0.30"],
+        "docs": ["sphinx>=8", "myst-parser>=4", "furo>=2024.8.6"],
         "notebook": ["ipykernel>=6", "nbclient>=0.10", "nbformat>=5.10"],
         "dev": [
             "pytest>=8",

@@ -75,7 +75,7 @@ def probe(net, data=None, *, data_dir=None, features=None, shots=None, baselines
     Args:
         net, data, data_dir: see `subject_of`.
         features: POOLING@LAYER; None chooses on a held-out part of the training set.
-        shots: examples a class of the few-shot probes.
+        shots: examples per class of the few-shot probes.
         baselines: of "untrained" and "raw".
         images: paths of pictures that take the place of the held-out split.
 

@@ -3,9 +3,9 @@
     crate-jax compare workdirs/a workdirs/b --out=comparison
     crate-jax compare workdirs/crate_vs_vit --out=comparison [--baseline=NAME]
 
-A sweep's workdir stands for its points; runs that differ in their seed alone are one row, with mean and spread. Writes
-comparison.md, comparison.csv and comparison.png. Ratios are to the baseline; --baseline=vit means photographs+vit for
-what was trained on photographs, digits+vit for what was trained on digits.
+A sweep's workdir stands for its points; runs that differ in their seed alone are one row, with mean and deviation.
+Writes comparison.md, comparison.csv and comparison.png. Ratios are to the baseline; --baseline=vit means
+photographs+vit for what was trained on photographs, digits+vit for what was trained on digits.
 """
 
 

@@ -1,4 +1,4 @@
-"""What a config trains on: source, counts, a picture of augmented examples, and images a second on this machine.
+"""What a config trains on: source, counts, a picture of augmented examples, and images per second on this machine.
 
     crate-jax data --config=quickstart [--out=FOLDER] [--seconds=5]
     crate-jax data --config=imagenet_base --to=array_record --out=FOLDER

@@ -6,7 +6,7 @@
 The recipe (--config) is a config; by default the data set's size chooses: finetune, finetune:medium, finetune_imagenet
 (it is logged). What it does not give of `model.*`, `data.*` and `seed` is inherited from the pre-training run.
 Results: finetune.json and figures/finetune.png, or with --labels_per_class=K few_labels.json and few_labels.png: the
-pre-trained network, the same from scratch and raw pixels on K examples a class, means over --draws draws.
+pre-trained network, the same from scratch and raw pixels on K examples per class, means over --draws draws.
 """
 
 import logging

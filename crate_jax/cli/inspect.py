@@ -2,8 +2,8 @@
 
     crate-jax inspect --model=crate_mae_base           every parameter and what it is in the mathematics (U, D, E, V),
                                                        the count beside the published one, FLOPs
-    crate-jax inspect --config=imagenet_base           the same, every setting, how parameters are split over the mesh,
-                                                       and one batch as a picture (batch.png)
+    crate-jax inspect --config=imagenet_base           the same, every setting, how parameters are sharded over the
+                                                       mesh, and one batch as a picture (batch.png)
 
 With --model, --config.model.X=VALUE changes the network.
 """
@@ -104,7 +104,7 @@ def print_counts(name, model, rows):
     if name in PUBLISHED:
         print(f"{'published':<12}{PUBLISHED[name]:>12} M")
     work = arithmetic(model)
-    print(f"\n{work['inference']:.3g} GFLOP an image forward, {work['training']:.3g} in training", end="")
+    print(f"\n{work['inference']:.3g} GFLOP per image forward, {work['training']:.3g} in training", end="")
     print(f" (mask_mode={model.mask_mode}, multiply-adds count twice)" if hasattr(model, "mask_mode") else "")
 
 

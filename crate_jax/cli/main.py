@@ -11,7 +11,7 @@ from crate_jax.distributed.quiet import quiet_libraries
 from crate_jax.errors import UserError, nearest
 
 COMMANDS = {
-    "pretrain": "train a masked autoencoder; run again with the same workdir, it goes on where it stopped",
+    "pretrain": "train a masked autoencoder; run again with the same workdir to resume",
     "reconstruct": "complete masked images with a pre-trained network: figures and errors",
     "probe": "what its frozen features are worth to a linear classifier",
     "knn": "what they are worth to a nearest-neighbour classifier",
@@ -24,7 +24,7 @@ COMMANDS = {
     "convert": "official PyTorch checkpoints in and out",
     "export": "the encoder as a program for serving, StableHLO: pixels in, features out",
     "compile": "compile the train step for a TPU pod without one: memory, FLOPs, collectives",
-    "data": "source, counts, a picture of augmented examples, images a second",
+    "data": "source, counts, a picture of augmented examples, images per second",
     "inspect": "a config or a network: parameters, shardings, FLOPs, one batch as a picture",
     "sweep": "run or emit every point of a sweep",
 }

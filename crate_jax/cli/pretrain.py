@@ -1,4 +1,4 @@
-"""Pre-trains a masked autoencoder. Run again with the same workdir, it goes on exactly where it stopped.
+"""Pre-trains a masked autoencoder. Run again with the same workdir, it resumes exactly.
 
 crate-jax pretrain --config=quickstart --workdir=workdirs/quickstart
 crate-jax pretrain --config=imagenet_base --workdir=gs://BUCKET/base --config.mesh.fsdp=8
@@ -109,7 +109,7 @@ def pretrain(config, workdir):
 
     Args:
         config: a config, or the name or file of one.
-        workdir: a folder; where it holds a run of this config, that run goes on.
+        workdir: a folder; a run of this config in it is resumed.
 
     Returns:
         A `training.loop.Outcome`.

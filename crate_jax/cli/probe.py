@@ -6,7 +6,7 @@ held-out part of the training set.
     crate-jax probe --workdir=workdirs/quickstart --images=a.jpg,b.png
 
 Writes probe.json and figures/probe*.png: accuracy on data.validation_split with its 95 % interval, the same for the
-untrained network and for raw pixels (--baselines), by class, and few-shot: with 5 and 10 examples a class, means over
+untrained network and for raw pixels (--baselines), by class, and few-shot: with 5 and 10 examples per class, means over
 five draws, layer and C chosen within those examples. On another data set than the run's own (--config.data.name) the
 names end in it: probe-cifar10.json. --images=... takes the place of the held-out split: the classifier, fitted on
 data.train_split, predicts a class for each of those pictures (probe-images.json).
@@ -20,7 +20,7 @@ def add_arguments(parser):
     add_subject_arguments(parser)
     parser.add_argument("--features", help="POOLING@LAYER, such as cells@encoder_01; chosen if not given")
     parser.add_argument(
-        "--shots", help="examples a class of the few-shot probes, such as 1,5 (5,10 if there are as many)"
+        "--shots", help="examples per class of the few-shot probes, such as 1,5 (5,10 if there are as many)"
     )
     parser.add_argument("--baselines", default="untrained,raw", help="some of untrained,raw, or none")
     parser.add_argument("--images", help="pictures in place of the held-out split: files, or a folder")

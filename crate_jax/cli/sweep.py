@@ -1,4 +1,4 @@
-"""Runs or emits every point of a sweep; run again, it goes on, and skips what is finished.
+"""Runs or emits every point of a sweep; run again, it resumes, and skips what is finished.
 
     crate-jax sweep --config=configs/sweeps/crate_vs_vit.py --workdir=workdirs/crate_vs_vit [--parallel=2]
     crate-jax sweep --config=crate_vs_vit --workdir=gs://BUCKET/sweep --emit=jobset
