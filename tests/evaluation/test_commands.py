@@ -163,7 +163,7 @@ FOLDER = ["--config.data.name=image_folder", "--config.data.data_dir={}/flat"]
         (["probe", "--workdir=/nowhere"], "holds no run"),
         (["probe"], "give either --workdir"),
         (["knn", "--checkpoint=x.pth"], "also needs --config and --out"),
-        (["knn", "--workdir={}", "--k=5000"], "only 320 training examples"),
+        (["knn", "--workdir={}", "--k=5000"], "training examples; choose at least 1"),
         (["features", "--workdir={}", "--split=nope", "--out=x.npz"], "no split 'nope'"),
         (["probe", "--workdir={}", "--features=cells@encoder_07"], "layers encoder_00 to encoder_01"),
         (["probe", "--workdir={}", "--config.model.width=64"], "do not fit"),
