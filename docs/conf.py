@@ -13,7 +13,7 @@ copyright = "the crate_jax authors, Apache-2.0"
 OUTSIDE = re.compile(r"\]\((\.\./[\w/]+\.md)")
 
 extensions = ["myst_parser"]
-myst_enable_extensions = ["dollarmath"]
+smartquotes = False  # --workdir is two dashes
 myst_heading_anchors = 4
 exclude_patterns = ["_build"]
 html_theme = "furo"

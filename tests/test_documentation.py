@@ -165,3 +165,10 @@ def test_words_are_those_of_the_field(page):
 def test_every_page_is_in_the_index():
     index = (ROOT / "docs" / "index.md").read_text().split()
     assert [page.stem for page in GUIDES if page.stem != "index" and page.stem not in index] == []
+
+
+def test_the_pages_build_without_a_warning(tmp_path):
+    """Where the extra `docs` is installed."""
+    build = pytest.importorskip("sphinx.cmd.build")
+    pytest.importorskip("furo")
+    assert build.main(["-q", "-W", "--keep-going", str(ROOT / "docs"), str(tmp_path)]) == 0
