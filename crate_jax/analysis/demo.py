@@ -285,13 +285,13 @@ def _handlers(gr, exhibits, examples):
     def show(path):
         return enlarged(exhibits[0].read(path)), enlarged(exhibits[0].read(path))
 
-    def click(event: gr.SelectData):
+    def click(event: gr.SelectData):  # type: ignore[name-defined]
         height, width = (
             size * max(1, SHOWN // max(exhibits[0].images.shape[1:3])) for size in exhibits[0].images.shape[1:3]
         )
         return event.index[1] / height, event.index[0] / width
 
-    def pick(event: gr.SelectData):
+    def pick(event: gr.SelectData):  # type: ignore[name-defined]
         return str(examples[event.index])
 
     return types.SimpleNamespace(complete=complete, look=look, show=show, click=click, pick=pick)

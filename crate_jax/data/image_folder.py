@@ -23,7 +23,7 @@ from crate_jax.data.reading import retried
 from crate_jax.data.slicing import bounds, parsed
 from crate_jax.errors import UserError
 
-_warned = set()
+_warned: set = set()
 
 
 @dataclasses.dataclass(frozen=True)

@@ -16,6 +16,8 @@ tost_*, cbsa_*       supervised networks in CRATE's frame, in their published wi
 have XCiT's convolutional embedding and class attention, so ours have other parameter counts at the same width.
 """
 
+from typing import Any
+
 from crate_jax.models.classifier import Crate, CrateAlpha, CrateClassifier, VitClassifier
 from crate_jax.models.masked_autoencoder import CrateMae, VitMae
 
@@ -51,7 +53,7 @@ _AOT_LAYER = {"sparsification": "none"}
 _TOST_MLP = {"sparsification": "mlp", "sparsification_residual": True}
 
 # prefix of the name: (class, settings of every size, sizes); an autoencoder's decoder is as deep as its encoder
-FAMILIES = {
+FAMILIES: dict[str, tuple[Any, dict, dict]] = {
     "crate_mae": (CrateMae, {}, _CRATE_MAE),
     "crate_alpha_mae": (CrateMae, {**ALPHA_LAYER, "decoder_map": "overcomplete"}, _ALPHA),
     "tost_mae": (CrateMae, {**_TOST_LAYER, "mask_mode": "drop"}, _CRATE),

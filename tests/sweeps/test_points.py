@@ -2,13 +2,14 @@
 
 import pytest
 
-from crate_jax.config import load_config
+from crate_jax.config import load_config, model_overrides
 from crate_jax.errors import UserError
+from crate_jax.models.registry import create_model, num_parameters
 from crate_jax.sweeps.emit import emit
 from crate_jax.sweeps.points import as_flags, chain, leaf, load_sweep, name_of, product, zipped
 
 BASE = """
-from crate_jax.config import load_config
+from crate_jax.config import load_config, model_overrides
 from crate_jax.sweeps.points import chain, leaf, product, zipped
 def get_config():
     return load_config("quickstart")
@@ -91,3 +92,16 @@ def test_emitted_text_reaches_every_point(tmp_path, kind):
         import subprocess
 
         assert subprocess.run(["bash", "-n"], input=text, text=True, check=False).returncode == 0
+
+
+@pytest.mark.parametrize("name", ["crate_vs_vit", "white_box_family", "descent"])
+def test_every_point_of_a_shipped_sweep_is_a_network_that_can_be_built(name):
+    sweep = load_sweep(name)
+    configs = [load_config(str(sweep.path), point.overrides.items()) for point in sweep.points]
+    sizes = [num_parameters(create_model(config.model.name, **model_overrides(config))) for config in configs]
+    assert all(0 < size < 5e6 for size in sizes), "points for two CPU cores"
+    if name == "white_box_family":
+        count = {
+            point.name.rpartition("seed")[0].strip("-_+"): size for point, size in zip(sweep.points, sizes, strict=True)
+        }
+        assert abs(count["vit_small"] / count["crate"] - 1) < 0.05 and count["decoupled"] > count["overcomplete"]

@@ -1,0 +1,39 @@
+"""Which compression step really lowers the coding rate R^c, and what does it cost? Variants on the photographs.
+
+    crate-jax sweep --config=descent --workdir=workdirs/descent
+    crate-jax compare workdirs/descent --out=workdirs/descent --baseline=official
+    crate-jax analyze --workdir=workdirs/descent/gradient-seed=0 --baseline=workdirs/descent/official-seed=0
+
+Question: MSSA with its skip ascends R^c (Hu, Zou, Xu, NeurIPS 2024, arXiv 2411.17182). Does R^c through LayerNorm, with
+orthonormal subspaces, fall at every encoder layer for z - MSSA, the paper's convex step, the tied projections and the
+exact gradient step, and at what loss of probe accuracy against the official step? Three seeds each, the quickstart's
+settings otherwise. About 2.5 minutes per point and 50 in all on two CPU cores (estimated from the quickstart). Not run
+yet: there is no answer here.
+"""
+
+from crate_jax.config import load_config
+from crate_jax.sweeps.points import product
+
+EVALUATE = ("probe", "knn", "analyze")
+
+STEPS = [
+    {"name": "official"},
+    {"name": "tied", "model.output_projection": "tied"},
+    {"name": "negative", "model.output_projection": "tied", "model.compression_step": "subtract"},
+    {"name": "transposed", "model.output_projection": "transposed"},
+    {"name": "convex", "model.output_projection": "tied", "model.compression_step": "convex", "model.kappa": 0.5,
+     "model.learned_kappa": True},
+    {"name": "gradient", "model.compression": "gradient", "model.kappa": 0.1, "model.learned_kappa": True},
+    {"name": "neumann", "model.compression": "neumann", "model.kappa": 0.1, "model.learned_kappa": True,
+     "model.epsilon": 16.0},
+]  # fmt: skip
+
+
+def get_config():
+    """The config of the photographs."""
+    return load_config("quickstart")
+
+
+def get_hyper():
+    """The points."""
+    return product(STEPS, [{"name": f"seed={seed}", "seed": seed} for seed in range(3)])
