@@ -116,8 +116,8 @@ def test_a_host_that_falls_silent_is_given_up(tmp_path, digits):
     assert "host 0: another host of this run was lost" in text and "process 0 (pid" in text, text
 
 
-def pair(*commands, at_start=None):
-    """Two hosts with a command line each: [(exit code, standard error)]; `at_start` is given the processes."""
+def pair(*commands):
+    """Two hosts with a command line each: [(exit code, standard error)]."""
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{listener.getsockname()[1]}"
@@ -128,8 +128,6 @@ def pair(*commands, at_start=None):
         )
         for number, words in enumerate(commands)
     ]
-    if at_start:
-        at_start(hosts)
     texts = [host.communicate(timeout=240)[1] for host in hosts]
     return [(host.returncode, text) for host, text in zip(hosts, texts, strict=True)]
 
@@ -154,20 +152,6 @@ def test_hosts_that_cannot_run_together_end_with_one_sentence(tmp_path, digits, 
     assert not any(workdir.exists() and any(workdir.iterdir()) for workdir in workdirs)
 
 
-def test_a_host_that_is_told_to_stop_while_it_starts_stops_all(tmp_path, digits):
-    def stop(hosts):
-        caught = 0
-        while not caught >> (signal.SIGTERM - 1) & 1:  # until the program looks at signals; jax is not there yet
-            caught = int(re.search(r"SigCgt:\s*(\w+)", pathlib.Path(f"/proc/{hosts[1].pid}/status").read_text())[1], 16)
-            time.sleep(0.01)
-        hosts[1].send_signal(signal.SIGTERM)
-
-    words = command(tmp_path, digits, tmp_path / "run", **MORE)
-    ends = pair(words, words, at_start=stop)
-    assert [code for code, _ in ends] == [143, 143], ends
-    assert "preempted before the first step" in ends[0][1]
-
-
 EVERY_COMMAND = """
 import pathlib, sys
 from crate_jax.cli.main import run, _settings
@@ -179,6 +163,7 @@ with joined(default_config().distributed):
 """
 
 
+@pytest.mark.skipif("CRATE_JAX_SLOW_TESTS" not in os.environ, reason="ten minutes; CRATE_JAX_SLOW_TESTS=1 runs it")
 def test_every_command_on_two_hosts(tmp_path, digits):
     """The numbers of one process; one after the other in the same processes, so that they start once."""
     short = MORE | {"total_steps": 8, "evaluate_every_steps": 8, "measure_every_steps": 8, "model.depth": 2}

@@ -191,7 +191,8 @@ def test_flops_are_counted_by_hand():
     again = create_model("crate_mae_base", remat="full")
     assert 1.2 < model_flops(config, again, 16) / model_flops(config, base, 16) < 1.4
     kernels = create_model("crate_mae_base", remat="names", attention_kernel="pallas", product_kernel="pallas")
-    repeated = 24 * 4 * 197**2 * 768 + 12 * 4 * 197 * 768**2  # two products of scores a layer, and ISTA in the encoder
+    # two products of scores and the codes in every layer, ISTA in the encoder's
+    repeated = 24 * 4 * 197**2 * 768 + 24 * 2 * 197 * 768**2 + 12 * 4 * 197 * 768**2
     assert model_flops(config, kernels, 16) == 64 * (flops_per_image(base) + repeated)
 
 

@@ -39,5 +39,6 @@ class Ista(nn.Module):
 
 
 def cost(settings, num_heads, width, tokens):
-    """D x and D^T r."""
-    return Cost(4 * tokens * width**2, recomputed=2 * tokens * width**2)
+    """D x and D^T r; of a rematerialised layer the kernel repeats both, plain XLA the first."""
+    products = 2 if settings.product_kernel == "pallas" else 1
+    return Cost(4 * tokens * width**2, recomputed=2 * products * tokens * width**2)
