@@ -1,7 +1,7 @@
 """Run as a program with four simulated devices: pairwise crossings of settings, each beside its plain variant.
 
-Prints one JSON list: the settings of a row, its losses and gradient norms, and those of the plain variant, which has
-float32, one device, unrolled layers, plain XLA and no accumulation. Given a row's number, computes that row alone.
+Prints one JSON object per row: its settings, its losses and gradient norms, and those of the plain variant, which has
+float32, one device, unrolled layers, plain XLA and no accumulation. Given numbers of rows, computes these alone.
 """
 
 import json
@@ -102,16 +102,14 @@ def main():
 
     chosen = rows()
     if len(sys.argv) > 1:
-        chosen = [chosen[int(sys.argv[1])]]
-    plain, found = {}, []
+        chosen = [chosen[int(number)] for number in sys.argv[1:]]
+    plain = {}
     for row in chosen:
         key = tuple(row[name] for name in PLAIN)
         if key not in plain:
             plain[key] = train(settings_of({name: row[name] for name in PLAIN}) | {"mesh.data": 1}, jax.devices())
         losses, norms = train(settings_of(row), jax.devices())
-        found.append({"row": row, "losses": losses, "norms": norms, "plain": plain[key]})
-        print(f"{len(found)}/{len(chosen)} {row}", file=sys.stderr, flush=True)
-    json.dump(found, sys.stdout)
+        print(json.dumps({"row": row, "losses": losses, "norms": norms, "plain": plain[key]}), flush=True)
 
 
 if __name__ == "__main__":
