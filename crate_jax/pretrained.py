@@ -127,8 +127,8 @@ class Pretrained:
         index_B = jnp.arange(len(images_BxHxWxC))
         grid = tuple(side // model.patch_size for side in images_BxHxWxC.shape[1:3])
         mask_BxN = make_masks(mask_kind, jax.random.key(seed), index_B, grid, ratio)
-        statistics = self.subject.statistics
-        found = complete(model, self.params, images_BxHxWxC, mask_BxN, *statistics, self.config.norm_pix_loss)
+        mean, std = self.subject.statistics
+        found = complete(model, self.params, images_BxHxWxC, mask_BxN, mean, std, self.config.norm_pix_loss)
         return Reconstruction(found, ratio)
 
     def save(self, path) -> None:
