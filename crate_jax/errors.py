@@ -1,4 +1,4 @@
-"""The one exception that becomes one sentence.
+"""The one exception that the command line prints without a traceback.
 
 Whatever a user can do wrong (a misspelt key, a missing folder, a width that no head count divides) is raised as
 `UserError` where it is noticed. The command line prints it without a traceback and ends with exit code 1; in Python

@@ -16,7 +16,7 @@ SHOWN = 8  # of a person's own pictures
 
 
 def probe_figure(results, depth):
-    """Accuracy by layer and pooling on the held-out part, and on the test set beside the untrained network and pixels.
+    """Accuracy by layer and pooling on the held-out part, and on the test set beside the baselines.
 
     Args:
         results: of `probe`.

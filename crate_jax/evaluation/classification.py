@@ -75,7 +75,7 @@ class Classification:
 
 
 def layer_rates(depth, decay):
-    """A function from parameters to a tree of factors of the learning rate, each of which broadcasts to its parameter.
+    """A function from parameters to a tree of factors of the learning rate; each broadcasts to its parameter.
 
     Args:
         depth: encoder layers.

@@ -33,7 +33,7 @@ def save_figure(figure, path):
 
 
 def choose_fonts(figure):
-    """Draws names in the scripts they are written in: matplotlib's own font has no Chinese, Japanese or Korean letters.
+    """Draws names in the scripts they are written in; matplotlib's own font has no CJK letters.
 
     A text gets an installed font that has its letters; letters that no font has are written as `\\u732b`.
     """

@@ -40,14 +40,6 @@ def layer_params(params, name):
     return jax.tree.map(lambda leaf: leaf[int(number)], params[stack])
 
 
-def map_stacks(change, tree):
-    """`change(leaf)` of every leaf that has a leading layer axis, in a tree with a network's parameter names.
-
-    Other leaves stay as they are.
-    """
-    return {name: jax.tree.map(change, value) if name in STACKS else value for name, value in tree.items()}
-
-
 def stack_parameters(module, stack, layer, depth, width):
     """The parameters of a stack, made while `module` is initialised.
 

@@ -20,7 +20,7 @@ logger = logging.getLogger(__name__)
 
 
 def _told_elsewhere(record):
-    """Orbax's threads log an error with its trace before it is raised, and told in a sentence, here."""
+    """Orbax's threads log an error with its trace before it is raised here as a `UserError`."""
     return record.levelno < logging.ERROR
 
 
@@ -70,7 +70,7 @@ class Checkpoints:
             self._proven = self._proven or bool(self.steps())
             self.folder.mkdir(parents=True, exist_ok=True)
             saves = {name: ocp.args.StandardSave(item) for name, item in items.items()}
-            self.wait()  # an error of the save before is told as that save's
+            self.wait()  # raises an error of the save before as that save's
             self._saving = step
             self._manager.save(step, args=ocp.args.Composite(**saves), force=True)
         except UserError:
