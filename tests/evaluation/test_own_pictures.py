@@ -101,8 +101,8 @@ def test_names_that_are_no_text(tmp_path):
 
 
 def test_a_run_with_nan_is_refused_by_name(workdir, monkeypatch):
-    def broken(path):
-        model, params = load(path)
+    def broken(path, step=None):
+        model, params = load(path, step)
         return model, jax.tree.map(lambda leaf: leaf.at[(0,) * leaf.ndim].set(np.nan), params)
 
     monkeypatch.setattr("crate_jax.evaluation.subject.load", broken)
