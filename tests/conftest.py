@@ -4,8 +4,12 @@ import os
 import pathlib
 import tempfile
 
+from tests.compiling import QUICK
+
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+if QUICK not in os.environ.get("XLA_FLAGS", ""):
+    os.environ["XLA_FLAGS"] = f"{QUICK} {os.environ.get('XLA_FLAGS', '')}".strip()  # the later of two flags counts
 # Children (tests that kill, restart and count devices) inherit it too, so nothing is compiled twice in a run.
 _CACHE = (
     pathlib.Path(tempfile.gettempdir()) / f"crate_jax_tests_{os.environ.get('PYTEST_XDIST_TESTRUNUID', os.getpid())}"

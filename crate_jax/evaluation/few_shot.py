@@ -7,7 +7,7 @@ the same examples.
 import numpy as np
 
 from crate_jax.errors import UserError
-from crate_jax.evaluation.solver import ROUGH, fit, make_design, predictions, solve
+from crate_jax.evaluation.solver import fit, held_out_right, make_design
 
 SHOTS = (5, 10)
 DRAWS = 5
@@ -77,12 +77,9 @@ def _fit(train, index_M, label_M, rank_M, num_classes, Cs):
     right = {}
     if folds > 1:
         weight_FxM = np.stack([rank_M % folds != fold for fold in range(folds)])
-        weight_PxM = np.repeat(weight_FxM, len(Cs), 0)
         for name, design in designs.items():
-            solved = solve(design, label_M, num_classes, [*Cs] * folds, weight_PxM, tolerance=ROUGH, max_iterations=100)
-            right_PxM = (predictions(design, solved) == label_M) & ~weight_PxM
-            for C, count in zip(Cs, right_PxM.reshape(folds, len(Cs), -1).sum((0, 2)), strict=True):
-                right[name, C] = int(count)
+            counts = held_out_right(design, label_M, num_classes, Cs, weight_FxM)
+            right |= {(name, C): count for C, count in zip(Cs, counts, strict=True)}
     else:  # nothing can be held out: the middle of what there is
         names = list(train)
         right = {(names[len(names) // 2], Cs[len(Cs) // 2]): 0}

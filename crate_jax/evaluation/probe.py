@@ -21,7 +21,7 @@ from crate_jax.evaluation.features import candidate_names
 from crate_jax.evaluation.few_shot import DRAWS, few_shot_classifiers, possible
 from crate_jax.evaluation.pictures import picture_features, read_pictures, split_pictures
 from crate_jax.evaluation.results import Result
-from crate_jax.evaluation.solver import ROUGH, Classifier, fit, make_design, predictions, solve
+from crate_jax.evaluation.solver import Classifier, fit, held_out_right, make_design
 
 logger = logging.getLogger(__name__)
 
@@ -105,16 +105,11 @@ def choose(candidates, label_N, num_classes, Cs=STRENGTHS):
         UserError: see `held_out_mask`.
     """
     held_FxN = held_out_masks(label_N)
-    weight_PxN, accuracy = np.repeat(~held_FxN, len(Cs), 0), {}
+    accuracy = {}
     for name, features_NxG in candidates.items():
-        design = make_design(features_NxG)
-        solved = solve(
-            design, label_N, num_classes, [*Cs] * len(held_FxN), weight_PxN, tolerance=ROUGH, max_iterations=100
-        )
-        right_PxN = (predictions(design, solved) == label_N) & ~weight_PxN
-        right_C = right_PxN.reshape(len(held_FxN), len(Cs), -1).sum((0, 2)) / held_FxN.sum()
-        accuracy |= {(name, C): float(right) for C, right in zip(Cs, right_C, strict=True)}
-        logger.info("%s: %.1f %% held out", name, 100 * right_C.max())
+        right = held_out_right(make_design(features_NxG), label_N, num_classes, Cs, ~held_FxN)
+        accuracy |= {(name, C): count / int(held_FxN.sum()) for C, count in zip(Cs, right, strict=True)}
+        logger.info("%s: %.1f %% held out", name, 100 * max(right) / held_FxN.sum())
     name, C = max(accuracy, key=accuracy.get)
     if len(Cs) > 1 and C in (Cs[0], Cs[-1]):
         logger.warning("C = %g, the best for %s, is at the edge of those tried (%g to %g)", C, name, Cs[0], Cs[-1])

@@ -8,6 +8,8 @@ import json
 import os
 import sys
 
+from tests.compiling import with_devices
+
 FACTORS = {
     "family": ["crate", "alpha", "tost", "cbsa", "gradient", "vit"],
     "model.mask_mode": ["token", "zero", "drop"],
@@ -97,7 +99,7 @@ def train(settings, devices):
 
 
 def main():
-    os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=4 --xla_backend_optimization_level=1"
+    os.environ["XLA_FLAGS"] = with_devices(4)
     import jax
 
     chosen = rows()

@@ -7,6 +7,8 @@ import json
 import os
 import sys
 
+from tests.compiling import with_devices
+
 LAYOUTS = {
     "one": (1, {}),
     "data 8": (8, {}),
@@ -20,7 +22,7 @@ STEPS = 20
 
 
 def main():
-    os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=8"
+    os.environ["XLA_FLAGS"] = with_devices(8)
     import jax
     import numpy as np
 

@@ -17,6 +17,7 @@ import time
 import numpy as np
 import pytest
 
+from tests.compiling import QUICK
 from tests.training.test_resume import command
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
@@ -121,7 +122,7 @@ def pair(*commands):
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{listener.getsockname()[1]}"
-    cluster = {"CRATE_JAX_COORDINATOR": address, "CRATE_JAX_PROCESSES": "2", "JAX_PLATFORMS": "cpu", "XLA_FLAGS": ""}
+    cluster = {"CRATE_JAX_COORDINATOR": address, "CRATE_JAX_PROCESSES": "2", "JAX_PLATFORMS": "cpu", "XLA_FLAGS": QUICK}
     hosts = [
         subprocess.Popen(
             words, stderr=subprocess.PIPE, text=True, env={**os.environ, **cluster, "CRATE_JAX_PROCESS": str(number)}

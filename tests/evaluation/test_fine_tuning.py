@@ -23,6 +23,7 @@ from crate_jax.evaluation.subject import Subject
 from crate_jax.models.registry import boxed_shapes, create_model
 from crate_jax.training.state import TrainState
 from crate_jax.training.step import make_train_step
+from tests.compiling import with_devices
 
 SIZE = {"image_size": 8, "patch_size": 4, "channels": 1, "width": 16, "depth": 2, "num_heads": 2}
 DIGITS = load_config("quickstart_digits", [("seed", 3), *((f"model.{name}", size) for name, size in SIZE.items())])
@@ -184,6 +185,6 @@ print([word for word in ("all-gather", "all-to-all", "collective-permute", "all-
 
 
 def test_no_picture_leaves_its_device_to_be_mixed():
-    env = os.environ | {"XLA_FLAGS": "--xla_force_host_platform_device_count=4"}
+    env = os.environ | {"XLA_FLAGS": with_devices(4)}
     done = subprocess.run([sys.executable, "-c", PAIRING], env=env, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"

@@ -9,8 +9,9 @@ import sys
 import jax
 
 from crate_jax.cli.main import main
+from tests.compiling import with_devices
 
-DEVICES = f"--xla_force_host_platform_device_count={jax.device_count()}"  # as many as here: other sums, other last bits
+DEVICES = with_devices(jax.device_count())  # as many as here: other sums, other last bits
 TIMES = ("images_per_second", "data_wait_fraction", "tflops_per_device")
 FLAGS = ["--config.total_steps=40", "--config.optimizer.warmup_steps=4", "--config.batch_size=16"]
 FLAGS += ["--config.checkpoint.every_steps=5", "--config.log_every_steps=1", "--config.data.mixup=0.8"]

@@ -47,15 +47,24 @@ def test_problems_solved_together_are_those_solved_alone(digits, monkeypatch):
     train, labels, _, _ = digits
     weight = np.stack([np.arange(len(train)) % 3 != rest for rest in (0, 1)])
     design = solver.make_design(train)
-    together = solver.solve(design, labels, 10, [1e-2, 1e-1], weight)
-    monkeypatch.setattr(solver, "PARAMETERS", 1)  # one at a time
-    monkeypatch.setattr(solver, "LOGITS", 4000)  # and few rows at a time
-    alone = solver.solve(design, labels, 10, [1e-2, 1e-1], weight)
-    np.testing.assert_allclose(together.kernel_PxRxK, alone.kernel_PxRxK, atol=5e-3)
-    for one, held in zip(solver.predictions(design, together), ~weight, strict=True):
-        assert 0.85 < np.mean(one[held] == labels[held]) < 1
-    absent = solver.solve(solver.make_design(train[weight[0]]), labels[weight[0]], 10, [1e-2])
-    assert absent.kernel_PxRxK.shape == (1, 64, 10)
+    together = solver.solve(design, labels, 10, 1e-1, weight)
+    monkeypatch.setattr(solver, "LOGITS", 4000)  # few rows at a time
+    for fold in (0, 1):
+        alone = solver.solve(design, labels, 10, 1e-1, weight[fold : fold + 1])
+        np.testing.assert_allclose(together.kernel_FxRxK[fold], alone.kernel_FxRxK[0], atol=5e-3)
+    right = [(one == labels)[~seen] for one, seen in zip(solver.predictions(design, together), weight, strict=True)]
+    assert all(0.85 < np.mean(one) < 1 for one in right)
+    counted = solver.held_out_right(design, labels, 10, [1e-2, 1e-1], weight)
+    assert abs(counted[1] - np.sum(right)) <= 3 and counted[0] != counted[1]
+
+
+def test_a_start_at_another_strength_ends_in_the_same_minimum(digits):
+    train, labels, _, _ = digits
+    design = solver.make_design(train)
+    cold = solver.solve(design, labels, 10, 1.0)
+    warm = solver.solve(design, labels, 10, 1.0, start=solver.solve(design, labels, 10, 0.1))
+    np.testing.assert_allclose(cold.kernel_FxRxK, warm.kernel_FxRxK, atol=5e-2)
+    assert warm.gradient_F.max() <= 3 * solver.TOLERANCE and warm.iterations < cold.iterations
 
 
 def test_more_features_than_examples_and_half_precision(digits, monkeypatch):
@@ -81,7 +90,7 @@ def test_hundreds_of_equal_features_cost_few_iterations(digits):
 
 def test_what_has_not_converged_is_said(digits, caplog, monkeypatch):
     train, labels, _, _ = digits
-    monkeypatch.setattr(solver.solve, "__kwdefaults__", {"tolerance": solver.TOLERANCE, "max_iterations": 2})
+    monkeypatch.setitem(solver.solve.__kwdefaults__, "max_iterations", 2)
     assert not solver.fit(train, labels, 1.0, 10).converged
     assert "has not converged" in caplog.text and "2 iterations" in caplog.text
 

@@ -12,6 +12,7 @@ from crate_jax.models.registry import create_model, init_params
 from crate_jax.operators.attention_step import attention_step
 from crate_jax.operators.normalised import normalised_ista, normalised_product
 from crate_jax.operators.subspace_attention import attend
+from tests.compiling import with_devices
 from tests.operators.test_subspace_attention_tpu import in_a_child, textbook
 
 SHAPES = [(17, 32, 48), (5, 128, 128), (1, 24, 7), (50, 96, 96)]  # N, D, E: odd ones and whole tiles
@@ -207,7 +208,7 @@ def test_on_a_mesh_every_device_has_its_images_and_gradients_are_summed():
                     lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-4, atol=1e-5), wanted, step(*arguments)
                 )
         """,
-        XLA_FLAGS="--xla_force_host_platform_device_count=2",
+        XLA_FLAGS=with_devices(2),
     )
 
 

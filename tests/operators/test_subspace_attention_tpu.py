@@ -19,6 +19,7 @@ from crate_jax.models.layout import spec_of
 from crate_jax.models.registry import create_model, init_params
 from crate_jax.operators.kernels.subspace_attention_tpu import group_size
 from crate_jax.operators.subspace_attention import attend
+from tests.compiling import with_devices
 
 SHAPES = [  # N, heads, P: whole lanes, parts of them, windows across two tiles, more tiles than one, odd sizes
     (5, 8, 32),
@@ -141,7 +142,7 @@ def test_on_a_mesh_each_device_has_its_images_and_heads():
             assert "grid=(" + local[0] in trace and f"f32[{local}]" in trace, trace
             jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-4, atol=1e-5), wanted, step(*arguments))
         """,
-        XLA_FLAGS="--xla_force_host_platform_device_count=2",
+        XLA_FLAGS=with_devices(2),
     )
 
 

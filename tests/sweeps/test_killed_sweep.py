@@ -13,6 +13,7 @@ import pytest
 
 from crate_jax.cli.main import main
 from crate_jax.sweeps.run import Runner
+from tests.compiling import with_devices
 
 SWEEP = """
 from crate_jax.config import load_config
@@ -52,7 +53,7 @@ def test_a_killed_sweep_ends_with_the_same_table(tmp_path, here):
     (tmp_path / "question.py").write_text(SWEEP)
     words = ["sweep", f"--config={tmp_path}/question.py"]
     # as many devices as here: other sums would have other last bits
-    environment = os.environ | {"XLA_FLAGS": f"--xla_force_host_platform_device_count={jax.device_count()}"}
+    environment = os.environ | {"XLA_FLAGS": with_devices(jax.device_count())}
     command = [sys.executable, "-m", "crate_jax", *words, f"--workdir={tmp_path}/killed"]
     process = subprocess.Popen(command, env=environment)
     while steps(tmp_path / "killed", "lambda=0.5") < 12:
