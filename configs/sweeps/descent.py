@@ -12,7 +12,7 @@ yet: there is no answer here.
 """
 
 from crate_jax.config import load_config
-from crate_jax.sweeps.points import product
+from crate_jax.sweeps.points import chain, product
 
 EVALUATE = ("probe", "knn", "analyze")
 
@@ -35,5 +35,5 @@ def get_config():
 
 
 def get_hyper():
-    """The points."""
-    return product(STEPS, [{"name": f"seed={seed}", "seed": seed} for seed in range(3)])
+    """The points, one seed after another."""
+    return chain(*(product(STEPS, [{"name": f"seed={seed}", "seed": seed}]) for seed in range(3)))

@@ -11,7 +11,7 @@ point on two CPU cores, 90 minutes in all (estimated from the quickstart). Not r
 """
 
 from crate_jax.config import load_config
-from crate_jax.sweeps.points import product
+from crate_jax.sweeps.points import chain, product
 
 EVALUATE = ("probe", "knn", "reconstruct")
 
@@ -42,5 +42,5 @@ def get_config():
 
 
 def get_hyper():
-    """The points."""
-    return product(NETWORKS, [{"name": f"seed={seed}", "seed": seed} for seed in range(3)])
+    """The points, one seed after another."""
+    return chain(*(product(NETWORKS, [{"name": f"seed={seed}", "seed": seed}]) for seed in range(3)))
