@@ -60,11 +60,12 @@ def our_step(program):
     from crate_jax.distributed.sharding import batch_sharding
 
     state = program.new_state()
+    seed = (program.seed,) if hasattr(program, "seed") else ()  # older commits have it as a constant
     data = jax.device_put(random_batch(program.model, program.config.batch_size), batch_sharding(program.mesh))
 
     def step():
         nonlocal state
-        state, metrics = program.step(state, data)
+        state, metrics = program.step(state, data, *seed)
         return float(jax.block_until_ready((state, metrics))[1]["loss"])
 
     return step

@@ -25,14 +25,12 @@ class Classification:
 
     Attributes:
         model: a classifier.
-        seed: of stochastic depth.
         mean, std: of `normalise`.
         label_smoothing: fraction of a target that is shared evenly by all classes.
         mixes: batches carry `mix_weight` and `mix_box`.
     """
 
     model: Any
-    seed: int
     mean: tuple
     std: tuple
     label_smoothing: float = 0.0
@@ -47,14 +45,14 @@ class Classification:
         targets_BxK = smoothed(label_B, self.model.num_classes, self.label_smoothing)
         return normalise(image_BxHxWxC, self.mean, self.std), targets_BxK
 
-    def __call__(self, params, batch, step):
+    def __call__(self, params, batch, key):
         """The loss of a batch.
 
         Args:
             params: of the model.
             batch: `image` (uint8, B x H x W x C), `label` (B); with `mixes` what `prepare` adds and the draws of
                 `mixing_plan`.
-            step: number of the step.
+            key: a PRNG key, of the seed and the step, for stochastic depth.
 
         Returns:
             (loss, {"train_accuracy": share of the images whose likeliest class is that of their label}).
@@ -65,7 +63,6 @@ class Classification:
             images_BxHxWxC, target_BxK = mixed(
                 images_BxHxWxC, target_BxK, *partners, batch["mix_weight"], batch["mix_box"]
             )
-        key = jax.random.fold_in(jax.random.key(self.seed), step)
         output = self.model.apply(
             {"params": params}, images_BxHxWxC, train=True, index_B=batch["index"], rngs={"dropout": key}
         )

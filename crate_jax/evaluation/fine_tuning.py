@@ -235,7 +235,7 @@ def fine_tune(config, out, encoder=None, second_interrupt=None):
         objective, factors = HeadOnly(model, mean, std, accumulate), head_factors
         executed = override(config, [("optimizer.accumulate", 1)])
     else:
-        objective = Classification(model, config.seed, mean, std, config.data.label_smoothing, mixes)
+        objective = Classification(model, mean, std, config.data.label_smoothing, mixes)
         factors, executed = layer_rates(model.depth, decay) if decay is not None else None, config
     program = build_program(executed, count, model=model, objective=objective, scale_by_layer=factors)
 

@@ -87,9 +87,9 @@ class HeadOnly:
         token_AxMxD = jax.lax.map(encode, parts)
         return token_AxMxD.swapaxes(0, 1).reshape(len(image_BxHxWxC), -1)
 
-    def __call__(self, params, batch, step):
+    def __call__(self, params, batch, key):
         """The loss of a batch; see `training.objective`."""
-        del step
+        del key
         token_BxD = self.tokens(params, batch["image"])
         mean_D, variance_D = jnp.mean(token_BxD, 0), jnp.var(token_BxD, 0)
         normed_BxD = (token_BxD - mean_D) * jax.lax.rsqrt(variance_D + EPSILON)

@@ -89,18 +89,19 @@ def topology_devices(topology):
     return found.devices
 
 
-def abstract_batch(program):
-    """What `data.pipeline.train_batches` hands to the step, as shapes."""
+def abstract_inputs(program):
+    """(state, batch, seed) of the step as shapes; the batch is what `data.pipeline.train_batches` hands to it."""
     import jax
     import jax.numpy as jnp
 
-    from crate_jax.distributed.sharding import batch_sharding
+    from crate_jax.distributed.sharding import batch_sharding, replicated
     from crate_jax.operators.patches import image_shape
 
     model, size, split = program.model, program.config.batch_size, batch_sharding(program.mesh)
     image = (size, *image_shape(model.image_size), model.channels)
-    numbers = {name: jax.ShapeDtypeStruct((size,), jnp.int32, sharding=split) for name in ("label", "index", "epoch")}
-    return {"image": jax.ShapeDtypeStruct(image, jnp.uint8, sharding=split), **numbers}
+    batch = {name: jax.ShapeDtypeStruct((size,), jnp.int32, sharding=split) for name in ("label", "index", "epoch")}
+    batch["image"] = jax.ShapeDtypeStruct(image, jnp.uint8, sharding=split)
+    return program.abstract, batch, jax.ShapeDtypeStruct((), jnp.uint32, sharding=replicated(program.mesh))
 
 
 def plan(config, topology, num_examples):
@@ -127,7 +128,7 @@ def plan(config, topology, num_examples):
     program = build_program(config, num_examples, mesh=mesh)
     begin = time.perf_counter()
     try:
-        compiled = program.step.lower(program.abstract, abstract_batch(program)).compile()
+        compiled = program.step.lower(*abstract_inputs(program)).compile()
     except Exception as error:  # what refuses a program has a kind of its own in every version
         used, capacity = refusal(str(error))
         if used is None:

@@ -153,7 +153,8 @@ def train(program, state, batches, checkpoints, observers, preemption):
         batch = _next(batches, preemption)
     except StopRequested:
         return Outcome(state, start, preempted=True)
-    run_step = compiled(program.step, state, batch)  # now, so that the clock does not count it
+    seed = program.seed
+    run_step = compiled(program.step, state, batch, seed)  # now, so that the clock does not count it
     # Simulated devices share one pool of threads: two programs with collectives under way at once can wait for each
     # other for ever. So there every step is finished before the next is dispatched; one device needs no such care.
     one_at_a_time = program.mesh.size > 1 and program.mesh.devices.flat[0].platform == "cpu"
@@ -171,7 +172,7 @@ def train(program, state, batches, checkpoints, observers, preemption):
         times.saved()
 
     for finished in range(start + 1, total + 1):
-        state, metrics = run_step(state, batch)
+        state, metrics = run_step(state, batch, seed)
         last = finished == total
         scalars = {}
         if one_at_a_time:

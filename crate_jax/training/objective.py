@@ -53,7 +53,6 @@ class MaskedCompletion:
 
     Attributes:
         model: a masked autoencoder.
-        seed: of the masks.
         norm_pix_loss: targets are each patch's standardised pixels.
         mean, std: of `normalise`.
         mask_kind: of `operators.masking.visible_patches`.
@@ -62,7 +61,6 @@ class MaskedCompletion:
     """
 
     model: Any
-    seed: int
     norm_pix_loss: bool
     mean: tuple
     std: tuple
@@ -70,13 +68,13 @@ class MaskedCompletion:
     mask_ratios: tuple = ()
     mask_per_step: bool = False
 
-    def __call__(self, params, batch, step):
+    def __call__(self, params, batch, key):
         """The loss of a batch.
 
         Args:
             params: of the model.
             batch: `image` (uint8, B x H x W x C) and `index` (B).
-            step: number of the step, for the masks.
+            key: a PRNG key, of the seed and the step, for the masks.
 
         Returns:
             (loss, dictionary of further scalars).
@@ -85,7 +83,6 @@ class MaskedCompletion:
         patches_BxNxF = jax.lax.optimization_barrier(patchify(batch["image"], self.model.patch_size))
         pixels_BxHxWxC = unpatchify(patches_BxNxF, self.model.patch_size, grid=self.model.grid)
         images_BxHxWxC = normalise(pixels_BxHxWxC, self.mean, self.std)
-        key = jax.random.fold_in(jax.random.key(self.seed), step)
         if not self.mask_ratios:
             return self.loss(params, images_BxHxWxC, batch["index"], key, ratio=self.model.mask_ratio), {}
         level_key = jax.random.fold_in(key, np.uint32(2**32 - 1))  # no example has this index

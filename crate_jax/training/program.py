@@ -7,9 +7,12 @@ what will run on it.
 import dataclasses
 from typing import Any
 
+import jax
+import numpy as np
+
 from crate_jax.config import model_overrides
 from crate_jax.distributed.mesh import make_mesh
-from crate_jax.distributed.sharding import check_batch, rules_for
+from crate_jax.distributed.sharding import check_batch, replicated, rules_for
 from crate_jax.errors import UserError
 from crate_jax.models.registry import create_model, for_platform
 from crate_jax.training.objective import MaskedCompletion, channel_statistics
@@ -29,9 +32,9 @@ class Program:
         model: the network.
         mesh: of devices.
         optimizer: of optax.
-        objective: (params, batch, step) to (loss, scalars).
+        objective: (params, batch, key) to (loss, scalars).
         abstract: the state's shapes and shardings.
-        step: the jitted train step, (state, batch) to (state, metrics).
+        step: the jitted train step, (state, batch, seed) to (state, metrics).
         total_steps: of the run.
     """
 
@@ -43,6 +46,12 @@ class Program:
     abstract: Any
     step: Any
     total_steps: int
+
+    @property
+    def seed(self):
+        """The config's, as the step takes it: a uint32 replicated over the mesh."""
+        seed = np.uint32(self.config.seed)
+        return jax.make_array_from_callback((), replicated(self.mesh), lambda _: seed)
 
     def new_state(self):
         """The state at step 0, laid out on the mesh."""
@@ -65,9 +74,7 @@ def masked_completion(config, model):
         ratios = tuple(low + step * level for level in range(masking.ratio_levels))
         for ratio in (low, high):
             create_model(config.model.name, **model_overrides(config) | {"mask_ratio": ratio})  # refuses what cannot be
-    return MaskedCompletion(
-        model, config.seed, config.norm_pix_loss, mean, std, masking.kind, ratios, masking.per == "step"
-    )
+    return MaskedCompletion(model, config.norm_pix_loss, mean, std, masking.kind, ratios, masking.per == "step")
 
 
 def _check_kernels(model, mesh, rules):

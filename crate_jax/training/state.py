@@ -6,6 +6,7 @@ import flax
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 
 from crate_jax.distributed.sharding import RULES, parameter_shardings
@@ -38,7 +39,7 @@ def new_state(model, optimizer, seed, *, ema=False):
     Args:
         model: from `create_model`.
         optimizer: from `make_optimizer`.
-        seed: an integer.
+        seed: an integer, or a uint32 on the device.
         ema: keep a running mean of the parameters.
 
     Returns:
@@ -87,4 +88,5 @@ def state_shardings(model, optimizer, mesh, *, ema=False, rules=RULES):
 def create_state(model, optimizer, seed, abstract, *, ema=False):
     """A state at step 0, made sharded as `abstract` is: no device ever holds more than its part."""
     shardings = jax.tree.map(lambda leaf: leaf.sharding, abstract)
-    return jax.jit(lambda: new_state(model, optimizer, seed, ema=ema), out_shardings=shardings)()
+    create = jax.jit(lambda seed: new_state(model, optimizer, seed, ema=ema), out_shardings=shardings)
+    return create(np.uint32(seed))

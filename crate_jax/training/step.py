@@ -13,8 +13,8 @@ def make_train_step(objective, optimizer, schedule, *, accumulate=1, ema=None):
     """One optimizer step, as a pure function.
 
     Args:
-        objective: (params, batch, step) to (loss, scalars); `training.objective`. Where it has a `prepare`, that sees
-            the global batch once, before it is cut into micro-batches.
+        objective: (params, batch, key) to (loss, scalars), the key of the seed and the step; `training.objective`.
+            Where it has a `prepare`, that sees the global batch once, before it is cut into micro-batches.
         optimizer: an optax transformation.
         schedule: finished steps to learning rate, for the log.
         accumulate: micro-batches a step. Gradients are averaged: the result is that of the whole batch wherever the
@@ -22,7 +22,8 @@ def make_train_step(objective, optimizer, schedule, *, accumulate=1, ema=None):
         ema: decay of the running mean of the parameters, or None.
 
     Returns:
-        A function (state, batch) to (state, metrics); metrics are scalars on the device.
+        A function (state, batch, seed) to (state, metrics); metrics are scalars on the device. The seed (uint32) is an
+        argument and no constant, so that runs that differ in it share one compiled program.
     """
     gradient = jax.value_and_grad(objective, has_aux=True)
 
@@ -31,25 +32,25 @@ def make_train_step(objective, optimizer, schedule, *, accumulate=1, ema=None):
         parts = jnp.swapaxes(x.reshape(x.shape[0] // accumulate, accumulate, *x.shape[1:]), 0, 1)
         return constrain(parts, None, "images", *(None,) * (x.ndim - 1))
 
-    def gradients(params, batch, step):
+    def gradients(params, batch, key):
         if accumulate == 1:
-            (loss, scalars), grads = gradient(params, batch, step)
+            (loss, scalars), grads = gradient(params, batch, key)
             return loss, scalars, grads
         parts = jax.tree.map(micro_batches, batch)
 
         def one(total, part):
-            (loss, scalars), grads = gradient(params, part, step)
+            (loss, scalars), grads = gradient(params, part, key)
             return jax.tree.map(jnp.add, total, (loss, scalars, grads)), None
 
         first = jax.tree.map(lambda x: x[0], parts)
-        shapes = jax.eval_shape(lambda: gradient(params, first, step))
+        shapes = jax.eval_shape(lambda: gradient(params, first, key))
         (loss, scalars), grads = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
         total, _ = jax.lax.scan(one, (loss, scalars, grads), parts)
         return jax.tree.map(lambda x: x / accumulate, total)
 
-    def train_step(state, batch):
+    def train_step(state, batch, seed):
         batch = objective.prepare(batch) if hasattr(objective, "prepare") else batch
-        loss, scalars, grads = gradients(state.params, batch, state.step)
+        loss, scalars, grads = gradients(state.params, batch, jax.random.fold_in(jax.random.key(seed), state.step))
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
         grad_norm = optax.tree.norm(grads)
@@ -91,17 +92,17 @@ def jit_train_step(train_step, abstract, mesh, rules=RULES):
         rules: from `distributed.sharding.rules_for`.
 
     Returns:
-        A `jax.jit` function (state, batch) to (state, metrics).
+        A `jax.jit` function (state, batch, seed) to (state, metrics).
     """
 
-    def under_rules(state, batch):
+    def under_rules(state, batch, seed):
         with nn.logical_axis_rules(rules), jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
-            return train_step(state, batch)
+            return train_step(state, batch, seed)
 
     shardings = jax.tree.map(lambda leaf: leaf.sharding, abstract)
     return jax.jit(
         under_rules,
-        in_shardings=(shardings, batch_sharding(mesh)),
+        in_shardings=(shardings, batch_sharding(mesh), replicated(mesh)),
         out_shardings=(shardings, replicated(mesh)),
         donate_argnums=0,
     )

@@ -92,7 +92,7 @@ def train(settings, devices):
         index = np.arange(16, dtype=np.int32)
         batch = {"image": images, "label": index, "index": index, "epoch": index * 0}
         batch = {key: jax.device_put(value, batch_sharding(mesh)) for key, value in batch.items()}
-        state, metrics = jax.block_until_ready(program.step(state, jax.block_until_ready(batch)))
+        state, metrics = jax.block_until_ready(program.step(state, jax.block_until_ready(batch), program.seed))
         found[0].append(float(metrics["loss"]))
         found[1].append(float(metrics["grad_norm"]))
     return found

@@ -52,9 +52,9 @@ def main():
                 batch
             )  # simulated devices: one program at a time, or they wait for each other for ever
             if step is None:
-                lowered = program.step.lower(state, batch)
+                lowered = program.step.lower(state, batch, program.seed)
                 step = lowered.compile()
-            state, metrics = jax.block_until_ready(step(state, batch))
+            state, metrics = jax.block_until_ready(step(state, batch, program.seed))
             losses.append(float(metrics["loss"]))
         means = [np.asarray(x, np.float64) for x in jax.tree.leaves((state.params, state.ema))]
         told[name] = {

@@ -30,7 +30,7 @@ def program_of(tiny, **settings):
 def train(program, steps=STEPS):
     states, state = [], program.new_state()
     for number in range(steps):
-        state, metrics = program.step(jax.tree.map(jnp.copy, state), batch(program.config, number))
+        state, metrics = program.step(jax.tree.map(jnp.copy, state), batch(program.config, number), program.seed)
         states.append((state, jax.device_get(metrics)))
     return states
 
@@ -91,7 +91,7 @@ def test_bfloat16_computes_in_bfloat16_and_keeps_float32(tiny, plain):
     state, metrics = train(program)[-1]
     assert {leaf.dtype for leaf in jax.tree.leaves(state.params)} == {jnp.dtype("float32")}
     assert metrics["loss"].dtype == np.float32
-    text = program.step.lower(state, batch(program.config, 0)).as_text()
+    text = program.step.lower(state, batch(program.config, 0), program.seed).as_text()
     dots = [line for line in text.splitlines() if "stablehlo.dot_general" in line]
     half = [line for line in dots if "bf16" in line]
     assert len(half) > 0.8 * len(dots)
@@ -101,7 +101,7 @@ def test_bfloat16_computes_in_bfloat16_and_keeps_float32(tiny, plain):
 def compiled(tiny, **settings):
     program = program_of(tiny, **(DEEP | settings))
     begin = time.perf_counter()
-    lowered = program.step.lower(program.abstract, batch(program.config, 0))
+    lowered = program.step.lower(program.abstract, batch(program.config, 0), program.seed)
     return lowered.compile(), len(lowered.as_text()), time.perf_counter() - begin
 
 
@@ -121,7 +121,7 @@ def lowered(tiny, **settings):
     program = program_of(tiny, **settings)
     shapes = {"image": ((28, 28, 1), np.uint8), "index": ((), np.int32)}
     one = {key: jax.ShapeDtypeStruct((16, *shape), dtype) for key, (shape, dtype) in shapes.items()}
-    return program.step.lower(program.abstract, one).as_text()
+    return program.step.lower(program.abstract, one, program.seed).as_text()
 
 
 def test_a_scan_holds_one_layer_whatever_the_depth(tiny):

@@ -111,11 +111,11 @@ def test_an_encoder_that_does_not_fit_is_refused(other, params):
 def one_step(objective, optimizer, batch, params, accumulate):
     state = TrainState(jnp.zeros((), jnp.int32), params, optimizer.init(params), None, jnp.full((), -1, jnp.int32))
     step = jax.jit(make_train_step(objective, optimizer, lambda step: 0.0, accumulate=accumulate))
-    return step(state, batch)
+    return step(state, batch, jnp.uint32(0))
 
 
 def test_mixing_and_stochastic_depth_do_not_change_with_accumulation(params, batch):
-    objective = Classification(DEEP, 0, (0.5,), (0.5,), label_smoothing=0.1, mixes=True)
+    objective = Classification(DEEP, (0.5,), (0.5,), label_smoothing=0.1, mixes=True)
     results = [one_step(objective, optax.sgd(0.1), batch, params, parts)[1] for parts in (1, 4)]
     assert float(results[0]["loss"]) == pytest.approx(float(results[1]["loss"]), rel=1e-6)
     assert float(results[0]["grad_norm"]) == pytest.approx(float(results[1]["grad_norm"]), rel=1e-5)

@@ -27,7 +27,7 @@ class Pending:
 def test_a_step_is_read_only_when_it_is_logged_and_after_the_next_one_is_under_way():
     dispatched, reads, saved = [], {}, []
 
-    def run_step(state, batch):
+    def run_step(state, batch, seed):
         dispatched.append(batch)
         step = len(dispatched)
         pending = [Pending(value, step, dispatched, reads) for value in (0.5, -1)]
@@ -39,7 +39,7 @@ def test_a_step_is_read_only_when_it_is_logged_and_after_the_next_one_is_under_w
     )
     mesh = types.SimpleNamespace(size=1, devices=np.array([types.SimpleNamespace(platform="cpu")]))
     model = create_model("crate_mae_tiny")
-    program = types.SimpleNamespace(config=config, mesh=mesh, model=model, step=jitted, total_steps=40)
+    program = types.SimpleNamespace(config=config, mesh=mesh, model=model, step=jitted, total_steps=40, seed=0)
     checkpoints = types.SimpleNamespace(save=lambda step, state: saved.append(step), wait=lambda: None)
 
     class Batches:
@@ -59,9 +59,9 @@ def test_a_step_moves_nothing_but_its_batch_and_takes_over_the_state(tiny):
     program = build_program(override(tiny, [("optimizer.clip_norm", 1.0)]), 4000)
     image = np.zeros((16, 28, 28, 1), np.uint8)
     batch = jax.device_put({"image": image, "index": np.arange(16, dtype=np.int32)})
-    state = program.new_state()
+    state, seed = program.new_state(), program.seed
     size = sum(leaf.nbytes for leaf in jax.tree.leaves(state))
-    assert program.step.lower(state, batch).compile().memory_analysis().alias_size_in_bytes >= size
+    assert program.step.lower(state, batch, seed).compile().memory_analysis().alias_size_in_bytes >= size
     with jax.transfer_guard("disallow"):
-        after, _ = jax.block_until_ready(program.step(state, batch))
+        after, _ = jax.block_until_ready(program.step(state, batch, seed))
     assert jax.tree.leaves(state.params)[0].is_deleted() and not jax.tree.leaves(after.params)[0].is_deleted()

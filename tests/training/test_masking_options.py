@@ -16,6 +16,10 @@ def batch(size=16):
     return {"image": images, "index": np.arange(size, dtype=np.int32)}
 
 
+def key(step):
+    return jax.random.fold_in(jax.random.key(0), step)
+
+
 def objective_of(tiny, **settings):
     program = build_program(override(tiny, settings.items()), 1000)
     return program.objective, program.new_state().params
@@ -25,20 +29,20 @@ def test_a_ratio_is_drawn_per_step_from_the_range(tiny):
     ranged = {"masking.ratio": (0.5, 0.75), "masking.ratio_levels": 2}
     objective, params = objective_of(tiny, **ranged)
     loss = jax.jit(objective)
-    drawn = {step: loss(params, batch(), step) for step in range(6)}
+    drawn = {step: loss(params, batch(), key(step)) for step in range(6)}
     ratios = {step: round(float(scalars["mask_ratio"]), 4) for step, (_, scalars) in drawn.items()}
     assert set(ratios.values()) == {0.5, 0.75}
     for ratio in (0.5, 0.75):
         fixed = jax.jit(objective_of(tiny, **{"model.mask_ratio": ratio})[0])
         step = next(step for step, value in ratios.items() if value == ratio)
-        np.testing.assert_allclose(drawn[step][0], fixed(params, batch(), step)[0], rtol=1e-6)
+        np.testing.assert_allclose(drawn[step][0], fixed(params, batch(), key(step))[0], rtol=1e-6)
 
 
 @pytest.mark.parametrize("kind", ["random", "block", "grid"])
 def test_every_kind_trains_with_the_same_shapes(tiny, kind):
     objective, params = objective_of(tiny, **{"masking.kind": kind})
-    value = float(jax.jit(objective)(params, batch(), 3)[0])
-    plain = float(jax.jit(dataclasses.replace(objective, mask_kind="random"))(params, batch(), 3)[0])
+    value = float(jax.jit(objective)(params, batch(), key(3))[0])
+    plain = float(jax.jit(dataclasses.replace(objective, mask_kind="random"))(params, batch(), key(3))[0])
     assert np.isfinite(value) and (value == plain) == (kind == "random")
 
 
@@ -47,7 +51,7 @@ def test_one_mask_per_step_is_shared_by_all_micro_batches(tiny):
         build_program(override(tiny, [("masking.per", "step"), ("optimizer.accumulate", count)]), 1000)
         for count in (1, 4)
     )
-    losses = [float(program.step(program.new_state(), batch())[1]["loss"]) for program in (whole, parts)]
+    losses = [float(program.step(program.new_state(), batch(), program.seed)[1]["loss"]) for program in (whole, parts)]
     np.testing.assert_allclose(*losses, rtol=1e-6)
 
 

@@ -25,7 +25,7 @@ def after_three_steps(program):
     state = program.new_state()
     for number in range(3):
         images = np.random.default_rng(number).integers(0, 256, (16, 28, 28, 1), dtype=np.uint8)
-        state, _ = program.step(state, {"image": images, "index": np.arange(16, dtype=np.int32)})
+        state, _ = program.step(state, {"image": images, "index": np.arange(16, dtype=np.int32)}, program.seed)
     return state
 
 

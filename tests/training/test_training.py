@@ -82,7 +82,7 @@ def test_the_step_is_the_one_it_has_always_been(tiny):
     program = build_program(override(tiny, [("optimizer.warmup_steps", 0)]), 4000)
     state, losses = program.new_state(), []
     for _ in range(3):
-        state, metrics = program.step(state, batch())
+        state, metrics = program.step(state, batch(), program.seed)
         losses.append(float(metrics["loss"]))
     np.testing.assert_allclose(losses, GOLDEN, rtol=2e-5)
     assert int(state.step) == 3 and int(state.bad_step) == -1
@@ -91,10 +91,26 @@ def test_the_step_is_the_one_it_has_always_been(tiny):
 GOLDEN = [2.8047111, 2.7557857, 2.6752713]
 
 
+def test_seeds_share_one_compiled_step_and_draw_masks_of_their_own(tiny):
+    """So a sweep over seeds compiles once, and each gets what the seed as a constant gives."""
+    programs = [build_program(override(tiny, [("seed", seed)]), 4000) for seed in (0, 2**32 - 1)]
+    texts = [program.step.lower(program.abstract, batch(), program.seed).as_text() for program in programs]
+    assert texts[0] == texts[1]
+    losses = []
+    for program in programs:
+        state, key = programs[0].new_state(), jax.random.fold_in(jax.random.key(program.config.seed), 0)
+        wanted, _ = jax.jit(lambda params, key=key: programs[0].objective(params, batch(), key))(state.params)
+        losses.append(float(programs[0].step(state, batch(), program.seed)[1]["loss"]))
+        assert losses[-1] == pytest.approx(float(wanted), rel=1e-6)
+    assert abs(losses[0] - losses[1]) > 1e-4
+
+
 def test_masks_follow_from_seed_step_and_example_alone(tiny):
     program = build_program(tiny, 4000)
     params = program.new_state().params
-    objective = jax.jit(lambda batch, step: program.objective(params, batch, step)[0])
+    objective = jax.jit(
+        lambda batch, step: program.objective(params, batch, jax.random.fold_in(jax.random.key(0), step))[0]
+    )
     whole = batch(16)
     turned = jax.tree.map(lambda x: x[::-1], whole)
     assert objective(whole, 3) == pytest.approx(float(objective(turned, 3)), rel=1e-6)
