@@ -1,4 +1,4 @@
-"""Every setting with values that make sense and values that do not: a run trains two steps or is refused in a sentence.
+"""Every setting with values that make sense and values that do not: a run trains two steps or raises `UserError`.
 
     python benchmarks/fuzz_settings.py --cases=1000 [--seed=0] [--check_only]
 

@@ -1,4 +1,4 @@
-"""Images a second of one core: this project's input pipeline, what bounds it, and PyTorch's DataLoader.
+"""Images per second and core: this project's input pipeline, what bounds it, and PyTorch's DataLoader.
 
     python benchmarks/input_pipeline.py [--seconds=8] [--rounds=3] [--core=0] [--out=FILE.json]
     python benchmarks/input_pipeline.py --table [--seconds=8] [--workers=0,1,2] [--processes=0,2] [--rows=32,256]

@@ -135,12 +135,12 @@ def crate_mae_rows(crate_ae, size, images, folder):
     rows = [("latent", error(output.latent_BxTxD, latent)), ("prediction", error(output.prediction_BxNxF, prediction))]
     rows.append(("loss", error(value, official_value)))
     ours = official_arrays(model, gradients)
-    narrow, wide = (official_gradients(theirs, images, noise_BxN, dtype) for dtype in (torch.float32, torch.float64))
-    assert set(ours) == set(narrow)
+    f32, f64 = (official_gradients(theirs, images, noise_BxN, dtype) for dtype in (torch.float32, torch.float64))
+    assert set(ours) == set(f32)
     for what, one, other in (
-        ("gradient against the official one in f64", ours, wide),
-        ("the same, against it in f32", ours, narrow),
-        ("the same, the official one in f32 against itself in f64", narrow, wide),
+        ("gradient against the official one in f64", ours, f64),
+        ("the same, against it in f32", ours, f32),
+        ("the same, the official one in f32 against itself in f64", f32, f64),
     ):
         rows.append((f"{what}, worst of {len(one)} tensors", max(error(one[name], other[name]) for name in one)))
     codes = outputs_of(block.layers[0][0].fn.qkv for block in theirs.blocks)
@@ -153,8 +153,8 @@ def crate_mae_rows(crate_ae, size, images, folder):
         keys, maps = layers_error(layers, codes, model.num_heads)
         rows += [(f"keys, worst of {model.depth} layers{what}", keys), (f"attention maps, same{what}", maps)]
     rows.append((f"attention maps, the official code in f32 against itself in f64{what}", own_rounding(theirs, larger)))
-    wide, squared = bfloat16_error(model, params, images_BxHxWxC, mask_BxN)
-    rows += [("bfloat16 prediction against float32", wide), ("the same, root mean square", squared)]
+    largest, squared = bfloat16_error(model, params, images_BxHxWxC, mask_BxN)
+    rows += [("bfloat16 prediction against float32", largest), ("the same, root mean square", squared)]
     strict_round_trip(theirs, model, params, folder)
     return rows
 
@@ -168,13 +168,13 @@ def official_gradients(theirs, images, noise_BxN, dtype):
 
 
 def own_rounding(theirs, images):
-    """The worst error of the official code's attention maps through f32 alone: below it no agreement can be asked."""
+    """The worst error of the official code's attention maps from f32 rounding alone: no agreement can be closer."""
     maps = []
     for layer in range(len(theirs.blocks)):
         with torch.no_grad():
-            narrow = theirs.float().get_selfattention_enc(torch.from_numpy(images), layer=layer)
-            wide = theirs.double().get_selfattention_enc(torch.from_numpy(images).double(), layer=layer)
-        maps.append(error(narrow, wide))
+            f32 = theirs.float().get_selfattention_enc(torch.from_numpy(images), layer=layer)
+            f64 = theirs.double().get_selfattention_enc(torch.from_numpy(images).double(), layer=layer)
+        maps.append(error(f32, f64))
     theirs.float()
     return max(maps)
 
@@ -192,12 +192,11 @@ def strict_round_trip(theirs, model, params, folder):
 
 def bfloat16_error(model, params, *inputs):
     """(largest, root mean square) deviation of the output, over the largest and over the root mean square."""
-    wide = model.apply({"params": params}, *inputs)
-    narrow = model.clone(dtype=jnp.bfloat16).apply({"params": params}, *inputs)
-    wide, narrow = (
-        np.asarray(getattr(o, "prediction_BxNxF", getattr(o, "logits_BxC", None)), np.float64) for o in (wide, narrow)
+    outputs = (m.apply({"params": params}, *inputs) for m in (model, model.clone(dtype=jnp.bfloat16)))
+    f32, bf16 = (
+        np.asarray(getattr(o, "prediction_BxNxF", getattr(o, "logits_BxC", None)), np.float64) for o in outputs
     )
-    return np.abs(narrow - wide).max() / np.abs(wide).max(), np.sqrt(np.mean((narrow - wide) ** 2) / np.mean(wide**2))
+    return np.abs(bf16 - f32).max() / np.abs(f32).max(), np.sqrt(np.mean((bf16 - f32) ** 2) / np.mean(f32**2))
 
 
 def crate_rows(crate, size, images, folder):
@@ -211,12 +210,12 @@ def crate_rows(crate, size, images, folder):
     images_BxHxWxC = jnp.asarray(images.transpose(0, 2, 3, 1))
     output, layers = trace(model, params, images_BxHxWxC)
     keys, maps = layers_error(layers, codes, model.num_heads)
-    wide, squared = bfloat16_error(model, params, images_BxHxWxC)
+    largest, squared = bfloat16_error(model, params, images_BxHxWxC)
     return [
         ("logits", error(output.logits_BxC, logits)),
         (f"keys, worst of {model.depth} layers", keys),
         ("attention maps, same", maps),
-        ("bfloat16 logits against float32", wide),
+        ("bfloat16 logits against float32", largest),
         ("the same, root mean square", squared),
     ]
 
@@ -284,8 +283,8 @@ def vit_mae_rows(size, images, folder):
         ours = np.stack([a[:, i][:, :, i] for a, i in zip(ours, index_BxT, strict=True)])
         errors.append(error(ours, theirs_BxKxTxT))
     rows.append((f"attention maps, worst of {depth} encoder layers", max(errors)))
-    wide, squared = bfloat16_error(model, params, images_BxHxWxC, mask_BxN)
-    return [*rows, ("bfloat16 prediction against float32", wide), ("the same, root mean square", squared)]
+    largest, squared = bfloat16_error(model, params, images_BxHxWxC, mask_BxN)
+    return [*rows, ("bfloat16 prediction against float32", largest), ("the same, root mean square", squared)]
 
 
 def main():

@@ -77,7 +77,7 @@ def main():
         one = json.loads(line)
         known[tuple(one["key"])] = one["found"]
     print(
-        "| config | topology | data x fsdp x tensor | HBM peak of a chip, GiB | TFLOP a chip | across HBM (the "
+        "| config | topology | data x fsdp x tensor | HBM peak per chip, GiB | TFLOP per chip | across HBM (the "
         "compiler's count), GiB | collectives, GiB | step at least, ms | images/s | hours |"
     )
     print("|---|---|---|---|---|---|---|---|---|---|")

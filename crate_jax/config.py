@@ -1,7 +1,7 @@
 """Configs: every leaf of the schema, overridden by leaf, checked before anything starts.
 
 A config file is Python with a `get_config()` that takes `default_config()` and sets what differs. Nothing is silently
-ignored: an unknown leaf, a wrong type or a value outside its range ends in one sentence. A config remembers which
+ignored: an unknown leaf, a wrong type or a value outside its range raises `UserError`. A config remembers which
 leaves were given (set by its file or the command line, be it to the default), for fine-tuning inherits the others.
 """
 
@@ -72,7 +72,7 @@ def flatten(config):
 
 
 def given(config):
-    """The dotted leaves that a file or a command line gave, whatever the value; all of a plain ConfigDict."""
+    """The dotted leaves that a file or a command line gave, even a default; all of a plain ConfigDict."""
     names = set()
     for key, value in config.items():
         if isinstance(value, ml_collections.ConfigDict):

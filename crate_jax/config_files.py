@@ -89,7 +89,7 @@ def run_config_file(path):
         return runpy.run_path(str(path))
     except UserError:
         raise
-    except Exception as error:  # whatever a person's file raises is told, not traced
+    except Exception as error:  # a person's file may raise anything: reported with its line, without our traceback
         raise UserError(f"--config={path}: the file itself fails: {_where(error, path)}") from error
 
 

@@ -11,12 +11,12 @@ class Leaf:
     Attributes:
         default: its value where a config says nothing.
         type: int, float, bool, str or tuple.
-        doc: one sentence or clause: what it is, with its unit.
+        doc: a clause that says what it is, with its unit.
         choices: the values allowed, if they are few.
         resume: True if a run may change it on resume; it must not change the result.
         low, high: inclusive bounds, of each entry of a tuple; None is no bound.
         above, below: exclusive bounds, likewise.
-        items: type of a tuple's entries: float, str, or None where whoever reads the leaf checks them.
+        items: type of a tuple's entries: float, str, or None where the leaf's reader checks them.
         length: how many entries a tuple may have; () is any number.
         ascending: True if the entries of a tuple must not decrease.
         pair: True if an int may also be a pair (height, width), written 224x160.

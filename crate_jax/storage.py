@@ -1,4 +1,4 @@
-"""Folders and files that may be local or in an object store (`gs://...`): names, whole writes, errors in a sentence."""
+"""Folders and files that may be local or in an object store (`gs://`): names, whole writes, errors as `UserError`."""
 
 import contextlib
 import os
@@ -78,7 +78,7 @@ def check_writable(folder, flag):
 def make_folder(path):
     """Makes a folder and those above it; in an object store, which has none, looks whether the bucket is there.
 
-    TensorFlow looks for the parents of a bucket that is not there for ever.
+    TensorFlow's search for the parents of a missing bucket does not end.
 
     Args:
         path: an `epath.Path`.

@@ -1,4 +1,4 @@
-# shellcheck shell=bash disable=SC2034  # whoever sources it uses CRATE_JAX_PYTHON
+# shellcheck shell=bash disable=SC2034  # CRATE_JAX_PYTHON is for the script that sources it
 # Makes the virtual environment that the scripts beside this file run in; sourced, not run.
 #
 #   make_environment EXTRAS   e.g. "cpu" or "cpu,torch,dev"; twice is safe, and quick when nothing has changed

@@ -8,7 +8,7 @@ A verdict compares the interval with a threshold that is fixed beforehand:
 
 Intervals are percentile bootstraps (Efron 1979): images are drawn with replacement and the metric is computed from the
 means over the draw, worst layers included. Crops of the same photograph are not independent, so intervals over them are
-too narrow. Claims about parameters alone have no interval. Thresholds carry a tolerance, so that one rise of a tenth of
+too small. Claims about parameters alone have no interval. Thresholds carry a tolerance, so that one rise of a tenth of
 a per cent decides nothing. What holds by construction is no claim: the decoder's first state, for one, is left out.
 """
 

@@ -20,7 +20,7 @@ def _heat(map_RxC):
 
 
 def attention_by_head(study, statistics):
-    """The class token's attention: a row an image, a column a head of the late layer."""
+    """The class token's attention: a row per image, a column per head of the late layer."""
     layer = study.parts["codes_layer"]
     attention, grid = study.parts["attention"][layer], study.parts["grid"]
     pixels = _pixels(study.images[: min(4, len(attention))], statistics)

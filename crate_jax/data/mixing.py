@@ -64,7 +64,7 @@ def paired(batch):
     """The batch with each row's partner: rows 2i and 2i + 1; the last row of an odd batch is its own.
 
     Args:
-        batch: `image` (uint8, B x H x W x C), `label` (B), and whatever else.
+        batch: `image` (uint8, B x H x W x C), `label` (B), and other keys.
 
     Returns:
         The batch with `partner_image` and `partner_label`.

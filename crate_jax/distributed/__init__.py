@@ -1,1 +1,1 @@
-"""What JAX's own engine is told: the mesh, what is split along it, and which hosts take part."""
+"""What JAX needs to know: the mesh, what is sharded over it, and which hosts take part."""

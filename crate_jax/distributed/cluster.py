@@ -69,7 +69,7 @@ def _by_hand(environ, named):
         "coordinator_address": environ[COORDINATOR],
         "num_processes": processes,
         "process_id": process,
-        "cluster_detection_method": "deactivate",  # else SLURM or a TPU would be asked for what is missing
+        "cluster_detection_method": "deactivate",  # else jax takes what is missing from SLURM or a TPU
     }
 
 

@@ -3,7 +3,7 @@
 from etils import epath
 
 FOLDER = "compiled"
-FEWEST_SECONDS = 0.2  # of compilation; what took less is compiled anew
+FEWEST_SECONDS = 0.2  # of compilation; what took less is compiled again
 
 
 def keep_compiled(folder):

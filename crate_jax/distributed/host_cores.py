@@ -1,4 +1,4 @@
-"""One simulated device a core, where there is nothing but a CPU.
+"""One simulated device per core, where there is nothing but a CPU.
 
 XLA's CPU backend leaves a second core partly idle in the backward pass of a small network. Splitting the batch over as
 many simulated devices as there are cores keeps them busy: on two cores a step of the quickstart takes 21.5 ms instead

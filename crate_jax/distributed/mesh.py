@@ -4,7 +4,7 @@
     fsdp    the batch is sharded and the parameters too: each is gathered where a layer needs it
     tensor  heads and dictionary atoms are sharded: a layer's products are shared
 
-One axis may be -1: whatever devices are left. With several slices (`mesh.dcn_data`; by default as many as the
+One axis may be -1: all devices that are left. With several slices (`mesh.dcn_data`; by default as many as the
 devices belong to) the data axis crosses the data-centre network, the others stay inside a slice.
 """
 
@@ -47,7 +47,7 @@ def mesh_shape(settings, num_devices, slices=None):
 
 
 def make_mesh(settings, devices=None):
-    """The mesh that a config asks for.
+    """The mesh of a config.
 
     Args:
         settings: the config's `mesh`.

@@ -51,7 +51,7 @@ class ProgramSignals:
 
     def _handle(self, number, _frame):
         self.noted = self.noted or number
-        signal.signal(number, signal.SIG_DFL)  # a second one ends the process, whatever it is doing
+        signal.signal(number, signal.SIG_DFL)  # a second one ends the process at once
         if not self._starting and number == signal.SIGINT:
             # an import or a library's callback may swallow the exception
             timer = threading.Timer(_SECONDS_TO_UNWIND, self._end)

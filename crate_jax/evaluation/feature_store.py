@@ -157,7 +157,7 @@ def _lengths(subject, names):
 
 
 def _key(subject, source, indices):
-    """Changes with whatever the features depend on."""
+    """A key that changes with everything that the features depend on."""
     leaves = ("data_dir", "stage_dir", "prefetch", "num_workers", "worker_processes", "augmentation")
     irrelevant = {f"data.{leaf}" for leaf in leaves}
     data = {k: v for k, v in flatten(subject.config).items() if k.startswith("data.") and k not in irrelevant}

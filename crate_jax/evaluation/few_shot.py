@@ -37,7 +37,7 @@ def possible(label_N, shots):
         shots: wanted; None is `SHOTS`, as far as they go.
 
     Raises:
-        UserError: a class has fewer than one that was asked for.
+        UserError: a class has fewer examples than one of `shots`.
     """
     fewest = int(np.bincount(label_N).min())
     for wanted in shots or ():

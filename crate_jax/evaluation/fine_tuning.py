@@ -70,7 +70,7 @@ def classifier_settings(config, model):
 
 
 def recipe_for(pretrained, overrides=(), labels_per_class=None):
-    """The installed recipe for a data set of this size, where none was asked for.
+    """The installed recipe for a data set of this size, where none was chosen.
 
     Args:
         pretrained: config of the pre-trained network.

@@ -139,7 +139,7 @@ def fold_normalisation(model, params, config, indices=None):
 
 def save_classifier(params, model, config, workdir):
     """Writes the folded classifier beside the checkpoints, which hold the head of normalised features that training
-    resumes with; whoever opens the workdir gets this one.
+    resumes with. Opening the workdir gives this one.
 
     Args:
         params: from `fold_normalisation`, on one device.

@@ -165,7 +165,7 @@ def knn(subject, *, features=None, k=NEIGHBOURS, temperature=TEMPERATURE, pictur
     if temperature <= 0:
         raise UserError(f"--temperature={temperature:g}: give a number above 0.")
     settings, model, own = subject.config.data, subject.model, None
-    if pictures is not None:  # first: what cannot be read is told at once
+    if pictures is not None:  # first, so that a file that cannot be read is reported at once
         own = read_pictures(pictures, subject.config, model.image_size, model.channels)
     else:
         subject.open_split(settings.validation_split)

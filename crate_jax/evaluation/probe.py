@@ -158,7 +158,7 @@ def probe(subject, *, features=None, shots=None, baselines=BASELINES, pictures=N
     Args:
         subject: a `Subject`.
         features: POOLING@LAYER; None chooses.
-        shots: examples a class of the few-shot probes, several numbers; None is 5 and 10, as far as they go.
+        shots: examples per class of the few-shot probes, several numbers; None is 5 and 10, if there are as many.
         baselines: of "untrained" (the network with its initial parameters) and "raw" (pixels, at 32 a side at most).
         pictures: of `--images=`: they take the place of the held-out split, and are classified.
 
@@ -175,7 +175,7 @@ def probe(subject, *, features=None, shots=None, baselines=BASELINES, pictures=N
     names = (features,) if features else tuple(candidate_names(model.depth))
     if pictures is not None:
         return _of_pictures(subject, names, pictures)
-    subject.open_split(settings.validation_split)  # what is not there is told before minutes have passed
+    subject.open_split(settings.validation_split)  # a missing split is reported now, not after minutes
     probed = probe_one(subject, names, shots)
     results = probed.numbers | {"chosen": features is None}
     few = {shots: dict(found) for shots, found in probed.few_shot.items()}

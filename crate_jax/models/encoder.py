@@ -25,7 +25,7 @@ from crate_jax.operators.positions import resize_positions, sincos_positions
 
 
 class Encoder(nn.Module):
-    """The frame; a subclass says what follows the encoder, and a family what a layer is.
+    """Patch embedding, a stack of layers and a norm. A subclass adds what follows, a family defines the layer.
 
     Attributes:
         image_size: pixels: one number, or (height, width).
@@ -54,7 +54,7 @@ class Encoder(nn.Module):
 
     def encoder_layer(self, grid=None):
         """An unbound layer of the encoder, for tokens of a full grid of patches or (None) of some of them."""
-        raise TypeError(f"{type(self).__name__} does not say what a layer is")
+        raise TypeError(f"{type(self).__name__} defines no encoder layer")
 
     @property
     def grid(self):

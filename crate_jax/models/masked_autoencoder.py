@@ -55,7 +55,7 @@ class MaskedAutoencoder(Encoder):
 
     def decoder_layer(self, grid=None):
         """An unbound layer of the decoder."""
-        raise TypeError(f"{type(self).__name__} does not say what a layer is")
+        raise TypeError(f"{type(self).__name__} defines no decoder layer")
 
     @property
     def decoder_names(self):

@@ -1,4 +1,4 @@
-"""A network by its name, with anything overridden; what cannot be built is refused in one sentence."""
+"""A network by its name, with any attribute overridden; what cannot be built raises `UserError`."""
 
 import dataclasses
 

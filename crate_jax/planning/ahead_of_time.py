@@ -12,7 +12,7 @@ import time
 
 from crate_jax.errors import UserError
 
-_ENVIRONMENT = {  # libtpu asks for a TPU's surroundings; any will do, nothing runs
+_ENVIRONMENT = {  # libtpu requires these of a TPU's machine; nothing runs, so any will do
     "TPU_SKIP_MDS_QUERY": "1",
     "TPU_ACCELERATOR_TYPE": "v5litepod-16",
     "TPU_WORKER_HOSTNAMES": "localhost",

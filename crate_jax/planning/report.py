@@ -65,7 +65,7 @@ def as_numbers(plan, steps_per_epoch):
 
 
 def shortage(plan):
-    """The one sentence about a program that does not fit."""
+    """The error message for a program that does not fit."""
     config, used, there = plan.program.config, plan.peak, plan.capacity
     return (
         f"{config.model.name} with batch_size={config.batch_size} does not fit on {plan.topology.name}: a chip would "
@@ -99,12 +99,12 @@ def as_text(plan, numbers):
         f"{config.model.name}, batch {config.batch_size}, on {where}",
         f"compiled in {plan.seconds:.0f} s",
         "",
-        "memory of a chip",
+        "memory of one chip",
         f"  arguments    {size(memory['arguments']):>12}   parameters, optimizer, batch",
         f"  temporaries  {size(memory['temporaries']):>12}",
         f"  peak         {size(memory['peak']):>12}   of {size(memory['capacity'])}: {size(room)} left",
         "",
-        "a step of a chip, at the published peaks",
+        "time per step of one chip, at the published peaks",
         f"  compute      {1e3 * seconds['compute']:9.2f} ms   {numbers['flops_per_step'] / 1e12:.2f} TFLOP at "
         f"{chip.flops / 1e12:.0f} TFLOP/s",
         f"  memory       {1e3 * seconds['memory']:9.2f} ms   {size(numbers['hbm_crossing_bytes_per_step'])} "

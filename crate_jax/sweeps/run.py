@@ -1,7 +1,7 @@
 """A sweep on this machine: some points at once, each a process of its own; what is finished is skipped.
 
 `D/sweep.json` lists the points and how they stand; `D/NAME/` is the workdir of a point, `D/NAME/sweep_log.txt` what it
-said. A killed sweep is started again by the same command: `pretrain` goes on where it stopped. A point that fails is
+said. Rerun the same command to resume a killed sweep. A point that fails is
 reported at the end and stops no other.
 """
 
@@ -174,7 +174,7 @@ def run_sweep(sweep, workdir, *, parallel=1, only=None):
         sweep: from `load_sweep`.
         workdir: D.
         parallel: points at once.
-        only: name or number of one point; None is all. `sweep.json` is then left to whoever runs the whole.
+        only: name or number of one point; None is all. `sweep.json` is then not written.
 
     Returns:
         Dictionary from name to status: done, failed or stopped.

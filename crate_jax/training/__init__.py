@@ -1,1 +1,1 @@
-"""Optimizer, state, step, checkpoints, loop; whatever else wants to watch a run plugs in as an observer."""
+"""Optimizer, state, step, checkpoints, loop; all else that watches a run is an observer."""

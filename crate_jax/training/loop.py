@@ -30,7 +30,7 @@ class Observer(Protocol):
         """
 
     def after_step(self, step, state, batch):
-        """Called when a step is under way.
+        """Called while the device computes a step.
 
         Args:
             step: optimizer steps finished.
@@ -156,7 +156,7 @@ def train(program, state, batches, checkpoints, observers, preemption):
     seed = program.seed
     run_step = compiled(program.step, state, batch, seed)  # now, so that the clock does not count it
     # Simulated devices share one pool of threads: two programs with collectives under way at once can wait for each
-    # other for ever. So there every step is finished before the next is dispatched; one device needs no such care.
+    # other without end. So there every step is finished before the next is dispatched; one device needs no such care.
     one_at_a_time = program.mesh.size > 1 and program.mesh.devices.flat[0].platform == "cpu"
     log, times = _Log(program, batches, checkpoints, observers, start), SaveTimes(config.checkpoint, start)
     preempted = False

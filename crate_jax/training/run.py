@@ -82,7 +82,7 @@ def run_training(
                 state = (begin or program.new_state)()
             step = int(state.step)
             if step:
-                logger.info("going on from step %d of %d in %s", step, program.total_steps, folder.path)
+                logger.info("resuming at step %d of %d in %s", step, program.total_steps, folder.path)
             batches = make_batches(step)
             stack.callback(batches.close)
             watching = [_Begins(folder, config, lock), Watchdog(config.distributed.stall_seconds)]

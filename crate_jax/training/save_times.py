@@ -39,5 +39,5 @@ class SaveTimes:
         return by_time or step % self._every == 0
 
     def saved(self):
-        """A checkpoint was written: the minutes count anew."""
+        """A checkpoint was written: the minutes count from now."""
         self._saved = self._clock()

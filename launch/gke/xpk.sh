@@ -8,7 +8,7 @@
 #
 # SLICES=2 for several slices, RESTARTS=100 at most, DRY_RUN=1 to see the JobSet and create nothing. A pod that is
 # preempted (143), or lost a host or stalled (175), restarts the whole set, which resumes from its last checkpoint; exit
-# code 1 ends it for good. Checkpoints belong in a bucket.
+# code 1 ends it permanently. Checkpoints belong in a bucket.
 set -euo pipefail
 : "${CLUSTER:?}" "${ZONE:?}" "${PROJECT:?}" "${IMAGE:?}" "${NAME:?}" "${TYPE:?}"
 [ $# -gt 0 ] || { echo "say what to run, such as: pretrain --config=imagenet_base --workdir=gs://BUCKET/base" >&2; exit 1; }

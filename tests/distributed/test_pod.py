@@ -81,7 +81,7 @@ def test_four_lives_of_one_run(tmp_path, digits, straight):
 
     words = command(tmp_path, digits, workdir, **MORE, **{"mesh.fsdp": 2, "mesh.tensor": 2})
     pod = Pod(words, processes=2, devices=2)
-    pod.wait_for(rf"going on from step {stopped}")
+    pod.wait_for(rf"resuming at step {stopped}")
     pod.wait_for(rf"step {stopped + 6}/")
     os.kill(pod.pids[1], signal.SIGKILL)
     code, text, seconds = pod.end()

@@ -54,7 +54,7 @@ def test_goes_on_and_is_evaluated_in_a_bucket(store, tmp_path, digits):
     assert stopped.returncode == 143, stopped.stderr
     resumed = run(words)
     assert resumed.returncode == 0, resumed.stderr
-    assert re.search(r"going on from step [67] of 8 in gs://bucket/run2", resumed.stderr)
+    assert re.search(r"resuming at step [67] of 8 in gs://bucket/run2", resumed.stderr)
     local = run(command(tmp_path, digits, tmp_path / "run2", **SHORT)[3:])
     assert local.returncode == 0, local.stderr
     probes = [run(["probe", f"--workdir={folder}"]) for folder in ("gs://bucket/run2", tmp_path / "run2")]
