@@ -51,7 +51,7 @@ setup(
     package_data={
         "": ["*.html", "*.md", "*.txt", "*.j2", "*.css"],
         "crate_jax.analysis": ["templates/*"],
-        "crate_jax": ["networks/*/*"],
+        "crate_jax": ["networks/*/*", "py.typed"],
     },
     install_requires=BASE,
     extras_require={

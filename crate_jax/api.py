@@ -1,6 +1,6 @@
 """The evaluations as functions of a network: each returns a `Result` with numbers, tables, `.save(folder)`, `.plot()`.
 
-`net` is a `Pretrained` or whatever `from_pretrained` takes. Nothing is written until `.save`, except that `finetune`
+`net` is a `Pretrained` or what `from_pretrained` takes. Nothing is written until `.save`, except that `finetune`
 and `analyze` work in a folder.
 """
 
@@ -12,7 +12,7 @@ from etils import epath
 from crate_jax.config import flatten, load_config, override
 from crate_jax.config_files import installed_configs
 from crate_jax.data.sources import open_source
-from crate_jax.errors import UserError
+from crate_jax.errors import UserError, names_arguments
 from crate_jax.evaluation.results import Result
 from crate_jax.pretrained import Pretrained, from_pretrained
 
@@ -29,14 +29,15 @@ def list_configs() -> list[str]:
     return sorted(installed_configs())
 
 
+@names_arguments
 def subject_of(net, data=None, data_dir=None, out=None):
     """What an evaluation works on.
 
     Args:
-        net: a `Pretrained`, or whatever `from_pretrained` takes.
+        net: a `Pretrained`, or what `from_pretrained` takes.
         data: None is the run's own data set; else the name of a data set ("cifar10", "image_folder"), or a config (or
             the name of one) whose `data.*` count. The normalisation stays the run's.
-        data_dir: where the data set lies.
+        data_dir: folder of the data set.
         out: folder of what is written on the way; None is the workdir.
 
     Raises:
@@ -69,6 +70,7 @@ def _held_out_split(name, data_dir):
     raise last
 
 
+@names_arguments
 def probe(net, data=None, *, data_dir=None, features=None, shots=None, baselines=("untrained", "raw"), images=None):
     """What frozen features are worth to a linear classifier: see `evaluation.probe.probe`.
 
@@ -88,6 +90,7 @@ def probe(net, data=None, *, data_dir=None, features=None, shots=None, baselines
     return run(subject, features=features, shots=shots, baselines=baselines, pictures=images)
 
 
+@names_arguments
 def knn(net, data=None, *, data_dir=None, features=None, k=20, temperature=0.07, images=None):
     """What they are worth to a nearest-neighbour classifier: see `evaluation.knn.knn`.
 
@@ -106,6 +109,7 @@ def knn(net, data=None, *, data_dir=None, features=None, k=20, temperature=0.07,
     return run(subject, features=features, k=k, temperature=temperature, pictures=images)
 
 
+@names_arguments
 def reconstruct(net, data=None, *, data_dir=None, images=None, limit=1024):
     """Completes masked images of a held-out split and measures: see `evaluation.reconstruct.reconstruct`.
 
@@ -122,6 +126,7 @@ def reconstruct(net, data=None, *, data_dir=None, images=None, limit=1024):
     return run(subject_of(net, data, data_dir), pictures=images, limit=limit)
 
 
+@names_arguments
 def finetune(net, recipe="finetune", out=None, *, labels_per_class=None, draws=3, from_scratch=False):
     """Trains a classifier on top of the network, or resumes: see `evaluation.finetune`.
 
@@ -147,6 +152,7 @@ def finetune(net, recipe="finetune", out=None, *, labels_per_class=None, draws=3
     return module.full(subject, config, folder, from_scratch=from_scratch)
 
 
+@names_arguments
 def analyze(net, data=None, *, data_dir=None, images=None, limit=64, out=None):
     """Measures what each layer does and writes report.html: see `analysis.analyze.analyze`.
 
@@ -164,6 +170,7 @@ def analyze(net, data=None, *, data_dir=None, images=None, limit=64, out=None):
     return Result("analysis", numbers | {"report": str(report)}, {"layers": numbers["layers"]})
 
 
+@names_arguments
 def segment(net, *, count=128, seed=0):
     """Foreground masks that nobody trained, on digits over photographs: see `analysis.segmentation.segment`.
 

@@ -306,7 +306,7 @@ LEAVES = {
     ),
     "checkpoint.keep": Leaf(2, int, "newest checkpoints that are kept", resume=True, low=1, high=STEPS),
     "checkpoint.keep_every_steps": Leaf(
-        None, int, "checkpoints at a multiple of this step are kept for good", resume=True, low=1, high=STEPS
+        None, int, "checkpoints at a multiple of this step are never deleted", resume=True, low=1, high=STEPS
     ),
     # -- devices
     "mesh.data": Leaf(

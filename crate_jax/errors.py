@@ -1,17 +1,34 @@
 """The one exception that the command line prints without a traceback.
 
-Whatever a user can do wrong (a misspelt key, a missing folder, a width that no head count divides) is raised as
-`UserError` where it is noticed. The command line prints it without a traceback and ends with exit code 1; in Python
-it is an ordinary exception. Anything else that escapes is our own fault, and keeps its traceback.
+A user's mistake (a misspelt key, a missing folder, a width that no head count divides) is raised as `UserError` where
+it is noticed. The command line prints it without a traceback and ends with exit code 1; in Python it is an ordinary
+exception. Any other exception is a fault of this package, and keeps its traceback.
 """
 
 import difflib
+import functools
+import re
 
-LONGEST_LIST = 900  # characters; a longer list of known names is no help in a sentence
+LONGEST_LIST = 900  # characters; a longer list of known names is no help
+FLAG = re.compile(r"^--(?=[a-z])")
 
 
 class UserError(Exception):
-    """What is wrong, where, and what to do, in one sentence."""
+    """What is wrong, where, and what to do."""
+
+
+def names_arguments(function):
+    """A function of the Python API, whose errors begin with an argument (`images=`), not with a flag (`--images=`)."""
+
+    @functools.wraps(function)
+    def call(*arguments, **options):
+        try:
+            return function(*arguments, **options)
+        except UserError as error:
+            error.args = (FLAG.sub("", str(error)), *error.args[1:])
+            raise
+
+    return call
 
 
 def nearest(name, known, limit=3):
@@ -23,11 +40,14 @@ def nearest(name, known, limit=3):
         limit: how many to offer at most.
 
     Returns:
-        `"; did you mean a, b?"`, or where nothing is close all of `known`, if they fit into a sentence.
+        `"; did you mean a, b?"`, or where nothing is close all of `known`, if they are short.
+
+    >>> nearest("learning_rat", ["learning_rate", "seed"])
+    '; did you mean learning_rate?'
     """
     known = [str(k) for k in known]
     close = difflib.get_close_matches(str(name), known, n=limit, cutoff=0.6)
-    if not close:  # a.b.colour is closest to x.colour, whatever stands before the dot
+    if not close:  # a.b.colour is closest to x.colour: what stands before the dot does not count
         last = str(name).rpartition(".")[2]
         close = [k for k in known if k.rpartition(".")[2] == last][:limit]
     if close:

@@ -18,7 +18,7 @@ import numpy as np
 
 from crate_jax.config import model_overrides, to_json
 from crate_jax.data.picture import decoded
-from crate_jax.errors import UserError, nearest
+from crate_jax.errors import UserError, names_arguments, nearest
 from crate_jax.evaluation.features import check_images, extract_features
 from crate_jax.evaluation.figures import image_grid
 from crate_jax.evaluation.masked_completion import complete, make_masks
@@ -275,6 +275,7 @@ def list_networks() -> list[str]:
     return sorted(folder.name for folder in NETWORKS.glob("*") if (folder / MODEL).is_file())
 
 
+@names_arguments
 def from_pretrained(source, *, step: int | None = None, **overrides) -> Pretrained:
     """A trained network.
 
@@ -316,6 +317,7 @@ def from_pretrained(source, *, step: int | None = None, **overrides) -> Pretrain
     return Pretrained(dataclasses.replace(subject, out=out, source=text))
 
 
+@names_arguments
 def load(workdir, step: int | None = None) -> tuple:
     """(model, params) of a run; see `from_pretrained`.
 

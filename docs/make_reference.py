@@ -141,12 +141,28 @@ def api_lines():
     for name, module in sorted(crate_jax._HOME.items()):
         node, docstring = find_definition(module, name)
         if isinstance(node, ast.FunctionDef):
-            returns = f" -> {ast.unparse(node.returns)}" if node.returns else ""
-            signature = f"{name}({ast.unparse(node.args)}){returns}"
-        else:
-            signature = f"class {name}"
-        lines += [f"### crate_jax.{name}", "", "```text", signature, "", *(docstring or "").splitlines(), "```", ""]
+            lines += described_name("###", f"crate_jax.{name}", signature_of(node), docstring)
+            continue
+        lines += described_name("###", f"crate_jax.{name}", f"class {name}", docstring)
+        for method in node.body:
+            if isinstance(method, ast.FunctionDef) and not method.name.startswith("_"):
+                title, text = f"{name}.{method.name}", ast.get_docstring(method)
+                lines += described_name("####", title, signature_of(method), text)
     return lines
+
+
+def signature_of(node):
+    """A function's name and arguments, or a property's name, as text."""
+    returns = f" -> {ast.unparse(node.returns)}" if node.returns else ""
+    if any(isinstance(one, ast.Name) and one.id == "property" for one in node.decorator_list):
+        return f"{node.name}{returns}"
+    arguments = ast.unparse(node.args).removeprefix("self").removeprefix(", ")
+    return f"{node.name}({arguments}){returns}"
+
+
+def described_name(level, title, signature, docstring):
+    """Lines of Markdown: a heading, and a signature with its docstring."""
+    return [f"{level} {title}", "", "```text", signature, "", *(docstring or "").splitlines(), "```", ""]
 
 
 def page():

@@ -1,6 +1,8 @@
 """The documentation says what is there: links, commands, settings, configs, names, and the words of the field."""
 
+import doctest
 import functools
+import importlib
 import pathlib
 import re
 import runpy
@@ -160,6 +162,12 @@ def test_words_are_those_of_the_field(page):
         for match in re.finditer(pattern, line)
     ]
     assert not found
+
+
+@pytest.mark.parametrize("name", ["errors", "operators.masking", "operators.patches", "training.loss_curve"])
+def test_examples_in_docstrings(name):
+    found = doctest.testmod(importlib.import_module(f"crate_jax.{name}"))
+    assert found.attempted and not found.failed
 
 
 def test_every_page_is_in_the_index():

@@ -108,11 +108,12 @@ def on_steps(study):
     if "lasso_after" in steps:
         worse = np.flatnonzero(steps["lasso_after"] > steps["lasso_start"])
         step = np.array([one["step"] for one in study.parts["dictionaries"].values()])
-        words.append(
-            f"The step eta ||D||^2 is {_range(step)}, so descent is not guaranteed at "
-            f"{_list(np.flatnonzero(step > 1))}; "
-            f"the objective rises at {_list(worse)}."
-        )
+        long = np.flatnonzero(step > 1)
+        descent = f"guaranteed at every layer but {_list(long)}" if len(long) else "guaranteed at every layer"
+        if len(long) == len(step):
+            descent = "guaranteed at no layer"
+        words.append(f"The step eta ||D||^2 is {_range(step)}: descent is {descent}.")
+        words.append(f"The objective rises at {_list(worse)}.")
     return words
 
 
@@ -167,7 +168,7 @@ def on_attention(study):
     late, grid = study.parts["codes_layer"], study.parts["grid"]
     peak, own = encoder_means(study, "attention_peak"), encoder_means(study, "attention_self")
     return [
-        f"In layer {late} a token gives {own[late]:.1%} of its attention to itself (evenly spread it would be "
+        f"In layer {late} a token gives {own[late]:.1%} of its attention to itself (uniform attention would be "
         f"{1 / (grid[0] * grid[1] + 1):.1%}), and the most attended token receives {peak[late]:.1%}."
     ]
 

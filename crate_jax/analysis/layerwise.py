@@ -1,19 +1,7 @@
-"""Measurements of every layer: a row per layer, a column per image.
+"""Measurements of every layer: `measure_layers` has the list. Cheap enough to run in the training loop.
 
-    coding_rate              R^c_eps(LN(Z^l) | U^l), eps = 0.5, with the learned U           nats
-    coding_rate_orthonormal  the same with an orthonormal basis of each U_k: R^c grows with ||U||, this does not   nats
-    coding_rate_official     the official script's variant: unit codes, eps = 0.01 unsquared   nats
-    nonzero                  fraction of entries after sparsification that are not zero (encoder)
-    attention_peak           weight that the most attended token receives from an average query, mean over heads
-    attention_self           weight that a token gives to itself, mean over tokens and heads
-    token_similarity         mean cosine between two tokens of the layer's output
-    effective_rank           (sum s^2)^2 / sum s^4 of the centred output, s its singular values (participation ratio)
-    feature_rank             D^2 / ||C||_F^2, C the correlations between features over all images, corrected for the
-                             finite sample (one number for all images together)
-    subspace_overlap         ||Q_j^T Q_k||_F^2 / P of the two closest subspaces: P/D for random ones, 1 if they coincide
-
-The first two and `nonzero` are Pai et al. 2024 (arXiv 2404.02446), section 4; the second is what its authors' layer
-script computes. Cheap enough to run in the training loop: one forward pass, and Gram matrices of size P, T or D.
+One forward pass, and Gram matrices of size P, T or D. The coding rate and `nonzero` are Pai et al. 2024 (arXiv
+2404.02446), section 4; `coding_rate_official` is what its authors' layer script computes.
 """
 
 import functools
@@ -245,7 +233,19 @@ def subspaces_of(params, layer):
 
 
 def measure_layers(model, params, images_BxHxWxC, *, epsilon=EPSILON):
-    """The encoder's layers on whole images (no mask): see the list above.
+    """The encoder's layers on whole images (no mask): a row per layer, a column per image.
+
+        coding_rate              nats: R^c_eps(LN(Z^l) | U^l), eps = 0.5, with the learned U
+        coding_rate_orthonormal  the same with an orthonormal basis of each U_k: it does not grow with ||U||
+        coding_rate_official     nats: the official script's variant, unit codes, eps = 0.01 unsquared
+        nonzero                  fraction of entries after sparsification that are not zero (encoder)
+        attention_peak           weight that the most attended token receives from an average query, mean over heads
+        attention_self           weight that a token gives to itself, mean over tokens and heads
+        token_similarity         mean cosine between two tokens of the layer's output
+        effective_rank           (sum s^2)^2 / sum s^4, s the singular values of the centred output
+        feature_rank             D^2 / ||C||_F^2, C the correlations between features over all images, corrected for the
+                                 finite sample (one number for all images together)
+        subspace_overlap         ||Q_j^T Q_k||_F^2 / P of the two closest subspaces: P/D if random, 1 if equal
 
     Args:
         model: from `create_model`. A ViT has no subspaces and no ISTA: for it the keys that need them are absent.
@@ -254,8 +254,7 @@ def measure_layers(model, params, images_BxHxWxC, *, epsilon=EPSILON):
         epsilon: the distortion of `coding_rate`.
 
     Returns:
-        A dictionary of arrays LxB, f32: a row an encoder layer, first to last, and a column an image. May be called
-        under `jax.jit`.
+        A dictionary of arrays LxB, float32, of those above that the network has. May be called under `jax.jit`.
 
     Raises:
         UserError: a network without attention.

@@ -30,11 +30,21 @@ COMMANDS = {
 }
 
 
+OF_RUN = "--config.NAME=VALUE replaces a setting of the run, such as --config.data.validation_split=test[:100]."
+SETTINGS = dict.fromkeys(("reconstruct", "probe", "knn", "features", "analyze"), OF_RUN)
 COMPUTES = {"pretrain", "finetune", "probe", "knn", "features", "reconstruct", "analyze"}  # on all hosts together
 
 
+class _Help(argparse.RawDescriptionHelpFormatter):
+    """The description as it is written, and each flag's default."""
+
+    def _get_help_string(self, action):
+        shown = action.default in (None, False, argparse.SUPPRESS) or "default" in action.help
+        return action.help if shown else f"{action.help} (default: %(default)s)"
+
+
 class _Parser(argparse.ArgumentParser):
-    """Tells a wrong flag as any other mistake: one line, exit code 1 instead of argparse's 2."""
+    """Reports a wrong flag as any other mistake: one line, exit code 1 instead of argparse's 2."""
 
     def error(self, message):
         raise UserError(f"{self.prog.partition(' ')[2]}: {message}; {self.prog} --help lists the flags.")
@@ -98,7 +108,7 @@ def run(arguments, signals=None):
         raise UserError(f"there is no command {command!r}{nearest(command, COMMANDS)}")
     module = importlib.import_module(f"crate_jax.cli.{command}")
     parser = _Parser(
-        prog=f"crate-jax {command}", description=module.__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        prog=f"crate-jax {command}", description=module.__doc__, formatter_class=_Help, epilog=SETTINGS.get(command)
     )
     module.add_arguments(parser)
     rest, overrides = split_overrides(arguments)

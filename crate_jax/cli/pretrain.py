@@ -1,8 +1,13 @@
 """Pre-trains a masked autoencoder. Run again with the same workdir, it resumes exactly.
 
-crate-jax pretrain --config=quickstart --workdir=workdirs/quickstart
-crate-jax pretrain --config=imagenet_base --workdir=gs://BUCKET/base --config.mesh.fsdp=8
+    crate-jax pretrain --config=quickstart --workdir=workdirs/quickstart
+    crate-jax pretrain --config=imagenet_base --workdir=gs://BUCKET/base --config.mesh.fsdp=8
+
+Any setting is a flag of its own, such as --config.seed=1; `crate-jax inspect --config=quickstart` lists them all.
+Ctrl-C saves a checkpoint before the run ends.
 """
+
+from crate_jax.errors import names_arguments
 
 
 def add_arguments(parser):
@@ -21,6 +26,12 @@ def run(arguments):
     config = load_config(arguments.config, arguments.overrides)
     use_all_cores(config)
     outcome, _ = train_in(config, arguments.workdir, second_interrupt=signal.SIG_DFL)
+    if not outcome.preempted:
+        from crate_jax.training.progress import say
+
+        workdir = arguments.workdir.rstrip("/")
+        say(f"figure: {workdir}/figures/loss.png")
+        say(f"next: crate-jax COMMAND --workdir={workdir}, COMMAND being reconstruct, probe, knn or analyze")
     return config.distributed.preemption_exit_code if outcome.preempted else 0
 
 
@@ -83,7 +94,7 @@ def measuring_observers(program):
 
 
 def layer_alarms(model):
-    """From a line of the log to sentences about layers that go wrong, compared with the first measured line."""
+    """From a logged line to sentences about layers that go wrong, compared with the first measured line."""
     from crate_jax.analysis.alarms import alarms
 
     first = {}
@@ -104,6 +115,7 @@ def layer_alarms(model):
     return look
 
 
+@names_arguments
 def pretrain(config, workdir):
     """Runs pre-training in this process.
 

@@ -20,7 +20,11 @@ _BLOCK_ASPECT = 0.3, 1 / 0.3  # height by width, BEiT
 
 
 def num_visible(num_patches, ratio):
-    """How many patches of an image stay visible: int(N (1 - ratio)), as in the official code."""
+    """How many patches of an image stay visible: int(N (1 - ratio)), as in the official code.
+
+    >>> num_visible(64, 0.6)
+    25
+    """
     return int(num_patches * (1 - ratio))
 
 
@@ -145,6 +149,9 @@ def random_mask(key, batch, num_patches, ratio):
 
     Returns:
         mask_BxN, float32: 1 where removed; int(N (1 - ratio)) zeros per row.
+
+    >>> random_mask(jax.random.key(0), 2, 64, 0.75).sum(1).tolist()
+    [48.0, 48.0]
     """
     return mask_from_noise(jax.random.uniform(key, (batch, num_patches), jnp.float32), num_visible(num_patches, ratio))
 

@@ -7,7 +7,11 @@ from crate_jax.operators.positions import resize_positions, sincos_positions
 
 
 def image_shape(image_size):
-    """(height, width) of an image size: one number for a square, or the pair itself."""
+    """(height, width) of an image size: one number for a square, or the pair itself.
+
+    >>> image_shape(224), image_shape((96, 128))
+    ((224, 224), (96, 128))
+    """
     return (image_size, image_size) if isinstance(image_size, numbers.Integral) else tuple(image_size)
 
 

@@ -2,11 +2,15 @@
 
 import io
 
+import numpy as np
+
 from crate_jax.training.metrics_file import read_metrics
+
+SMOOTHED = 0.05  # of the logged lines: each is the loss of a single batch
 
 
 def plot_loss(metrics, path):
-    """Draws loss and learning rate against the step.
+    """Draws the loss against the step: of each logged batch, its moving average, held out where it was measured.
 
     Args:
         metrics: path of a `metrics.jsonl`.
@@ -20,17 +24,39 @@ def plot_loss(metrics, path):
     steps = [line["step"] for line in lines]
     figure = Figure(figsize=(6.4, 3.6), layout="constrained")
     axis = figure.subplots()
-    axis.plot(steps, [line["loss"] for line in lines], color="#0072b2", label="loss")
+    values = [line["loss"] for line in lines]
+    width = round(SMOOTHED * len(lines))
+    if width < 2:
+        axis.plot(steps, values, color="#0072b2", label="a training batch")
+    else:
+        axis.plot(steps, values, color="#0072b2", linewidth=0.7, alpha=0.4, label="a training batch")
+        axis.plot(steps, moving_average(values, width), color="#0072b2", label=f"mean of {2 * width + 1} batches")
+    held_out = [(line["step"], line["evaluation/loss"]) for line in lines if "evaluation/loss" in line]
+    if held_out:
+        axis.plot(*zip(*held_out, strict=True), "o--", color="#d55e00", markersize=4, label="held-out images")
+    axis.legend(fontsize=8, loc="upper center")
     axis.set_xlabel("step")
     axis.set_ylabel("mean squared error of removed patches")
-    losses = sorted(line["loss"] for line in lines)
+    losses = sorted(values)
     axis.set_ylim(0, min(1.05 * losses[-1], 3 * losses[len(losses) // 2]))  # the first steps would flatten the rest
     axis.grid(alpha=0.3)
     rate = axis.twinx()
-    rate.plot(steps, [line["learning_rate"] for line in lines], color="#999999", linewidth=0.8, label="learning rate")
+    rate.plot(steps, [line["learning_rate"] for line in lines], color="#999999", linewidth=0.8)
     rate.set_ylabel("learning rate", color="#777777")
     rate.set_ylim(bottom=0)
     picture = io.BytesIO()
     figure.savefig(picture, format="png", dpi=120)
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(picture.getvalue())
+
+
+def moving_average(values, width):
+    """The mean of each value and of `width` neighbours on either side, fewer near the ends.
+
+    >>> moving_average([0.0, 3.0, 6.0], 1).tolist()
+    [1.5, 3.0, 4.5]
+    """
+    sums = np.cumsum([0.0, *values])
+    first = np.maximum(np.arange(len(values)) - width, 0)
+    last = np.minimum(np.arange(len(values)) + width + 1, len(values))
+    return (sums[last] - sums[first]) / (last - first)

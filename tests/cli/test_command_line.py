@@ -17,10 +17,12 @@ def test_help_names_every_command_and_imports_nothing_heavy():
 
 
 @pytest.mark.parametrize("command", COMMANDS)
-def test_every_command_explains_itself(command, capsys):
+def test_every_command_explains_itself_with_an_example(command, capsys):
     with pytest.raises(SystemExit) as done:
         main([command, "--help"])
-    assert done.value.code == 0 and len(capsys.readouterr().out) > 200
+    shown = capsys.readouterr().out
+    assert done.value.code == 0 and f"\n    crate-jax {command} " in shown
+    assert shown.index(f"\n    crate-jax {command} ") < shown.index("\noptions:")
 
 
 def test_overrides_are_taken_out_of_the_line():

@@ -61,6 +61,11 @@ def test_features_and_reconstruction(net):
         net.reconstruct(images, mask_ratio=1.0)
 
 
+def test_errors_in_python_name_arguments(net):
+    with pytest.raises(UserError, match=r"^images=nowhere\.png: there is no file"):
+        crate_jax.reconstruct(net, images="nowhere.png")
+
+
 @pytest.mark.parametrize("name", ["folder", "x.safetensors", "x.pth"])
 def test_what_is_saved_opens_as_the_same_network(net, tmp_path, name):
     if name.endswith("pth"):
