@@ -25,7 +25,7 @@ from crate_jax.evaluation.solver import Classifier, fit, held_out_right, make_de
 
 logger = logging.getLogger(__name__)
 
-STRENGTHS = (1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0)  # C, on standardised features
+STRENGTHS = (1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0, 100.0)  # C, on standardised features
 HELD_OUT = 0.2
 FEW = 4000  # training examples; with fewer, every fifth is held out in turn
 CHOSEN_ON = 20_000  # training examples that the choice is made on at most; the last fit sees all
