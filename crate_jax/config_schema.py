@@ -25,7 +25,7 @@ LEAVES = {
     "evaluate_every_steps": Leaf(
         0,
         int,
-        "steps between kNN and probe of frozen features, on the validation split; 0: never",
+        "steps between loss, kNN and probe of frozen features on the validation split; 0: never",
         resume=True,
         low=0,
         high=STEPS,

@@ -1,6 +1,6 @@
 """A trained network in Python: from a run, an official file, a saved folder, the hub, or a name.
 
-net = crate_jax.from_pretrained("workdirs/quickstart")
+net = crate_jax.from_pretrained("photographs")  # ships with the package; "workdirs/quickstart" is a run
 x = net.preprocess(["cat.jpg", array_uint8])
 net.features(x, "mean@last")
 model, params = net
@@ -21,8 +21,7 @@ from crate_jax.data.picture import decoded
 from crate_jax.errors import UserError, names_arguments, nearest
 from crate_jax.evaluation.features import check_images, extract_features
 from crate_jax.evaluation.figures import image_grid
-from crate_jax.evaluation.masked_completion import complete, make_masks
-from crate_jax.evaluation.reconstruct import TITLES, fitted, rows_of
+from crate_jax.evaluation.reconstruct import NOTE, TITLES, complete_tiles, fitted, rows_of
 from crate_jax.evaluation.results import write_text
 from crate_jax.evaluation.subject import Subject, of_checkpoint, of_run
 from crate_jax.interop.checkpoint_file import MODEL, ParamsCheckpoint, write_folder
@@ -72,12 +71,13 @@ class Pretrained:
         count = num_parameters(self.model) / 1e6
         return f"<Pretrained {self.config.model.name}, {count:.2f} M parameters, from {self.subject.source}{step}>"
 
-    def preprocess(self, images) -> jax.Array:
+    def preprocess(self, images, *, tiles: int = 1) -> jax.Array:
         """Pictures as the network takes them: the shorter side resized, the middle cropped, normalised as in training.
 
         Args:
             images: a picture or a list of them: paths, PIL images, or uint8 arrays (H x W, H x W x C); or one uint8
                 array B x H x W x C.
+            tiles: along a side: 4 makes images four times as high and wide, which `reconstruct` completes in tiles.
 
         Returns:
             images_BxHxWxC, float32.
@@ -85,9 +85,11 @@ class Pretrained:
         Raises:
             UserError: what is no picture, or an array of another type or rank.
         """
+        if tiles < 1:
+            raise UserError(f"preprocess: tiles={tiles}; give 1 (the network's own size) or more.")
         if not isinstance(images, list | tuple) and getattr(images, "ndim", 2) < 4:  # a path, a PIL image, one array
             images = [images]
-        shape, channels = image_shape(self.model.image_size), self.model.channels
+        shape, channels = tuple(tiles * side for side in image_shape(self.model.image_size)), self.model.channels
         crops = []
         for image in images:
             picture = decoded_picture(image, channels)
@@ -106,7 +108,8 @@ class Pretrained:
         """Masks images and lets the network complete them.
 
         Args:
-            images_BxHxWxC: from `preprocess`, at the network's own size.
+            images_BxHxWxC: from `preprocess`: of the network's own size, or of a whole number of tiles of that size,
+                which are completed one by one.
             mask_ratio: fraction of patches removed; None is the training run's.
             mask_kind: random, block or grid.
             seed: of the masks.
@@ -123,12 +126,21 @@ class Pretrained:
         ratio = self.model.mask_ratio if mask_ratio is None else mask_ratio
         if not 0 < int(self.model.num_patches * (1 - ratio)) < self.model.num_patches:
             raise UserError(f"mask_ratio={ratio}: some patches must stay and some be removed; give about 0.75.")
-        model = self.model.clone(mask_ratio=ratio)
-        index_B = jnp.arange(len(images_BxHxWxC))
-        grid = tuple(side // model.patch_size for side in images_BxHxWxC.shape[1:3])
-        mask_BxN = make_masks(mask_kind, jax.random.key(seed), index_B, grid, ratio)
-        mean, std = self.subject.statistics
-        found = complete(model, self.params, images_BxHxWxC, mask_BxN, mean, std, self.config.norm_pix_loss)
+        own, shape = image_shape(self.model.image_size), images_BxHxWxC.shape[1:3]
+        if any(side % one for side, one in zip(shape, own, strict=True)):
+            raise UserError(
+                f"reconstruct: images of {shape[0]} x {shape[1]} pixels are no whole number of tiles of {own[0]} x "
+                f"{own[1]}; `preprocess` makes what fits."
+            )
+        found = complete_tiles(
+            self.model.clone(mask_ratio=ratio),
+            self.params,
+            images_BxHxWxC,
+            *self.subject.statistics,
+            self.config.norm_pix_loss,
+            kind=mask_kind,
+            key=jax.random.key(seed),
+        )
         return Reconstruction(found, ratio)
 
     def save(self, path) -> None:
@@ -228,7 +240,7 @@ class Reconstruction:
     def plot(self, most: int = 8):
         """Original, masked, reconstruction and prediction of the first images, as a matplotlib figure."""
         rows = rows_of(self.completed, most)
-        return image_grid(rows, TITLES, f"{self.mask_ratio:.0%} of the patches removed")
+        return image_grid(rows, TITLES, f"{self.mask_ratio:.0%} of the patches removed. {NOTE}")
 
 
 def decoded_picture(image, channels):

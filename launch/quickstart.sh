@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # From nothing to a trained CRATE-MAE: an environment, data, pre-training on photographs, pictures, a linear probe.
-# Minutes on two CPU cores. Run again, it goes on where it stopped; arguments are passed on to `pretrain`:
+# Minutes on two CPU cores. Run again, it resumes; arguments are passed on to `pretrain`:
 #
 #   bash launch/quickstart.sh --config.seed=1
 #
@@ -13,15 +13,38 @@ make_environment cpu
 export JAX_PLATFORMS=${JAX_PLATFORMS:-cpu} TF_CPP_MIN_LOG_LEVEL=2
 workdir=${CRATE_JAX_WORKDIR:-workdirs/quickstart}
 
-"$CRATE_JAX_PYTHON" -m crate_jax pretrain --config=quickstart --workdir="$workdir" "$@"
+"$CRATE_JAX_PYTHON" -m crate_jax pretrain --config=quickstart --workdir="$workdir" \
+    --config.evaluate_every_steps=500 "$@"
 "$CRATE_JAX_PYTHON" -m crate_jax reconstruct --workdir="$workdir"
 "$CRATE_JAX_PYTHON" -m crate_jax probe --workdir="$workdir"
 
+"$CRATE_JAX_PYTHON" - "$workdir" <<'EOF'
+import json
+import pathlib
+import sys
+
+folder = pathlib.Path(sys.argv[1])
+last = json.loads((folder / "metrics.jsonl").read_text().splitlines()[-1])
+completed, probe = (json.loads((folder / f"{name}.json").read_text()) for name in ("reconstruction", "probe"))
+low, high = probe["interval"]
+print(f"""
+Results
+  loss, last of {last["step"]:,} steps       {last["loss"]:.4f}
+  loss, held-out images           {completed["masked_mse"]:.4f}
+  PSNR, held-out images           {completed["psnr"]:.1f} dB ({completed["masked_psnr"]:.1f} dB over the removed pixels)
+  probe, held-out crops           {probe["accuracy"]:.1%} (95 % interval {low:.1%} to {high:.1%})
+    the same network untrained    {probe["untrained_accuracy"]:.1%}
+    raw pixels                    {probe["raw_pixel_accuracy"]:.1%}
+
+Pictures
+  {folder}/figures/reconstruction.png   photographs: original, masked, reconstructed
+  {folder}/figures/loss.png             the loss, training and held out
+  {folder}/figures/probe.png            the probe""")
+EOF
 cat <<EOF
 
-Where to look
-  $workdir/figures/reconstruction.png   held-out photographs: original, masked, reconstructed
-  $workdir/figures/loss.png             the loss curve
-  $workdir/probe.json                   the probe's numbers, as printed above
-  $CRATE_JAX_PYTHON -m tensorboard.main --logdir $workdir
+Next
+  $CRATE_JAX_PYTHON -m crate_jax analyze --workdir=$workdir       what each layer does: report.html
+  $CRATE_JAX_PYTHON -m crate_jax reconstruct --workdir=$workdir --images=cat.jpg
+  $CRATE_JAX_PYTHON -m tensorboard.main --logdir=$workdir
 EOF

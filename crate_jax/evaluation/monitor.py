@@ -1,7 +1,8 @@
 """The evaluators within pre-training: (step, params) to scalars, and the observer that asks them every so many steps.
 
 Cheap enough to run often: one pass over at most a few thousand training and test examples, nearest neighbours and a
-linear probe at one C on one feature. The numbers are for watching a run; `probe` and `knn` choose and converge.
+linear probe at one C on one feature, and the loss on a few held-out images. The numbers are for watching a run; `probe`
+and `knn` choose and converge.
 """
 
 import numpy as np
@@ -10,11 +11,14 @@ from etils import epath
 from crate_jax.evaluation import knn
 from crate_jax.evaluation.feature_store import check_labels, labelled, split_features
 from crate_jax.evaluation.probe import compact_labels
+from crate_jax.evaluation.reconstruct import measured, of_split
 from crate_jax.evaluation.solver import fit
 from crate_jax.evaluation.subject import Subject
+from crate_jax.models.masked_autoencoder import MaskedAutoencoder
 from crate_jax.training.observers import Silent, on_one_device
 
 MOST = 4096  # examples of either split
+LOSS_IMAGES = 128  # held-out images of the loss, always the same with the same masks
 WATCHED_C = 1e-2
 
 
@@ -28,7 +32,8 @@ def make_evaluator(config, model, *, features=None, most=MOST):
         most: examples of either split at most.
 
     Returns:
-        A function (step, params) to {"evaluation/knn": ..., "evaluation/probe": ...}, fractions of one.
+        A function (step, params) to {"evaluation/knn": ..., "evaluation/probe": ...}, fractions of one, and
+        "evaluation/loss" of a masked autoencoder.
 
     Raises:
         UserError: (when called) no such split, no labels.
@@ -47,10 +52,15 @@ def make_evaluator(config, model, *, features=None, most=MOST):
         (train, label_N), (test, test_label_M) = found["train"], found["test"]
         train_N, test_M, classes = compact_labels(label_N, test_label_M)
         k = min(knn.NEIGHBOURS, len(train_N))
-        return {
+        scalars = {
             "evaluation/knn": float(np.mean(knn.predict(train, train_N, test, k=k) == test_M)),
             "evaluation/probe": fit(train, train_N, WATCHED_C, classes).accuracy(test, test_M),
         }
+        if isinstance(model, MaskedAutoencoder):
+            images, index_N, _ = of_split(subject, settings.validation_split, LOSS_IMAGES)
+            numbers, _ = measured(subject, images, index_N, "random", model.mask_ratio)
+            scalars["evaluation/loss"] = numbers["masked_mse"]
+        return scalars
 
     return evaluate
 

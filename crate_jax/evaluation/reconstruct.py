@@ -17,7 +17,7 @@ from crate_jax.data.pipeline import evaluation_batches
 from crate_jax.errors import UserError
 from crate_jax.evaluation.feature_store import batch_size_of, evenly_spaced
 from crate_jax.evaluation.figures import curves, image_grid, masked_image
-from crate_jax.evaluation.masked_completion import MASK_KINDS, complete, make_masks, measure
+from crate_jax.evaluation.masked_completion import MASK_KINDS, Completed, complete, make_masks, measure
 from crate_jax.evaluation.pictures import read_pictures
 from crate_jax.evaluation.probe import picture_data
 from crate_jax.evaluation.results import Result
@@ -31,7 +31,8 @@ SHOWN = 8  # images in the figure, evenly spaced over those measured
 RATIOS = (0.25, 0.5, 0.75, 0.9)
 SWEPT = 128  # images, evenly spaced, that every kind and ratio is measured on
 TILES = 4  # along a side of a picture that is completed tile by tile
-TITLES = ("original", "masked", "reconstruction", "all predicted")
+TITLES = ("original", "masked", "reconstruction", "prediction alone")
+NOTE = "Prediction alone: at visible patches it means nothing, since the loss is over removed patches only."
 
 
 def reconstruct(subject, *, pictures=None, limit=1024):
@@ -55,7 +56,7 @@ def reconstruct(subject, *, pictures=None, limit=1024):
         images, names = read_pictures(pictures, subject.config, model.image_size, model.channels)
         index_B, stamp = np.arange(len(names)), subject.stamp(data=picture_data(images))
     else:
-        images, index_B, names = _of_split(subject, settings.validation_split, limit)
+        images, index_B, names = of_split(subject, settings.validation_split, limit)
         stamp = subject.stamp(settings.validation_split, len(images))
     ratio, swept = model.mask_ratio, evenly_spaced(len(images), SWEPT)
     numbers, _ = measured(subject, images, index_B, "random", ratio)
@@ -77,7 +78,7 @@ def reconstruct(subject, *, pictures=None, limit=1024):
     return Result("reconstruction", results, {"by_mask": by_mask}, figures)
 
 
-def _of_split(subject, split, limit):
+def of_split(subject, split, limit):
     """(images uint8, their numbers, class names) from all over a split."""
     model = subject.model
     source, size = subject.open_split(split), batch_size_of(subject.model.image_size, 1)
@@ -130,19 +131,17 @@ def _reconstruction_figure(subject, images, index_B, names, numbers, *, whole):
     tiled = completed_pictures(subject, settings.show_split, settings.show_classes) if whole else {}
     shown = evenly_spaced(len(images), max(1, SHOWN - len(tiled)))
     _, (completed,) = measured(subject, images[shown], index_B[shown], "random", model.mask_ratio)
-    rows = [[one, masked_image(one, mask), *more] for one, mask, *more in tiled.values()] + rows_of(
-        completed, len(shown)
-    )
-    caption = (
+    rows = [*tiled.values(), *rows_of(completed, len(shown))]
+    lines = [
         f"{model.mask_ratio:.0%} removed; PSNR {numbers['psnr']:.1f} dB, SSIM {numbers['ssim']:.2f}; "
         f"removed pixels alone {numbers['masked_psnr']:.1f} dB, {numbers['masked_ssim']:.2f}"
-    )
-    if tiled:
-        caption += f"\nUpper rows: whole pictures in tiles of {model.image_size} pixels, partly trained on."
-        caption += "\nLower rows: held-out images, which the numbers are of."
+    ]
     if subject.config.norm_pix_loss:
-        caption += "; means and deviations of patches are the original's"
-    return image_grid(rows, TITLES, caption, [*tiled, *(names[i] for i in shown)])
+        lines.append("Means and deviations of patches are the original's.")
+    if tiled:
+        lines.append(f"Upper rows: whole pictures in tiles of {model.image_size} pixels, partly trained on.")
+        lines.append("Lower rows: held-out images, which the numbers are of.")
+    return image_grid(rows, TITLES, "\n".join([*lines, NOTE]), [*tiled, *(names[i] for i in shown)])
 
 
 def by_mask_figure(by_mask):
@@ -166,18 +165,41 @@ def fitted(picture, shape, interpolation):
     return np.asarray(picture).reshape(height, width, -1)
 
 
-def cut(picture_HxWxC):
-    """A picture as `TILES` x `TILES` tiles, row by row: B x H x W x C."""
-    height, width, channels = picture_HxWxC.shape
-    tiles = picture_HxWxC.reshape(TILES, height // TILES, TILES, width // TILES, channels)
-    return tiles.transpose(0, 2, 1, 3, 4).reshape(TILES**2, height // TILES, width // TILES, channels)
+def cut(images_BxHxWxC, tiles):
+    """Images as rows x columns tiles each, row by row: (B * rows * columns) x H / rows x W / columns x C."""
+    (batch, height, width, channels), (rows, columns) = images_BxHxWxC.shape, tiles
+    parts = images_BxHxWxC.reshape(batch, rows, height // rows, columns, width // columns, channels)
+    return parts.transpose(0, 1, 3, 2, 4, 5).reshape(-1, height // rows, width // columns, channels)
 
 
-def join(tiles_BxHxWxC):
+def join(parts_BxHxWxC, tiles):
     """The inverse of `cut`."""
-    _, height, width, channels = tiles_BxHxWxC.shape
-    tiles = np.asarray(tiles_BxHxWxC).reshape(TILES, TILES, height, width, channels)
-    return tiles.transpose(0, 2, 1, 3, 4).reshape(TILES * height, TILES * width, channels)
+    (_, height, width, channels), (rows, columns) = parts_BxHxWxC.shape, tiles
+    parts = np.asarray(parts_BxHxWxC).reshape(-1, rows, columns, height, width, channels)
+    return parts.transpose(0, 1, 3, 2, 4, 5).reshape(-1, rows * height, columns * width, channels)
+
+
+def complete_tiles(model, params, images_BxHxWxC, mean, std, norm_pix=False, *, kind="random", key, index_B=None):
+    """Masks images, each a whole number of tiles of the network's own size, and completes them tile by tile.
+
+    Args:
+        model, params, images_BxHxWxC, mean, std, norm_pix: as of `complete`.
+        kind, key: of the masks.
+        index_B: numbers of the images, which their masks follow from; None counts from 0.
+
+    Returns:
+        `Completed`, of the images joined again.
+    """
+    own = image_shape(model.image_size)
+    tiles = tuple(side // one for side, one in zip(images_BxHxWxC.shape[1:3], own, strict=True))
+    batch, each = len(images_BxHxWxC), tiles[0] * tiles[1]
+    index_B = np.arange(batch) if index_B is None else np.asarray(index_B)
+    part_P = jnp.asarray((index_B[:, None] * each + np.arange(each)).reshape(-1))
+    mask_PxN = make_masks(kind, key, part_P, model.grid, model.mask_ratio)
+    found = complete(model, params, cut(images_BxHxWxC, tiles), mask_PxN, mean, std, norm_pix)
+    values = {name: getattr(found, name) for name in ("original", "mask", "reconstruction", "prediction")}
+    errors = {name: getattr(found, name).reshape(batch, each).mean(1) for name in ("masked_mse_B", "visible_mse_B")}
+    return Completed(**errors, **{name: join(one, tiles) for name, one in values.items()})
 
 
 def completed_pictures(subject, split, names):
@@ -189,7 +211,7 @@ def completed_pictures(subject, split, names):
         names: classes to show, in order; the first picture of each. What is not there is logged and left out.
 
     Returns:
-        Name to (original, mask, reconstruction, prediction), each H x W x C from 0 to 1 (the mask 0 or 1).
+        Name to the row of `rows_of`.
     """
     if not names or not split:
         return {}
@@ -209,11 +231,8 @@ def completed_pictures(subject, split, names):
     key = jax.random.fold_in(jax.random.key(config.seed), 0x711E)
     shape, done = tuple(TILES * side for side in image_shape(model.image_size)), {}
     for number, name in enumerate(names):
-        picture = decoded(wanted[name].image, model.channels)
-        tiles = cut(fitted(picture, shape, config.data.interpolation))
-        index_B = jnp.arange(len(tiles)) + number * len(tiles)
-        mask_BxN = make_masks("random", key, index_B, model.grid, model.mask_ratio)
-        shown = complete(model, subject.params, normalise(tiles, mean, std), mask_BxN, mean, std, config.norm_pix_loss)
-        parts = (shown.original, shown.mask, shown.reconstruction, shown.prediction)
-        done[name] = tuple(join(np.broadcast_to(part, shown.original.shape)) for part in parts)
+        image = fitted(decoded(wanted[name].image, model.channels), shape, config.data.interpolation)
+        image = normalise(image[None], mean, std)
+        shown = complete_tiles(model, subject.params, image, mean, std, config.norm_pix_loss, key=key, index_B=[number])
+        (done[name],) = rows_of(shown, 1)
     return done

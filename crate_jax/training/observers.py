@@ -1,12 +1,14 @@
 """What watches a run out of the box: `metrics.jsonl`, TensorBoard, progress in the terminal, layers, a profiler."""
 
 import concurrent.futures
+import contextlib
 import logging
 import sys
 import time
 
 import jax
 from tqdm import tqdm
+from tqdm.contrib.logging import logging_redirect_tqdm
 
 from crate_jax.distributed.sharding import replicated
 from crate_jax.training.metrics_file import MetricsFile
@@ -97,7 +99,7 @@ class TensorBoard(Silent):
         def guarded():
             try:
                 work()
-            except Exception as error:  # a full disk, a bucket's refusal: whatever the writer raises
+            except Exception as error:  # a full disk, a bucket's refusal: the writer's own errors are many
                 self._writer = None
                 first = (str(error).strip() or type(error).__name__).splitlines()[0][:200]
                 logger.warning("no more TensorBoard events in %s: %s", self._folder, first)
@@ -106,26 +108,28 @@ class TensorBoard(Silent):
 
 
 class Progress(Silent):
-    """A line in the terminal for each line of the log, with the time that is left; in a notebook a bar.
+    """A bar in a terminal or a notebook, a line per logged step in a file, with a forecast of the time that is left.
 
-    Time counts from the first step on, so what compiling took is in no forecast.
+    Time counts from the first step on, so compilation is in no forecast.
 
     Args:
         total_steps: of the run.
-        first_step: that it begins or goes on at.
+        first_step: that it begins or resumes at.
         stream: None is stderr.
-        bar: None: in a notebook.
+        bar: None: in a notebook, and where the stream is a terminal.
     """
 
     def __init__(self, total_steps, first_step, stream=None, bar=None):
         self._total, self._first, self._stream = total_steps, first_step, stream or sys.stderr
-        self._wants_bar = in_notebook() if bar is None else bar
+        self._wants_bar = in_notebook() or self._stream.isatty() if bar is None else bar
         self._bar = self._begin = None
+        self._redirected = contextlib.ExitStack()
 
     def after_step(self, step, state, batch):
         if self._begin is None:
             self._begin, self._first = time.perf_counter(), step
             if self._wants_bar:
+                self._redirected.enter_context(logging_redirect_tqdm())  # a warning does not cut the bar
                 self._bar = tqdm(
                     total=self._total, initial=step, file=self._stream, unit="step", mininterval=0.5, dynamic_ncols=True
                 )
@@ -133,20 +137,21 @@ class Progress(Silent):
             self._bar.update(step - self._bar.n)
 
     def logged(self, step, scalars):
-        told = f"loss {scalars['loss']:.4f}, {scalars['images_per_second']:.0f} images/s"
+        numbers = f"loss {scalars['loss']:.4f}, {scalars['images_per_second']:.0f} images/s"
         if self._bar is not None:
-            self._bar.set_postfix_str(told, refresh=False)
+            self._bar.set_postfix_str(numbers, refresh=False)
             return
         left = ""
         if step > self._first:
             elapsed = time.perf_counter() - self._begin
             left = f", {_clock(elapsed / (step - self._first) * (self._total - step))} left"
         waited = f"{scalars['data_wait_fraction']:.0%} of the time waiting for data"
-        print(f"step {step}/{self._total}: {told}, {waited}{left}", file=self._stream, flush=True)
+        print(f"step {step}/{self._total}: {numbers}, {waited}{left}", file=self._stream, flush=True)
 
     def close(self):
         if self._bar is not None:
             self._bar.close()
+        self._redirected.close()
 
 
 def _clock(seconds):
@@ -156,10 +161,10 @@ def _clock(seconds):
 
 
 def on_one_device(mesh):
-    """A function that brings arrays, however they are split over the mesh, whole onto one device of this host.
+    """A function that brings arrays, however they are sharded over the mesh, whole onto one device of this host.
 
     What watches a run computes there: it is little work, and XLA's simulated CPU devices were seen to wait for each
-    other for ever in a program with loops and branches like the measurement's.
+    other without end in a program with loops and branches like the measurement's.
     """
     gather = jax.jit(lambda arrays: arrays, out_shardings=replicated(mesh))
 

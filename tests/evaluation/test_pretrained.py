@@ -61,6 +61,21 @@ def test_features_and_reconstruction(net):
         net.reconstruct(images, mask_ratio=1.0)
 
 
+def test_a_larger_picture_is_completed_in_tiles(net):
+    images = net.preprocess(pixels(2, side=56), tiles=2)
+    assert images.shape == (2, 56, 56, 1)
+    whole = net.reconstruct(images, mask_ratio=0.5)
+    corners = np.stack([images[i, y : y + 28, x : x + 28] for i in (0, 1) for y in (0, 28) for x in (0, 28)])
+    parts = net.reconstruct(corners, mask_ratio=0.5)  # the same eight tiles with the same masks
+    np.testing.assert_allclose(whole.masked_mse_B, parts.masked_mse_B.reshape(2, 4).mean(1), rtol=1e-5)
+    for name in ("original", "mask", "reconstruction", "prediction"):
+        np.testing.assert_allclose(getattr(whole, name)[1, 28:, :28], getattr(parts, name)[6], atol=1e-5)
+    with pytest.raises(UserError, match="tiles of 28 x 28"):
+        net.reconstruct(np.pad(images, [(0, 0), (0, 4), (0, 4), (0, 0)]))
+    with pytest.raises(UserError, match="tiles=0"):
+        net.preprocess(pixels(1), tiles=0)
+
+
 def test_errors_in_python_name_arguments(net):
     with pytest.raises(UserError, match=r"^images=nowhere\.png: there is no file"):
         crate_jax.reconstruct(net, images="nowhere.png")

@@ -4,9 +4,11 @@ import io
 import types
 
 import jax.numpy as jnp
+import numpy as np
 import pytest
 
 from crate_jax.training import observers, progress
+from crate_jax.training.loss_curve import moving_average
 
 SCALARS = {"loss": 0.25, "images_per_second": 640.0, "data_wait_fraction": 0.1}
 
@@ -52,8 +54,19 @@ def test_a_notebook_has_one_bar_that_begins_where_the_run_goes_on():
     assert "loss 0.2500" in stream.getvalue().rsplit("\r", 1)[1]
 
 
-def test_a_terminal_has_lines():
-    assert not progress.in_notebook() and not observers.Progress(2, 0)._wants_bar
+def test_a_terminal_has_a_bar_and_a_file_has_lines():
+    class Terminal(io.StringIO):
+        def isatty(self):
+            return True
+
+    assert not progress.in_notebook() and not observers.Progress(2, 0, io.StringIO())._wants_bar
+    assert observers.Progress(2, 0, Terminal())._wants_bar
+
+
+def test_the_loss_curve_is_smoothed_by_the_mean_of_neighbours():
+    values = np.random.default_rng(0).normal(size=20)
+    expected = [values[max(0, i - 3) : i + 4].mean() for i in range(20)]
+    np.testing.assert_allclose(moving_average(values, 3), expected)
 
 
 def test_the_start_names_devices_folder_steps_and_examples(capsys, monkeypatch):
