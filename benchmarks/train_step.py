@@ -81,7 +81,7 @@ def first_mask(program):
 
     model, config = program.model, program.config
     key = jax.random.fold_in(jax.random.key(config.seed), 0)
-    return np.array(example_masks(key, jnp.arange(config.batch_size), model.num_patches, model.mask_ratio), "f4")
+    return np.array(example_masks(key, jnp.arange(config.batch_size), model.grid, model.mask_ratio), "f4")
 
 
 def torch_step(program, *, compile_):

@@ -15,8 +15,10 @@ from crate_jax.version import __version__
 
 _PUBLIC = {
     "crate_jax.pretrained": ("from_pretrained", "Pretrained", "list_networks", "load"),
-    "crate_jax.api": ("probe", "knn", "reconstruct", "finetune", "analyze", "segment", "list_models", "list_configs"),
-    "crate_jax.cli.pretrain": ("pretrain",),
+    "crate_jax.api": (
+        *("pretrain", "probe", "knn", "reconstruct", "finetune", "analyze", "segment"),
+        *("list_models", "list_configs"),
+    ),
     "crate_jax.models.registry": ("create_model", "init_params"),
     "crate_jax.models.trace": ("trace",),
     "crate_jax.operators.masking": ("random_mask",),
@@ -38,8 +40,17 @@ __all__ = [
 if TYPE_CHECKING:  # what an editor completes
     from crate_jax.analysis.attention_maps import attention_maps, subspace_codes
     from crate_jax.analysis.layerwise import measure_layers
-    from crate_jax.api import analyze, finetune, knn, list_configs, list_models, probe, reconstruct, segment
-    from crate_jax.cli.pretrain import pretrain
+    from crate_jax.api import (
+        analyze,
+        finetune,
+        knn,
+        list_configs,
+        list_models,
+        pretrain,
+        probe,
+        reconstruct,
+        segment,
+    )
     from crate_jax.config import default_config, load_config
     from crate_jax.errors import UserError
     from crate_jax.evaluation.features import extract_features

@@ -5,12 +5,12 @@ and `analyze` work in a folder.
 """
 
 import dataclasses
-import pathlib
 
 from etils import epath
 
 from crate_jax.config import flatten, load_config, override
 from crate_jax.config_files import installed_configs
+from crate_jax.data.listed_once import listed_once
 from crate_jax.data.sources import open_source
 from crate_jax.errors import UserError, names_arguments
 from crate_jax.evaluation.results import Result
@@ -27,6 +27,31 @@ def list_models() -> list[str]:
 def list_configs() -> list[str]:
     """Names of the installed configs, which `load_config` and `pretrain` take."""
     return sorted(installed_configs())
+
+
+@names_arguments
+def pretrain(config, workdir):
+    """Pre-trains a masked autoencoder in this process, or resumes; layers are measured as the config says.
+
+    Args:
+        config: a config, or the name or file of one.
+        workdir: a folder; a run of this config in it is resumed.
+
+    Returns:
+        A `training.loop.Outcome`.
+
+    Raises:
+        UserError: settings, data or a workdir that will not do.
+        KeyboardInterrupt: Ctrl-C was pressed (a cell was stopped); a checkpoint was saved first.
+    """
+    from crate_jax.analysis import watching
+    from crate_jax.training.pretraining import pretrain as run
+
+    config = load_config(config) if isinstance(config, str) else config
+    outcome, interrupted = run(config, workdir, watch=watching.measuring_observers)
+    if interrupted and outcome.preempted:
+        raise KeyboardInterrupt
+    return outcome
 
 
 @names_arguments
@@ -71,7 +96,18 @@ def _held_out_split(name, data_dir):
 
 
 @names_arguments
-def probe(net, data=None, *, data_dir=None, features=None, shots=None, baselines=("untrained", "raw"), images=None):
+@listed_once()
+def probe(
+    net,
+    data=None,
+    *,
+    data_dir=None,
+    features=None,
+    shots=None,
+    baselines=("untrained", "raw"),
+    images=None,
+    protocol="ours",
+):
     """What frozen features are worth to a linear classifier: see `evaluation.probe.probe`.
 
     Args:
@@ -80,18 +116,20 @@ def probe(net, data=None, *, data_dir=None, features=None, shots=None, baselines
         shots: examples per class of the few-shot probes.
         baselines: of "untrained" and "raw".
         images: paths of pictures that take the place of the held-out split.
+        protocol: "ours", or "paper", "mae", "attentive", which fix the features (`evaluation.protocols`).
 
     Returns:
         A `Result` with `accuracy`, `interval`, `features`, ...
     """
-    from crate_jax.evaluation.probe import probe as run
+    from crate_jax.evaluation.protocols import probe_by
 
     subject = subject_of(net, data, data_dir)
-    return run(subject, features=features, shots=shots, baselines=baselines, pictures=images)
+    return probe_by(protocol, subject, features=features, shots=shots, baselines=baselines, pictures=images)
 
 
 @names_arguments
-def knn(net, data=None, *, data_dir=None, features=None, k=20, temperature=0.07, images=None):
+@listed_once()
+def knn(net, data=None, *, data_dir=None, features=None, k=20, temperature=0.07, images=None, approximate=False):
     """What they are worth to a nearest-neighbour classifier: see `evaluation.knn.knn`.
 
     Args:
@@ -99,6 +137,7 @@ def knn(net, data=None, *, data_dir=None, features=None, k=20, temperature=0.07,
         features: POOLING@LAYER; None chooses.
         k, temperature: neighbours that vote, and the temperature of their weights.
         images: paths of pictures that take the place of the held-out split.
+        approximate: find neighbours by `jax.lax.approx_max_k`, faster on TPU.
 
     Returns:
         A `Result` with `accuracy`, `interval`, `features`, ...
@@ -106,10 +145,11 @@ def knn(net, data=None, *, data_dir=None, features=None, k=20, temperature=0.07,
     from crate_jax.evaluation.knn import knn as run
 
     subject = subject_of(net, data, data_dir)
-    return run(subject, features=features, k=k, temperature=temperature, pictures=images)
+    return run(subject, features=features, k=k, temperature=temperature, pictures=images, approximate=approximate)
 
 
 @names_arguments
+@listed_once()
 def reconstruct(net, data=None, *, data_dir=None, images=None, limit=1024):
     """Completes masked images of a held-out split and measures: see `evaluation.reconstruct.reconstruct`.
 
@@ -127,12 +167,22 @@ def reconstruct(net, data=None, *, data_dir=None, images=None, limit=1024):
 
 
 @names_arguments
-def finetune(net, recipe="finetune", out=None, *, labels_per_class=None, draws=3, from_scratch=False):
+def finetune(
+    net,
+    data=None,
+    *,
+    data_dir=None,
+    recipe=None,
+    out=None,
+    labels_per_class=None,
+    draws=3,
+    from_scratch=False,
+):
     """Trains a classifier on top of the network, or resumes: see `evaluation.finetune`.
 
     Args:
-        net: see `subject_of`.
-        recipe: a config, or the name or file of one.
+        net, data, data_dir: see `subject_of`.
+        recipe: a config, or the name or file of one; None chooses by the number of training examples and logs it.
         out: folder of the training; None is WORKDIR/finetune/RECIPE.
         labels_per_class: examples of each class that are trained on, beside a network from scratch; None is all.
         draws: with `labels_per_class`: how often they are drawn.
@@ -143,16 +193,18 @@ def finetune(net, recipe="finetune", out=None, *, labels_per_class=None, draws=3
     """
     from crate_jax.evaluation import finetune as module
 
-    subject = subject_of(net)
+    subject = subject_of(net, data, data_dir)
+    if recipe is None:
+        recipe = module.chosen_recipe(subject.config, labels_per_class=labels_per_class)
     config = load_config(recipe) if isinstance(recipe, str) else recipe
-    name = pathlib.PurePath(recipe).stem if isinstance(recipe, str) else "finetune"
-    folder = epath.Path(out) if out else subject.out / "finetune" / name
+    folder = epath.Path(out) if out else subject.out / "finetune" / module.folder_name(recipe)
     if labels_per_class:
         return module.few(subject, config, folder, labels_per_class, draws)
     return module.full(subject, config, folder, from_scratch=from_scratch)
 
 
 @names_arguments
+@listed_once()
 def analyze(net, data=None, *, data_dir=None, images=None, limit=64, out=None):
     """Measures what each layer does and writes report.html: see `analysis.analyze.analyze`.
 

@@ -170,8 +170,9 @@ def check_leaf(name, value):
         value = _checked_entries(name, leaf, value)
     elif leaf.type not in (str, bool) or not isinstance(value, leaf.type):
         raise UserError(f"{name}={shown(value)} is not {_KINDS[leaf.type]} ({leaf.doc}).")
-    if leaf.choices and value not in leaf.choices:
-        raise UserError(f"{name}={shown(value)} is none of {', '.join(map(str, leaf.choices))} ({leaf.doc}).")
+    for one in value if leaf.type is tuple else (value,):
+        if leaf.choices and one not in leaf.choices:
+            raise UserError(f"{name}={shown(one)} is none of {', '.join(map(str, leaf.choices))} ({leaf.doc}).")
     if leaf.type is str and not value.strip():
         raise UserError(f"{name} is empty; give it a value ({leaf.doc}).")
     return value
@@ -257,16 +258,30 @@ def from_json(text, overrides=()):
     return override(ml_collections.ConfigDict(tree, type_safe=False), overrides, source="config.json")
 
 
+LENGTH = ("total_steps", "total_epochs")
+
+
 def check_resumable(old, new):
-    """Lets a run go on with another config only where its result cannot change.
+    """Lets a run go on with another config only where what it has done cannot change.
+
+    Under a constant learning rate the length of a run can: no step depends on how many are to come.
 
     Raises:
         UserError: naming each leaf that differs and may not.
     """
     old, new = flatten(old), flatten(new)
     changed = [n for n, leaf in LEAVES.items() if not leaf.resume and old[n] != new[n]]
-    if changed:
-        difference = "; ".join(f"{name}: {old[name]!r} began the run, now {new[name]!r}" for name in changed)
+    if old["optimizer.schedule"] == new["optimizer.schedule"] == "constant":
+        changed = [name for name in changed if name not in LENGTH]
+    if not changed:
+        return
+    difference = "; ".join(f"{name}: {old[name]!r} began the run, now {new[name]!r}" for name in changed)
+    if set(changed) <= set(LENGTH):
         raise UserError(
-            f"the workdir belongs to another config ({difference}). Take another --workdir, or the same settings."
+            f"{difference}: every learning rate of a cosine depends on the run's length, so this run cannot be made "
+            f"longer or shorter. Begin another from its parameters by --config.init_from=WORKDIR and a new --workdir; "
+            f"a run with optimizer.schedule=constant can be extended."
         )
+    raise UserError(
+        f"the workdir belongs to another config ({difference}). Take another --workdir, or the same settings."
+    )

@@ -12,7 +12,7 @@ class Leaf:
         default: its value where a config says nothing.
         type: int, float, bool, str or tuple.
         doc: a clause that says what it is, with its unit.
-        choices: the values allowed, if they are few.
+        choices: the values allowed, of each entry of a tuple, if they are few.
         resume: True if a run may change it on resume; it must not change the result.
         low, high: inclusive bounds, of each entry of a tuple; None is no bound.
         above, below: exclusive bounds, likewise.

@@ -14,6 +14,9 @@ LEAVES = {
     "seed": Leaf(0, int, "seed of parameters, data order, augmentation and masks", low=0, high=WORD),
     "total_steps": Leaf(None, int, "optimizer steps; wins over total_epochs", low=1, high=STEPS),
     "total_epochs": Leaf(None, float, "passes over the training split", above=0, high=1e6),
+    "init_from": Leaf(
+        None, str, "workdir or checkpoint that pre-training begins with: its parameters, nothing else of it"
+    ),
     "batch_size": Leaf(128, int, "images per step, over all hosts", low=1, high=2**24),
     "log_every_steps": Leaf(50, int, "steps between lines of metrics.jsonl", resume=True, low=1, high=STEPS),
     "measure_every_steps": Leaf(
@@ -29,6 +32,22 @@ LEAVES = {
         resume=True,
         low=0,
         high=STEPS,
+    ),
+    "picture_every_steps": Leaf(
+        1000,
+        int,
+        "steps between pictures in the logs: completed validation images, curves over the layers; 0: never",
+        resume=True,
+        low=0,
+        high=STEPS,
+    ),
+    "logging": Leaf(
+        ("tensorboard",),
+        tuple,
+        "where metrics and pictures go beside metrics.jsonl; () is nowhere, wandb is Weights & Biases",
+        resume=True,
+        items=str,
+        choices=("tensorboard", "wandb"),
     ),
     "profile_at_step": Leaf(
         None, int, "step from which a profiler trace of five steps is written", resume=True, low=1, high=STEPS
@@ -263,7 +282,13 @@ LEAVES = {
     "optimizer.learning_rate": Leaf(
         1.5e-4, float, "peak learning rate; MAE's rule: base rate * batch_size / 256", low=0, high=1000
     ),
-    "optimizer.final_learning_rate": Leaf(0.0, float, "learning rate at the last step", low=0, high=1000),
+    "optimizer.schedule": Leaf(
+        "cosine",
+        str,
+        "after the warm-up: a cosine to the last step, or constant, which total_steps can be extended under",
+        choices=("cosine", "constant"),
+    ),
+    "optimizer.final_learning_rate": Leaf(0.0, float, "learning rate at the last step of a cosine", low=0, high=1000),
     "optimizer.warmup_steps": Leaf(
         None, int, "steps of linear warm-up from 0; wins over warmup_epochs", low=0, high=STEPS
     ),

@@ -20,14 +20,16 @@ from crate_jax.config import model_overrides, to_json
 from crate_jax.data.picture import decoded
 from crate_jax.errors import UserError, names_arguments, nearest
 from crate_jax.evaluation.features import check_images, extract_features
-from crate_jax.evaluation.figures import image_grid
+from crate_jax.evaluation.figures import picture_grid
 from crate_jax.evaluation.reconstruct import NOTE, TITLES, complete_tiles, fitted, rows_of
 from crate_jax.evaluation.results import write_text
 from crate_jax.evaluation.subject import Subject, of_checkpoint, of_run
+from crate_jax.extras import library
 from crate_jax.interop.checkpoint_file import MODEL, ParamsCheckpoint, write_folder
 from crate_jax.interop.export import write_official
 from crate_jax.models.masked_autoencoder import MaskedAutoencoder
 from crate_jax.models.registry import num_parameters
+from crate_jax.operators.masking import KINDS
 from crate_jax.operators.patches import image_shape
 from crate_jax.training.objective import normalise
 from crate_jax.version import __version__
@@ -126,6 +128,8 @@ class Pretrained:
         ratio = self.model.mask_ratio if mask_ratio is None else mask_ratio
         if not 0 < int(self.model.num_patches * (1 - ratio)) < self.model.num_patches:
             raise UserError(f"mask_ratio={ratio}: some patches must stay and some be removed; give about 0.75.")
+        if mask_kind not in KINDS:
+            raise UserError(f"mask_kind={mask_kind}: give one of {', '.join(KINDS)}.")
         own, shape = image_shape(self.model.image_size), images_BxHxWxC.shape[1:3]
         if any(side % one for side, one in zip(shape, own, strict=True)):
             raise UserError(
@@ -200,11 +204,11 @@ class Pretrained:
         Raises:
             UserError: huggingface_hub is not installed, or the hub refuses.
         """
-        hub = hub_library()
+        hub = library("huggingface_hub", "hub", "push_to_hub")
         with tempfile.TemporaryDirectory() as folder:
             self.save(folder)
             try:
-                api = hub.HfApi(token=token, endpoint=endpoint)
+                api = hub.HfApi(token=token, endpoint=endpoint or os.environ.get("HF_ENDPOINT"))
                 api.create_repo(repo_id, private=private, exist_ok=True)
                 message = f"crate_jax {__version__}, parameters {self.subject.identity}"
                 return str(api.upload_folder(repo_id=repo_id, folder_path=folder, commit_message=message))
@@ -240,7 +244,8 @@ class Reconstruction:
     def plot(self, most: int = 8):
         """Original, masked, reconstruction and prediction of the first images, as a matplotlib figure."""
         rows = rows_of(self.completed, most)
-        return image_grid(rows, TITLES, f"{self.mask_ratio:.0%} of the patches removed. {NOTE}")
+        caption = f"{self.mask_ratio:.0%} of the patches removed. {NOTE}"
+        return picture_grid(rows, columns=TITLES, side=1.4, caption=caption)
 
 
 def decoded_picture(image, channels):
@@ -267,19 +272,6 @@ def decoded_picture(image, channels):
             f"or 3 channels (floats from 0 to 1: (255 * x).astype('uint8'))."
         )
     return decoded(array, channels)
-
-
-def hub_library():
-    """huggingface_hub.
-
-    Raises:
-        UserError: it is not installed.
-    """
-    try:
-        import huggingface_hub
-    except ImportError as error:
-        raise UserError("hf:// needs huggingface_hub: pip install 'crate-jax[hub]'") from error
-    return huggingface_hub
 
 
 def list_networks() -> list[str]:
@@ -354,6 +346,7 @@ def downloaded(address):
     if name.count("/") != 1:
         raise UserError(f"{address}: write hf://ORG/NAME or hf://ORG/NAME@REVISION.")
     try:
-        return hub_library().snapshot_download(name, revision=revision or None)
+        hub, endpoint = library("huggingface_hub", "hub", "hf://"), os.environ.get("HF_ENDPOINT")
+        return hub.snapshot_download(name, revision=revision or None, endpoint=endpoint)
     except (OSError, ValueError) as error:  # the hub's errors are kinds of these
         raise UserError(f"{address}: {(str(error).strip().splitlines() or [type(error).__name__])[0]}") from error

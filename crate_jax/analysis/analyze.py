@@ -12,7 +12,7 @@ from crate_jax.analysis.study import study
 from crate_jax.data.pipeline import evaluation_batches
 from crate_jax.errors import UserError
 from crate_jax.evaluation.feature_store import sample
-from crate_jax.evaluation.pictures import read_pictures
+from crate_jax.evaluation.pictures import picture_data, read_pictures
 from crate_jax.training.objective import normalise
 
 logger = logging.getLogger(__name__)
@@ -41,10 +41,11 @@ def analyze(subject, *, pictures=None, limit=64, baseline=None):
         raise UserError(f"--limit={limit}: at least two images are needed, to compare them.")
     if pictures:
         images, _ = read_pictures(pictures, subject.config, model.image_size, model.channels)
-        where = pictures
+        where, stamp = pictures, subject.stamp(data=picture_data(images))
     else:
         images = split_images(subject, subject.config.data.validation_split, limit)
         where = f"{subject.config.data.name}, {subject.config.data.validation_split}"
+        stamp = subject.stamp(subject.config.data.validation_split, len(images))
     train = None if pictures else split_images(subject, subject.config.data.train_split, TRAINING_IMAGES)
     if baseline is not None and baseline.statistics != subject.statistics:
         raise UserError(
@@ -60,7 +61,7 @@ def analyze(subject, *, pictures=None, limit=64, baseline=None):
     )  # fmt: skip
     logger.info("measured %d images in %.0f s", len(images), time.time() - started)
     claimed, made = judge(found), sections(found, (mean, std))
-    results = numbers(found, made, claimed) | {"of": subject.source, "data": where}
+    results = numbers(found, made, claimed) | stamp
     rows, columns = found.parts["grid"]
     facts = [
         ("network", subject.source),
@@ -71,10 +72,12 @@ def analyze(subject, *, pictures=None, limit=64, baseline=None):
     ]
     if baseline is not None:
         facts.append(("baseline", baseline.source))
+    suffix = subject.suffix("analysis", stamp["data"])
+    report = subject.out / f"report{suffix}.html"
     if jax.process_index() == 0:
-        _write(subject.out, made, page(found, made, claimed, facts))
-    subject.write("analysis.json", results)
-    return results, subject.out / "report.html"
+        _write(report, f"analysis{suffix}", made, page(found, made, claimed, facts))
+    subject.write(f"analysis{suffix}.json", results)
+    return results, report
 
 
 def split_images(subject, split, limit):
@@ -97,10 +100,10 @@ def split_images(subject, split, limit):
     return images
 
 
-def _write(folder, made, html):
-    figures = folder / "figures" / "analysis"
+def _write(report, name, made, html):
+    figures = report.parent / "figures" / name
     figures.mkdir(parents=True, exist_ok=True)
     for one in made:
-        for name, png in one["figures"].items():
-            (figures / f"{name}.png").write_bytes(png)
-    (folder / "report.html").write_text(html)
+        for figure, png in one["figures"].items():
+            (figures / f"{figure}.png").write_bytes(png)
+    report.write_text(html)

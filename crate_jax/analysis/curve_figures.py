@@ -2,19 +2,8 @@
 
 import numpy as np
 
-from crate_jax.analysis.figure_style import (
-    BLUE,
-    GREEN,
-    GREY,
-    LINES,
-    ORANGE,
-    OTHER,
-    PINK,
-    RED,
-    label,
-    layer_axis,
-    panels,
-)
+from crate_jax.analysis.figure_style import BLUE, GREEN, LINES, ORANGE, OTHER, PINK, RED, layer_axis
+from crate_jax.evaluation.figures import GREY, label, panels
 
 
 def layer_curves(study):

@@ -17,7 +17,7 @@ from crate_jax.analysis.principal_components import foreground, principal_compon
 from crate_jax.data.picture import RESAMPLING, decoded
 from crate_jax.data.sources import open_source
 from crate_jax.errors import UserError
-from crate_jax.evaluation.figures import image_grid
+from crate_jax.evaluation.figures import picture_grid
 from crate_jax.evaluation.results import Result
 from crate_jax.models.trace import trace
 from crate_jax.operators.patches import image_shape
@@ -185,7 +185,9 @@ def segment(subject, *, count=128, seed=0):
             found = [shown["network", method][place, ..., None].astype(float) for method in METHODS]
             rows.append([images[place] / 255, mask_BxHxW[place, ..., None].astype(float), *found])
         says = "; ".join(f"{method} {numbers['network'][method]['mean']:.2f}" for method in METHODS)
-        return image_grid(rows, ["image", "mask", *METHODS], f"mean intersection over union: {says}")
+        return picture_grid(
+            rows, columns=["image", "mask", *METHODS], side=1.4, caption=f"mean intersection over union: {says}"
+        )
 
     return Result("segmentation", results, {"layers": layers}, {"segmentation": draw})
 

@@ -197,7 +197,7 @@ def _decoder(found, norm_pix, seed):
     if compared is None:  # a decoder of another width
         return {}
     grid = tuple(side // model.patch_size for side in found.images.shape[1:3])
-    mask = example_masks(jax.random.key(seed), jnp.arange(len(few)), grid[0] * grid[1], model.mask_ratio)
+    mask = example_masks(jax.random.key(seed), jnp.arange(len(few)), grid, model.mask_ratio)
     parts = {"inverse": compared, "norm_pix": norm_pix, "mask": np.asarray(mask)}
     shown = min(4, len(few))
     measured = over_images(
@@ -207,7 +207,7 @@ def _decoder(found, norm_pix, seed):
     parts["depth"] = measured | {key: np.asarray(x) for key, x in pictures.items() if "pixels" in key}
     if not norm_pix:
         several = found.images[: max(SHOWN, batch_size(found.images))]
-        masks = example_masks(jax.random.key(seed), jnp.arange(len(several)), grid[0] * grid[1], model.mask_ratio)
+        masks = example_masks(jax.random.key(seed), jnp.arange(len(several)), grid, model.mask_ratio)
         parts["iterative"] = {
             order: diffusion.iterative_completion(model, params, jnp.asarray(several), masks, order=order)
             for order in ("certain", "random")

@@ -2,7 +2,8 @@
 
 import numpy as np
 
-from crate_jax.analysis.figure_style import BLUE, GREEN, GREY, ORANGE, RED, label, panels
+from crate_jax.analysis.figure_style import BLUE, GREEN, ORANGE, RED
+from crate_jax.evaluation.figures import GREY, label, panels
 
 
 def denoising_figure(by_scale):

@@ -1,21 +1,22 @@
 """Writes the encoder as a program for serving: pixels in, features out, without crate_jax.
 
     crate-jax export --workdir=workdirs/quickstart --to=stablehlo --out=encoder.stablehlo [--features=mean@last]
-    crate-jax export --checkpoint=crate_base.pth --config=imagenet_base --to=stablehlo --out=encoder.stablehlo
+    crate-jax export --checkpoint=crate_base.pth --config=imagenet_base --to=savedmodel --out=encoder
 
 It takes uint8 images at the network's own size, any number of them, on CPU, GPU or TPU; normalisation is included. To
-run it: jax.export.deserialize(open("encoder.stablehlo", "rb").read()).call(images). encoder.stablehlo.json says what
-goes in and comes out. Without --features those that `probe` chose are taken, else mean@last.
+run a StableHLO file: jax.export.deserialize(bytearray(open("encoder.stablehlo", "rb").read())).call(images). A
+SavedModel is a folder for TensorFlow (extra `tensorflow`). OUT.json says what goes in and comes out. Without --features
+those that `probe` chose are taken, else mean@last.
 """
 
-FORMS = ("stablehlo",)
+FORMS = ("stablehlo", "savedmodel")
 
 
 def add_arguments(parser):
     """Flags; `--config.a.b=VALUE` overrides any leaf of the config."""
     from crate_jax.evaluation.subject_arguments import add_subject_arguments
 
-    add_subject_arguments(parser, out="the file to write")
+    add_subject_arguments(parser, out="the file or folder to write")
     parser.add_argument("--to", required=True, choices=FORMS, help="the form of the program")
     parser.add_argument("--features", help="POOLING@LAYER, such as cells@encoder_01")
 
@@ -31,10 +32,10 @@ def run(arguments):
     if not arguments.out:
         raise UserError("--out=FILE is missing, such as --out=encoder.stablehlo.")
     file = pathlib.Path(arguments.out)
-    if file.is_dir():
+    if file.is_dir() and arguments.to == "stablehlo":
         raise UserError(f"--out={file} is a folder; name the file to write.")
     arguments.out = None if arguments.workdir else str(file.parent)
     subject = resolve(arguments)
     features = arguments.features or subject.best_features() or "mean@last"
-    length = export_encoder(subject, features, file)
+    length = export_encoder(subject, features, file, arguments.to)
     print(f"{features}, {length} numbers an image: {file}")

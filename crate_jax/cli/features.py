@@ -82,8 +82,7 @@ def of_pictures(subject, features, pictures):
     """The same of a person's own pictures, which have names and no labels."""
     import numpy as np
 
-    from crate_jax.evaluation.pictures import picture_features, read_pictures
-    from crate_jax.evaluation.probe import picture_data
+    from crate_jax.evaluation.pictures import picture_data, picture_features, read_pictures
 
     images, names = read_pictures(pictures, subject.config, subject.model.image_size, subject.model.channels)
     arrays = {"features_NxG": np.asarray(picture_features(subject, images, features)), "names_N": np.array(names)}

@@ -9,10 +9,6 @@ Results: finetune.json and figures/finetune.png, or with --labels_per_class=K fe
 pre-trained network, the same from scratch and raw pixels on K examples per class, means over --draws draws.
 """
 
-import logging
-
-logger = logging.getLogger(__name__)
-
 
 def add_arguments(parser):
     """Flags; `--config.a.b=VALUE` overrides any leaf of the recipe."""
@@ -39,15 +35,13 @@ def run(arguments):
 
 
 def choose_recipe(arguments):
-    """The recipe for the size of the data set, said in the log."""
+    """The recipe for the size of the data set."""
     from crate_jax.config import default_config
-    from crate_jax.evaluation.fine_tuning import recipe_for
+    from crate_jax.evaluation.finetune import chosen_recipe
     from crate_jax.training.run_folder import read_config
 
     pretrained = read_config(arguments.workdir) if arguments.workdir else default_config()
-    name, examples = recipe_for(pretrained, arguments.overrides, arguments.labels_per_class)
-    logger.info("recipe for %s training examples: --config=%s", f"{examples:,}", name)
-    return name
+    return chosen_recipe(pretrained, arguments.overrides, arguments.labels_per_class)
 
 
 def finetune(arguments, recipe):
@@ -56,6 +50,7 @@ def finetune(arguments, recipe):
 
     from crate_jax.distributed.compilation_cache import keep_compiled
     from crate_jax.errors import UserError
+    from crate_jax.evaluation.finetune import folder_name
     from crate_jax.evaluation.subject import of_checkpoint, of_run
 
     if arguments.workdir:
@@ -70,14 +65,6 @@ def finetune(arguments, recipe):
     if arguments.labels_per_class:
         return few(subject, recipe, out, arguments)
     return full(subject, recipe, out, arguments)
-
-
-def folder_name(recipe):
-    """The recipe's name as a folder's: finetune_imagenet:large and path/to/mine.py:large end in _large."""
-    import pathlib
-
-    name, _, argument = str(recipe).partition(":") if ":" in pathlib.PurePath(recipe).name else (str(recipe), "", "")
-    return pathlib.PurePath(name).stem + (f"_{argument}" if argument else "")
 
 
 def full(subject, recipe, out, arguments):

@@ -36,7 +36,7 @@ def run(arguments):
     model = create_model(config.model.name, **model_overrides(config))
     rows = parameter_rows(model)
     if arguments.config:
-        print_settings(config)
+        print_settings(config, model)
     print(first_line(config.model.name, model))
     print()
     print(table_text(rows, mesh_axis if arguments.config else None))
@@ -46,8 +46,8 @@ def run(arguments):
         draw_batch(config, model, arguments.out)
 
 
-def print_settings(config):
-    """Every leaf with its range and meaning; * marks those that the config or the command line gives."""
+def print_settings(config, model):
+    """Every leaf with its value in force, range and meaning; * marks those that the config or command line gives."""
     from crate_jax.config import flatten, given
     from crate_jax.config_schema import LEAVES
 
@@ -55,8 +55,16 @@ def print_settings(config):
     width = max(map(len, flat))
     for name, leaf in LEAVES.items():
         allowed = f" {' | '.join(map(str, leaf.choices)) if leaf.choices else leaf.range}"
-        print(f"{'*' if name in said else ' '} {name:<{width}}  {flat[name]!s:<24}  {leaf.doc};{allowed}".rstrip("; "))
+        value = in_force(model, name.removeprefix("model."), flat[name]) if name.startswith("model.") else flat[name]
+        print(f"{'*' if name in said else ' '} {name:<{width}}  {value!s:<24}  {leaf.doc};{allowed}".rstrip("; "))
     print("  (* given by the config or the command line)\n")
+
+
+def in_force(model, name, value):
+    """The value of a network's setting: what is given, else what its name says."""
+    if value is None:
+        value = getattr(model, name, None)
+    return getattr(value, "__name__", value)  # a dtype's own name
 
 
 def mesh_axis(logical):
@@ -88,12 +96,14 @@ def print_counts(name, model, rows):
     from crate_jax.interop.export import initial_tensors
     from crate_jax.interop.network import LINKS, links_of, parameter_shapes
     from crate_jax.models.overview import PUBLISHED, arithmetic, blocks_of, total
+    from crate_jax.models.registry import create_model
 
     count = total(rows)
     for block, numbers in blocks_of(rows).items():
         print(f"{block:<12}{numbers:>14,}  {numbers / count:6.1%}")
     print(f"{'trained here':<12}{count:>14,}")
-    if type(model) in LINKS:
+    named = parameter_shapes(model) == parameter_shapes(create_model(name))  # else nobody else has a count of it
+    if named and type(model) in LINKS:
         held = parameter_shapes(model)
         ours = {link.official for link in links_of(model) if link.path in held}
         spare = {key: math.prod(shape) for key, (shape, _) in initial_tensors(model).items() if key not in ours}
@@ -101,7 +111,7 @@ def print_counts(name, model, rows):
         for key, numbers in spare.items():
             print(f"{'  +':<12}{numbers:>14,}  {key}: {names.get(key, 'never used by the official code')}")
         print(f"{'official':<12}{count + sum(spare.values()):>14,}")
-    if name in PUBLISHED:
+    if named and name in PUBLISHED:
         print(f"{'published':<12}{PUBLISHED[name]:>12} M")
     work = arithmetic(model)
     print(f"\n{work['inference']:.3g} GFLOP per image forward, {work['training']:.3g} in training", end="")

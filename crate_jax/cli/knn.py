@@ -1,4 +1,4 @@
-"""What frozen features are worth to a nearest-neighbour classifier: weighted cosine, k = 20, T = 0.07, exact.
+"""What frozen features are worth to a nearest-neighbour classifier: weighted cosine, k = 20, T = 0.07.
 
     crate-jax knn --workdir=workdirs/quickstart [--features=cells@encoder_01] [--k=20] [--temperature=0.07]
     crate-jax knn --workdir=workdirs/quickstart --images=a.jpg,b.png
@@ -6,7 +6,8 @@
 Writes knn.json, accuracy on data.validation_split, and figures/knn.png, test pictures beside their nearest training
 examples. Without --features those that `probe` chose are taken, else the best on a held-out part of the training set.
 On another data set the names end in it (knn-cifar10.json). --images=... takes the place of the held-out split: each of
-those pictures gets its neighbours and their vote (knn-images.json, figures/knn-images.png).
+those pictures gets its neighbours and their vote (knn-images.json, figures/knn-images.png). The training examples are
+sharded over all devices; the search is exact unless --approximate is given (lax.approx_max_k, faster on TPU).
 """
 
 
@@ -20,6 +21,7 @@ def add_arguments(parser):
     parser.add_argument("--images", help="pictures in place of the held-out split: files, or a folder")
     parser.add_argument("--k", type=whole(1), default=20, help="neighbours that vote")
     parser.add_argument("--temperature", type=real(1e-3, 1000), default=0.07, help="of their weights, exp(cosine / T)")
+    parser.add_argument("--approximate", action="store_true", help="by lax.approx_max_k: nearly exact, faster on TPU")
 
 
 def run(arguments):
@@ -36,6 +38,7 @@ def run(arguments):
         k=arguments.k,
         temperature=arguments.temperature,
         pictures=arguments.images,
+        approximate=arguments.approximate,
     )
     file = subject.save(result)
     results = result.numbers

@@ -1,6 +1,7 @@
 """`crate-jax COMMAND ...`: finds the command's file, and turns a `UserError` into one line and exit code 1."""
 
 import argparse
+import contextlib
 import errno
 import importlib
 import logging
@@ -22,7 +23,7 @@ COMMANDS = {
     "segment": "foreground masks that nobody trained, on images whose masks are exact",
     "compare": "one table and one figure of several runs",
     "convert": "official PyTorch checkpoints in and out",
-    "export": "the encoder as a program for serving, StableHLO: pixels in, features out",
+    "export": "the encoder as a program for serving (StableHLO, SavedModel): pixels in, features out",
     "compile": "compile the train step for a TPU pod without one: memory, FLOPs, collectives",
     "data": "source, counts, a picture of augmented examples, images per second",
     "inspect": "a config or a network: parameters, shardings, FLOPs, one batch as a picture",
@@ -118,11 +119,18 @@ def run(arguments, signals=None):
     if command in COMPUTES:
         from crate_jax.distributed.hosts import joined
 
-        with joined(_settings(parsed), signals):
+        with joined(_settings(parsed), signals), _listing(command):
             return module.run(parsed) or 0
     if signals is not None:
         signals.started()
     return module.run(parsed) or 0
+
+
+def _listing(command):
+    """Evaluations ask for their splits again and again; a training does once, and would hold the listing for days."""
+    from crate_jax.data.listed_once import listed_once
+
+    return contextlib.nullcontext() if command in ("pretrain", "finetune") else listed_once()
 
 
 def _check_target(command, parsed):

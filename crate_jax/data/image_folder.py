@@ -19,6 +19,7 @@ import numpy as np
 from crate_jax.data.example import Example
 from crate_jax.data.folder_listing import is_remote, is_there, joined, printable, read_bytes
 from crate_jax.data.folder_splits import SplitFolders, held_out
+from crate_jax.data.listed_once import remembered
 from crate_jax.data.reading import retried
 from crate_jax.data.slicing import bounds, parsed
 from crate_jax.errors import UserError
@@ -93,7 +94,7 @@ def open_folder(folder, split):
     folder = str(folder) if is_remote(folder) else os.path.abspath(os.path.expanduser(str(folder)))
     if not is_there(folder):
         raise UserError(f"data.data_dir={printable(folder)} is not a folder; name the folder that holds your pictures.")
-    folders, rows, others = SplitFolders(folder), [], {}
+    folders, rows, others = remembered(("folder", folder), lambda: SplitFolders(folder)), [], {}
     parts = parsed(split)
     train_classes = folders.train_classes(label_of)
     folders.check_not_mixed([name for name, _, _ in parts], train_classes)

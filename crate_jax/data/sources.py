@@ -16,6 +16,7 @@ import numpy as np
 from crate_jax.data import image_folder, tfds_records
 from crate_jax.data.embedded import EMBEDDED, open_embedded
 from crate_jax.data.example import Example
+from crate_jax.data.listed_once import remembered
 from crate_jax.errors import UserError
 
 
@@ -68,6 +69,10 @@ def open_source(name, split, data_dir=None):
     Raises:
         UserError: it is missing (with the command that prepares it), empty, or holds no images.
     """
+    return remembered(("source", name, split, data_dir), lambda: _opened(name, split, data_dir))
+
+
+def _opened(name, split, data_dir):
     if name == "image_folder":
         index = image_folder.open_folder(data_dir, split)
     elif name in EMBEDDED:

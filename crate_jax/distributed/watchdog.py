@@ -52,6 +52,9 @@ class Watchdog:
     def logged(self, step, scalars):
         """See `training.loop.Observer`."""
 
+    def pictured(self, step, pictures):
+        """See `training.loop.Observer`."""
+
     def saving(self, step):
         """See `training.loop.Observer`."""
 

@@ -2,10 +2,10 @@
 
 import numpy as np
 
-from crate_jax.evaluation.figures import COLOURS, MARKERS, put_picture, shortened
+from crate_jax.evaluation.figures import COLOURS, GREY, MARKERS, label, panels, picture, shortened
 from crate_jax.training.metrics_file import read_metrics
 
-BLUE, ORANGE, GREY = COLOURS[0], COLOURS[1], "#777777"
+BLUE, ORANGE = COLOURS[:2]
 WRONG = COLOURS[5]
 KINDS = (  # key in the results, what to call it, colour
     ("accuracy", "this network", BLUE),
@@ -25,10 +25,7 @@ def probe_figure(results, depth):
     Returns:
         A matplotlib figure.
     """
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(9.4, 4.0), layout="constrained")
-    left, right = figure.subplots(1, 2, width_ratios=(1, 1.25))
+    figure, ((left, right),) = panels(2, size=(4.7, 4.0), width_ratios=(1, 1.25))
     _by_layer(left, results, depth)
     _on_the_test_set(right, results)
     return figure
@@ -49,11 +46,7 @@ def _by_layer(axis, results, depth):
     axis.plot(*at, "o", markersize=11, markerfacecolor="none", markeredgecolor="black", label=f"chosen: {chosen}")
     ticks = range(0, depth, max(1, depth // 8))
     axis.set_xticks([*ticks, depth], [*map(str, ticks), "last"])
-    axis.set_xlabel("encoder layer", fontsize=9)
-    axis.set_ylabel("accuracy, %", fontsize=9)
-    axis.set_title("held-out part of the training set", fontsize=10)
-    axis.tick_params(labelsize=8)
-    axis.grid(alpha=0.25)
+    label(axis, title="held-out part of the training set", x="layer of the encoder", y="accuracy, %")
     axis.legend(fontsize=7, frameon=False, ncols=3, loc="upper center", bbox_to_anchor=(0.5, -0.17))
 
 
@@ -107,15 +100,12 @@ def verdicts_figure(images_BxHxWxC, verdicts):
     Returns:
         A matplotlib figure; of the first `SHOWN` pictures.
     """
-    from matplotlib.figure import Figure
-
     shown = list(zip(images_BxHxWxC, verdicts, strict=True))[:SHOWN]
     columns = min(2, len(shown))
     rows = -(-len(shown) // columns)
-    figure = Figure(figsize=(4.6 * columns, 1.75 * rows), layout="constrained")
-    axes = figure.subplots(rows, 2 * columns, squeeze=False, width_ratios=(1, 1.5) * columns)
+    figure, axes = panels(2 * columns, rows, size=(2.3, 1.75), width_ratios=(1, 1.5) * columns)
     for picture_axis, bar_axis, (image, verdict) in zip(*[iter(axes.flat)] * 2, shown, strict=False):
-        put_picture(picture_axis, image)
+        picture(picture_axis, image)
         picture_axis.set_title(shortened(verdict["name"], 22), fontsize=8)
         names, shares = list(verdict["probabilities"]), [100 * one for one in verdict["probabilities"].values()]
         places = np.arange(len(names))[::-1]
@@ -156,11 +146,11 @@ def neighbours_figure(rows, caption):
 
     for number, row in enumerate(rows):
         axis = place(number, 0)
-        put_picture(axis, row["image"])
+        picture(axis, row["image"])
         axis.text(-0.08, 0.5, row["title"], transform=axis.transAxes, ha="right", va="center", fontsize=8)
         for column, (image, name, right) in enumerate(row["neighbours"], 1):
             axis = place(number, column)
-            put_picture(axis, image)
+            picture(axis, image)
             mark = {True: "", False: "✗ ", None: ""}[right]
             axis.set_title(mark + shortened(name, 11), fontsize=7, pad=2, color=WRONG if right is False else "black")
             if right is False:
@@ -189,14 +179,10 @@ def gallery(cells, caption, columns=8):
     Returns:
         A matplotlib figure.
     """
-    from matplotlib.figure import Figure
-
     columns = max(1, min(columns, len(cells)))
-    rows = max(1, -(-len(cells) // columns))
-    figure = Figure(figsize=(1.3 * columns + 2.2, 1.65 * rows + 0.5), layout="constrained")
-    axes = figure.subplots(rows, columns, squeeze=False)
+    figure, axes = panels(columns, max(1, -(-len(cells) // columns)), size=(1.3 + 2.2 / columns, 1.8))
     for axis, (image, title) in zip(axes.flat, cells, strict=False):
-        put_picture(axis, image)
+        picture(axis, image)
         axis.set_title("\n".join(shortened(line, 18) for line in title.split("\n")), fontsize=7)
     for axis in list(axes.flat)[len(cells) :]:
         axis.set_axis_off()
@@ -213,14 +199,11 @@ def confusion_figure(results):
     Returns:
         A matplotlib figure.
     """
-    from matplotlib.figure import Figure
-
     counts = np.asarray(results["confusion"], float)
     share = counts / np.maximum(counts.sum(1, keepdims=True), 1)
     names = [shortened(row["class"], 16) for row in results["classes"]]
     side = 2.2 + 0.24 * len(names)
-    figure = Figure(figsize=(side + 0.8, side), layout="constrained")
-    axis = figure.subplots()
+    figure, ((axis,),) = panels(1, size=(side + 0.8, side))
     image = axis.imshow(100 * share, cmap="Blues", vmin=0, vmax=100)
     axis.set_xticks(range(len(names)), names, rotation=90, fontsize=7)
     axis.set_yticks(range(len(names)), names, fontsize=7)
@@ -241,26 +224,19 @@ def curve_figure(metrics, results):
     Returns:
         A matplotlib figure.
     """
-    from matplotlib.figure import Figure
-
     lines = [line for line in read_metrics(metrics) if "loss" in line]
     steps = [line["step"] for line in lines]
-    figure = Figure(figsize=(8.6, 3.3), layout="constrained")
-    left, right = figure.subplots(1, 2)
+    figure, ((left, right),) = panels(2, size=(4.3, 3.3))
     left.plot(steps, [line["loss"] for line in lines], color=BLUE, marker="." if len(steps) < 30 else "")
-    left.set_ylabel("cross-entropy, training batches", fontsize=9)
     left.set_ylim(0, 1.08 * max(line["loss"] for line in lines))
     shares = [100 * line["train_accuracy"] for line in lines]
     right.plot(steps, shares, color=BLUE, marker="." if len(steps) < 30 else "", label="training batches, augmented")
     share = 100 * results["accuracy"]
     right.axhline(share, color=ORANGE, linestyle="--", label=f"test set at the end: {share:.1f} %")
-    right.set_ylabel("accuracy, %", fontsize=9)
     right.set_ylim(0, 102)
     right.legend(fontsize=8, loc="lower right")
-    for axis in (left, right):
-        axis.set_xlabel("step", fontsize=9)
-        axis.tick_params(labelsize=8)
-        axis.grid(alpha=0.25)
+    for axis, name in ((left, "cross-entropy, training batches"), (right, "accuracy, %")):
+        label(axis, x="step", y=name)
     start = "from scratch" if results["from"] == "scratch" else "from a pre-trained encoder"
     figure.suptitle(f"{start}, {results['train_examples']} training examples", fontsize=10)
     return figure
@@ -275,16 +251,13 @@ def few_labels_figure(results):
     Returns:
         A matplotlib figure.
     """
-    from matplotlib.figure import Figure
-
     frozen = results["head_only"]
     kinds = (
         ("pretrained", "pre-trained, " + ("frozen" if frozen else "fine-tuned"), BLUE),
         ("from_scratch", "untrained, frozen" if frozen else "the same from scratch", ORANGE),
         ("raw_pixels", "raw pixels", GREY),
     )
-    figure = Figure(figsize=(5.2, 3.5), layout="constrained")
-    axis = figure.subplots()
+    figure, ((axis,),) = panels(1, size=(5.2, 3.5))
     bars(axis, [("", results)], kinds)
     axis.set_xticks([])
     counts = f"{results['labels_per_class']} labels a class, {results['draws']} draws"

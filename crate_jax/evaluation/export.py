@@ -1,9 +1,10 @@
-"""The encoder for serving: pixels in, features out, as StableHLO that runs without crate_jax.
+"""The encoder for serving: pixels in, features out, as a program that runs without crate_jax.
 
-    exported = jax.export.deserialize(open("encoder.stablehlo", "rb").read())
-    features_BxG = exported.call(images_BxHxWxC)      # uint8, any batch size
+    stablehlo    jax.export.deserialize(bytearray(open(FILE, "rb").read())).call(images_BxHxWxC)
+    savedmodel   tf.saved_model.load(FOLDER).signatures["serving_default"](images=images_BxHxWxC)["features"]
 
-Normalisation is part of the program, and the parameters are constants of it.
+Images are uint8 in batches of any size. Normalisation is part of the program, and the parameters are constants of it.
+ONNX is not written: its converter, jax2onnx, requires an Orbax older than the one that checkpoints are written with.
 """
 
 import json
@@ -17,6 +18,7 @@ from jax import export
 from crate_jax.errors import UserError
 from crate_jax.evaluation.features import parse_features, several_features
 from crate_jax.evaluation.results import write_text
+from crate_jax.extras import library
 from crate_jax.operators.patches import image_shape
 from crate_jax.training.objective import normalise
 
@@ -24,19 +26,20 @@ PLATFORMS = ("cpu", "cuda", "tpu")
 TOLERANCE = 1e-4  # of the largest feature, between the exported program and the network
 
 
-def export_encoder(subject, features, file):
-    """Writes `file` and `file`.json, which says what goes in, what comes out and of which network it is.
+def export_encoder(subject, features, path, form="stablehlo"):
+    """Writes the program and `path`.json, which says what goes in, what comes out and of which network it is.
 
     Args:
         subject: a `Subject`.
         features: POOLING@LAYER.
-        file: to write.
+        path: a file (stablehlo) or a folder (savedmodel) to write.
+        form: one of `FORMS`.
 
     Returns:
         The length of a feature vector.
 
     Raises:
-        UserError: no such feature, or a program that does not compute what the network does.
+        UserError: no such feature, no TensorFlow, or a program that does not compute what the network does.
     """
     model, params, statistics = subject.model, jax.device_get(subject.params), subject.statistics
     parse_features(features, model.depth)
@@ -46,25 +49,53 @@ def export_encoder(subject, features, file):
     def serve(images_BxHxWxC):
         return several_features(model, params, normalise(images_BxHxWxC, *statistics), (features,))[features]
 
-    shape = (*image_shape(model.image_size), model.channels)
-    (batch,) = export.symbolic_shape("batch")
-    program = export.export(jax.jit(serve), platforms=PLATFORMS)(jax.ShapeDtypeStruct((batch, *shape), jnp.uint8))
-    data = bytes(program.serialize())
+    shape, path = (*image_shape(model.image_size), model.channels), epath.Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    served = FORMS[form](serve, shape, path)
     images = np.random.default_rng(0).integers(0, 256, (2, *shape)).astype(np.uint8)
     expected = np.asarray(jax.jit(serve)(images))
-    difference = np.abs(np.asarray(export.deserialize(bytearray(data)).call(images)) - expected).max()
+    difference = np.abs(np.asarray(served(images)) - expected).max()
     if not difference <= TOLERANCE * np.abs(expected).max():
         raise UserError(f"--features={features}: the exported program is {difference:.2g} off; report this network.")
-    file = epath.Path(file)
-    file.parent.mkdir(parents=True, exist_ok=True)
-    file.write_bytes(data)
     described = {
         "features": features,
+        "form": form,
         "input": {"dtype": "uint8", "shape": ["batch", *shape], "values": "pixels, 0 to 255"},
         "output": {"dtype": "float32", "shape": ["batch", expected.shape[1]]},
         "platforms": PLATFORMS,
         "jax": jax.__version__,
     }
     stamp = subject.stamp(data={"name": subject.config.data.name, "split": None, "fingerprint": None, "examples": 0})
-    write_text(f"{file}.json", json.dumps(described | stamp, indent=2) + "\n")
+    write_text(f"{path}.json", json.dumps(described | stamp, indent=2) + "\n")
     return expected.shape[1]
+
+
+def _stablehlo(serve, shape, path):
+    """Writes a file of `jax.export`; returns what the file computes."""
+    (batch,) = export.symbolic_shape("batch")
+    program = export.export(jax.jit(serve), platforms=PLATFORMS)(jax.ShapeDtypeStruct((batch, *shape), jnp.uint8))
+    path.write_bytes(bytes(program.serialize()))
+    return export.deserialize(bytearray(path.read_bytes())).call
+
+
+def _savedmodel(serve, shape, path):
+    """Writes a folder of TensorFlow's; returns what the folder computes."""
+    tensorflow = library("tensorflow", "tensorflow", "--to=savedmodel")
+    from jax.experimental import jax2tf
+
+    sizes = ", ".join(map(str, shape))
+    converted = jax2tf.convert(
+        serve, polymorphic_shapes=[f"(batch, {sizes})"], native_serialization_platforms=PLATFORMS, with_gradient=False
+    )
+
+    @tensorflow.function(autograph=False, input_signature=[tensorflow.TensorSpec((None, *shape), "uint8", "images")])
+    def features(images):
+        return {"features": converted(images)}
+
+    module = tensorflow.Module()
+    tensorflow.saved_model.save(module, str(path), signatures={"serving_default": features})
+    served = tensorflow.saved_model.load(str(path)).signatures["serving_default"]
+    return lambda images: served(images=tensorflow.constant(images))["features"].numpy()
+
+
+FORMS = {"stablehlo": _stablehlo, "savedmodel": _savedmodel}

@@ -3,12 +3,15 @@
 import functools
 import io
 import re
+import textwrap
 
 import numpy as np
 
 COLOURS = ("#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#d55e00")  # Okabe and Ito 2008
 MARKERS = ("o", "s", "^", "D", "v", "P")
 SYMBOL = re.compile(r"\$[RUYZ][_^][a-z]\$")  # what a figure of ours writes as a formula, such as $R^c$
+GREY = "#777777"
+PANEL = (3.6, 3.0)  # inches
 REMOVED = 0.5  # what stands for a removed patch in a picture
 POINTS = 2000  # examples of a scatter plot, evenly spaced
 CLASSES = 24  # that have a colour and a marker of their own; of more, the first
@@ -22,14 +25,20 @@ def plain_names(figure):
         text.set_parse_math("$" not in SYMBOL.sub("", text.get_text()))
 
 
-def save_figure(figure, path):
-    """Writes a matplotlib figure as a PNG file; the path is an `epath.Path`."""
+def png_of(figure):
+    """A matplotlib figure as a PNG file, bytes."""
     picture = io.BytesIO()
     plain_names(figure)
     choose_fonts(figure)
     figure.savefig(picture, format="png", dpi=120)
+    return picture.getvalue()
+
+
+def save_figure(figure, path):
+    """Writes a matplotlib figure as a PNG file; the path is an `epath.Path`."""
+    png = png_of(figure)
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(picture.getvalue())
+    path.write_bytes(png)
 
 
 def choose_fonts(figure):
@@ -84,31 +93,85 @@ def _family_with(letters):
     return next((name for name, file in fonts if letters <= _letters_of(file)), None)
 
 
-def image_grid(rows, titles, caption, names=None):
-    """A figure of images: a row an example, a title a column.
+def panels(columns, rows=1, *, size=PANEL, **options):
+    """A figure with a grid of panels, and its axes as a list of rows."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(size[0] * columns, size[1] * rows), layout="constrained")
+    return figure, figure.subplots(rows, columns, squeeze=False, **options)
+
+
+def label(axis, *, title="", x="", y="", legend=False):
+    """Title, axis names, a light grid."""
+    from matplotlib.ticker import MaxNLocator
+
+    axis.set_title(title, fontsize=10)
+    axis.set_xlabel(x, fontsize=9)
+    axis.set_ylabel(y, fontsize=9)
+    axis.tick_params(labelsize=8, which="both")
+    if x.endswith(("layer", "state $Y^l$")) or x.startswith("state"):
+        axis.xaxis.set_major_locator(MaxNLocator(integer=True))
+    if y.endswith("state $Z^l$"):
+        axis.yaxis.set_major_locator(MaxNLocator(integer=True))
+    axis.grid(alpha=0.25)
+    if legend:
+        axis.legend(fontsize=8, frameon=False)
+
+
+def picture(axis, image, title="", **options):
+    """An image without ticks; one channel is gray."""
+    if image.ndim == 3 and image.shape[-1] == 1:
+        image = image[..., 0]
+    if image.ndim == 2:
+        options = {"cmap": "gray", "vmin": 0, "vmax": 1} | options
+    axis.imshow(image, interpolation="nearest", **options)
+    axis.set_xticks([])
+    axis.set_yticks([])
+    for edge in axis.spines.values():
+        edge.set_visible(False)
+    if title:
+        axis.set_title(title, fontsize=8)
+
+
+def picture_grid(rows, *, columns=None, names=None, side=1.1, caption=""):
+    """A grid of images.
 
     Args:
-        rows: a list of lists of H x W x C arrays, 0 to 1; C is 1 or 3.
-        titles: one a column.
+        rows: lists of images (0 to 1), or of (image, options of imshow); None leaves a place empty.
+        columns, names: titles of the columns, names of the rows.
+        side: inches per image.
         caption: a line below.
-        names: one a row; None is none.
 
     Returns:
         A matplotlib figure.
     """
     from matplotlib.figure import Figure
 
-    side = 1.5
-    figure = Figure(figsize=(side * len(titles) + 0.6, side * len(rows) + 0.7), layout="constrained")
-    axes = figure.subplots(len(rows), len(titles), squeeze=False)
-    for number, (axes_of_row, images) in enumerate(zip(axes, rows, strict=True)):
-        for axis, image in zip(axes_of_row, images, strict=True):
-            put_picture(axis, image)
-        if names:
-            axes_of_row[0].set_ylabel(shortened(names[number], 18), fontsize=8)
-    for axis, title in zip(axes[0], titles, strict=True):
-        axis.set_title(title, fontsize=9)
-    figure.supxlabel(caption, fontsize=8)
+    width = max(len(row) for row in rows)
+    left, top, gap = 0.32 if names else 0.04, 0.22 if columns else 0.04, 0.05
+    across = left + width * (side + gap)
+    said = [part for line in caption.split("\n") for part in textwrap.wrap(line, max(20, int(across / 0.06)))]
+    below = 0.06 + 0.14 * len(said)
+    size = (across, top + below + len(rows) * (side + gap))
+    # placed by hand: a layout engine takes seconds for a hundred axes
+    figure = Figure(figsize=size)
+    axes = figure.subplots(len(rows), width, squeeze=False)
+    figure.subplots_adjust(
+        left=left / size[0], right=1 - gap / size[0], bottom=(below + gap) / size[1], top=1 - top / size[1],
+        wspace=gap / side, hspace=gap / side,
+    )  # fmt: skip
+    for r, row in enumerate(rows):
+        for c in range(width):
+            cell = row[c] if c < len(row) else None
+            if cell is None:
+                axes[r][c].set_axis_off()
+                continue
+            image, options = cell if isinstance(cell, tuple) else (cell, {})
+            picture(axes[r][c], image, columns[c] if columns and r == 0 else "", **options)
+        if names and row[0] is not None:
+            axes[r][0].set_ylabel(shortened(names[r], 18), fontsize=8)
+    if said:
+        figure.text(0.5, 0.06 / size[1], "\n".join(said), fontsize=8, ha="center", va="bottom")
     return figure
 
 
@@ -128,28 +191,14 @@ def curves(lines, xlabel, ylabels):
     Returns:
         A matplotlib figure.
     """
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(3.4 * len(ylabels), 3.2), layout="constrained")
-    axes = np.atleast_1d(figure.subplots(1, len(ylabels)))
-    for axis, (quantity, label) in zip(axes, ylabels.items(), strict=True):
+    figure, (axes,) = panels(len(ylabels), size=(3.4, 3.2))
+    for axis, (quantity, name) in zip(axes, ylabels.items(), strict=True):
         for number, (kind, (x, values)) in enumerate(lines.items()):
             style = {"color": COLOURS[number % len(COLOURS)], "marker": MARKERS[number % len(MARKERS)]}
             axis.plot(x, values[quantity], label=kind, markersize=4, **style)
-        axis.set_xlabel(xlabel)
-        axis.set_ylabel(label)
-        axis.grid(alpha=0.3)
+        label(axis, x=xlabel, y=name)
     axes[0].legend(fontsize=8)
     return figure
-
-
-def put_picture(axis, image_HxWxC):
-    """An image without ticks; one channel is gray."""
-    gray = image_HxWxC.shape[-1] == 1
-    axis.imshow(image_HxWxC[..., 0] if gray else image_HxWxC, cmap="gray" if gray else None, vmin=0, vmax=1)
-    axis.set_xticks([])
-    axis.set_yticks([])
-    axis.spines[:].set_visible(False)
 
 
 def shortened(text, most):
@@ -189,21 +238,15 @@ def scatter_figure(features_NxG, label_N, called, caption):
     Returns:
         A matplotlib figure.
     """
-    from matplotlib.figure import Figure
-
     shown = np.unique(np.linspace(0, len(label_N) - 1, POINTS).round().astype(int))
     xy_Nx2, share_2 = principal_plane(np.asarray(features_NxG[shown], np.float32))
-    figure = Figure(figsize=(6.6, 4.6), layout="constrained")
-    axis = figure.subplots()
-    for number, label in enumerate(np.unique(label_N[shown])[:CLASSES]):
-        of_class = xy_Nx2[label_N[shown] == label]
+    figure, ((axis,),) = panels(1, size=(6.6, 4.6))
+    for number, one in enumerate(np.unique(label_N[shown])[:CLASSES]):
+        of_class = xy_Nx2[label_N[shown] == one]
         colour, marker = COLOURS[number % len(COLOURS)], MARKERS[(number + number // len(COLOURS)) % len(MARKERS)]
-        name = called(label) if label >= 0 else "no label"
+        name = called(one) if one >= 0 else "no label"
         axis.scatter(*of_class.T, s=14, color=colour, marker=marker, alpha=0.7, linewidths=0, label=name)
-    axis.set_xlabel(f"first principal component, {share_2[0]:.0%} of the variance", fontsize=9)
-    axis.set_ylabel(f"second, {share_2[1]:.0%}", fontsize=9)
-    axis.set_title(caption, fontsize=10)
-    axis.tick_params(labelsize=8)
-    axis.grid(alpha=0.25)
+    first = f"first principal component, {share_2[0]:.0%} of the variance"
+    label(axis, title=caption, x=first, y=f"second, {share_2[1]:.0%}")
     figure.legend(loc="outside right upper", fontsize=8, frameon=False)
     return figure

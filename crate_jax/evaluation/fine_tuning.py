@@ -26,12 +26,14 @@ from crate_jax.distributed.sharding import batch_sharding, check_batch
 from crate_jax.errors import UserError
 from crate_jax.evaluation.classification import Classification, layer_rates, pretrained_start
 from crate_jax.evaluation.feature_store import batch_size_of
+from crate_jax.evaluation.few_shot import drawn
 from crate_jax.evaluation.head_only import HeadOnly, check_head_only, fold_normalisation, head_factors, save_classifier
 from crate_jax.models.registry import create_model, for_platform, model_class
 from crate_jax.training.objective import channel_statistics, normalise
 from crate_jax.training.observers import on_one_device
 from crate_jax.training.program import build_program
 from crate_jax.training.run import run_training
+from crate_jax.training.start import with_params
 
 logger = logging.getLogger(__name__)
 
@@ -131,6 +133,10 @@ def compose(recipe, pretrained, model, *, source=None, identity=None, labels_per
     Raises:
         UserError: no labels, or settings that do not go together.
     """
+    if recipe.init_from is not None:
+        raise UserError(
+            f"init_from={recipe.init_from} is for pretrain; finetune begins with --workdir or --checkpoint."
+        )
     begin = {"source": source, "identity": identity, "labels_per_class": labels_per_class, "draw": draw}
     leaves = inherited(recipe, pretrained, model) | {f"finetune.{name}": value for name, value in begin.items()}
     config = override(recipe, leaves.items())
@@ -163,16 +169,13 @@ def drawn_examples(config):
     if label_N is None:
         chunks = np.array_split(np.arange(source.num_examples), max(1, source.num_examples // 4096))
         label_N = np.array([example.label for chunk in chunks for example in source.read(chunk)])
-    random, kept = np.random.RandomState(config.finetune.draw), []
-    for label in range(source.num_classes):
-        members = np.flatnonzero(label_N == label)
-        if len(members) < wanted:
-            raise UserError(
-                f"--labels_per_class={wanted}: class {label} of {config.data.name} has only {len(members)} training "
-                f"examples; choose at most so many."
-            )
-        kept.append(random.permutation(members)[:wanted])
-    return np.sort(np.concatenate(kept))
+    count_K = np.bincount(label_N[label_N >= 0], minlength=source.num_classes)
+    if count_K.min() < wanted:
+        raise UserError(
+            f"--labels_per_class={wanted}: class {count_K.argmin()} of {config.data.name} has only {count_K.min()} "
+            f"training examples; choose at most so many."
+        )
+    return np.sort(drawn(label_N, wanted, config.finetune.draw), None)
 
 
 def accuracy(model, params, config, split):
@@ -279,7 +282,4 @@ def _begin(program, encoder):
     if program.config.finetune.head_only:
         params = params | {"head_kernel": params["head_kernel"] * HEAD_GROWTH}
     logger.info("pre-trained encoder in place; new are %s", ", ".join(fresh))
-    where = jax.tree.map(lambda leaf: leaf.sharding, program.abstract.params)
-    params = jax.tree.map(lambda leaf, sharding: jax.device_put(np.asarray(leaf), sharding), params, where)
-    mean = jax.tree.map(jnp.copy, params) if state.ema is not None else None
-    return state.replace(params=params, ema=mean)
+    return with_params(state, params, program.abstract)

@@ -1,10 +1,31 @@
 """Fine-tuning as a function: on all labels, or on a few beside training from scratch. Results as `Result`."""
 
+import dataclasses
+import logging
+import pathlib
+
 from crate_jax.evaluation.accuracy_figures import curve_figure, few_labels_figure
 from crate_jax.evaluation.few_labels import few_labels
-from crate_jax.evaluation.fine_tuning import compose, fine_tune
+from crate_jax.evaluation.fine_tuning import compose, fine_tune, recipe_for
 from crate_jax.evaluation.results import Result, read_result
 from crate_jax.training.run_folder import RunFolder
+
+logger = logging.getLogger(__name__)
+
+
+def chosen_recipe(pretrained, overrides=(), labels_per_class=None):
+    """`recipe_for`, said in the log: the name of an installed config."""
+    name, examples = recipe_for(pretrained, overrides, labels_per_class)
+    logger.info("recipe for %s training examples: --config=%s", f"{examples:,}", name)
+    return name
+
+
+def folder_name(recipe):
+    """The recipe's name as a folder's: finetune_imagenet:large and path/to/mine.py:large end in _large."""
+    if not isinstance(recipe, str):
+        return "finetune"
+    name, _, argument = recipe.partition(":") if ":" in pathlib.PurePath(recipe).name else (recipe, "", "")
+    return pathlib.PurePath(name).stem + (f"_{argument}" if argument else "")
 
 
 def full(subject, recipe, out, *, from_scratch=False, second_interrupt=None):
@@ -62,6 +83,4 @@ def few(subject, recipe, out, labels_per_class, draws, *, second_interrupt=None)
 
 
 def _stamp(subject, config, examples):
-    import dataclasses
-
     return dataclasses.replace(subject, config=config).stamp(config.data.validation_split, examples)

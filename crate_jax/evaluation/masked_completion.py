@@ -4,8 +4,7 @@ The network is trained on removed patches only; what it predicts for visible one
 reconstruction is the prediction where a patch was removed and the image elsewhere. A network trained with norm_pix_loss
 predicts standardised patches; to show them, each patch's own mean and deviation are put back, which the network did not
 predict. So such a PSNR flatters; `masked_mse` is in the units of the loss.
-
-Masks: `random` as in training; `block`, one square hole; `grid`, as regular as the ratio allows.
+Masks are those of `operators.masking.visible_patches`.
 """
 
 import dataclasses
@@ -17,63 +16,8 @@ import numpy as np
 from skimage.metrics import structural_similarity
 
 from crate_jax.operators.losses import patch_mse, standardised_patches
-from crate_jax.operators.masking import example_masks, mask_from_noise, num_visible
 from crate_jax.operators.patches import patchify, unpatchify
 from crate_jax.training.objective import denormalise
-
-MASK_KINDS = ("random", "block", "grid")
-
-
-def block_masks(key, index_B, grid, visible):
-    """One hole an image, as square as the number of patches allows, at a random place.
-
-    Args:
-        key: a PRNG key.
-        index_B: the examples' numbers.
-        grid: (rows, columns) of patches.
-        visible: patches that stay.
-
-    Returns:
-        mask_BxN, f32.
-    """
-    row_N, column_N = (jnp.asarray(place.reshape(-1)) for place in np.mgrid[: grid[0], : grid[1]])
-    reach = max(0.0, (grid[0] * grid[1] - visible) ** 0.5 - 1) / 2  # from the hole's centre to its border
-
-    def noise(index):
-        place_2 = jax.random.uniform(jax.random.fold_in(key, index), (2,))
-        last_2 = jnp.asarray(grid, jnp.float32) - 1
-        centre_2 = jnp.minimum(reach, last_2 / 2) + place_2 * jnp.maximum(last_2 - 2 * reach, 0)
-        return -jnp.maximum(jnp.abs(row_N - centre_2[0]), jnp.abs(column_N - centre_2[1]))
-
-    return mask_from_noise(jax.vmap(noise)(index_B), visible)
-
-
-def grid_masks(batch, grid, visible):
-    """Visible patches spread evenly: those of lowest rank in an ordered-dither matrix (Bayer 1973).
-
-    Args:
-        batch: B.
-        grid: (rows, columns) of patches.
-        visible: patches that stay.
-
-    Returns:
-        mask_BxN, f32, the same for every image. At ratio 0.75 every second patch of every second row stays.
-    """
-    matrix, side = np.zeros((1, 1)), 1
-    while side < max(grid):
-        matrix = np.block([[4 * matrix, 4 * matrix + 2], [4 * matrix + 3, 4 * matrix + 1]])
-        side *= 2
-    rank_N = jnp.asarray(matrix[: grid[0], : grid[1]].reshape(1, -1))
-    return jnp.broadcast_to(mask_from_noise(rank_N, visible), (batch, grid[0] * grid[1]))
-
-
-def make_masks(kind, key, index_B, grid, ratio):
-    """Masks of a kind: `mask_BxN`, f32, 1 where removed; int(N (1 - ratio)) zeros a row."""
-    num_patches = grid[0] * grid[1]
-    if kind == "random":
-        return example_masks(key, index_B, num_patches, ratio)
-    visible = num_visible(num_patches, ratio)
-    return block_masks(key, index_B, grid, visible) if kind == "block" else grid_masks(len(index_B), grid, visible)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,17 +1,19 @@
-"""The evaluators within pre-training: (step, params) to scalars, and the observer that asks them every so many steps.
+"""The evaluators within pre-training: (step, params) to scalars, and the observers that ask them and draw.
 
 Cheap enough to run often: one pass over at most a few thousand training and test examples, nearest neighbours and a
 linear probe at one C on one feature, and the loss on a few held-out images. The numbers are for watching a run; `probe`
 and `knn` choose and converge.
 """
 
+import jax
 import numpy as np
 from etils import epath
 
 from crate_jax.evaluation import knn
 from crate_jax.evaluation.feature_store import check_labels, labelled, split_features
+from crate_jax.evaluation.figures import curves, picture_grid, png_of
 from crate_jax.evaluation.probe import compact_labels
-from crate_jax.evaluation.reconstruct import measured, of_split
+from crate_jax.evaluation.reconstruct import TITLES, measured, of_split, rows_of
 from crate_jax.evaluation.solver import fit
 from crate_jax.evaluation.subject import Subject
 from crate_jax.models.masked_autoencoder import MaskedAutoencoder
@@ -20,6 +22,8 @@ from crate_jax.training.observers import Silent, on_one_device
 MOST = 4096  # examples of either split
 LOSS_IMAGES = 128  # held-out images of the loss, always the same with the same masks
 WATCHED_C = 1e-2
+SHOWN = 6  # validation images in a picture
+LAYER_CURVES = ("coding_rate", "nonzero")  # of the measurements of the layers
 
 
 def make_evaluator(config, model, *, features=None, most=MOST):
@@ -84,3 +88,48 @@ class Evaluation(Silent):
             return None
         params = self._here(state.params if state.ema is None else state.ema)
         return {name: value for one in self._evaluators for name, value in one(step, params).items()}
+
+
+class Pictures(Silent):
+    """Draws for the logs of people, every so many steps: completed validation images, measurements over the layers.
+
+    Args:
+        config: of the run.
+        model: its network.
+        mesh: that the run is on.
+        every: steps between.
+    """
+
+    def __init__(self, config, model, *, mesh, every):
+        self._here = on_one_device(mesh)
+        self._config, self._model, self._every = config, model, every
+        self._drawn, self._drawn_at, self._images, self._layers = {}, 0, None, {}
+
+    def after_step(self, step, state, batch):
+        if step % self._every:
+            return
+        params = self._here(state.params if state.ema is None else state.ema)
+        if jax.process_index() == 0:
+            subject = Subject(self._model, params, self._config, epath.Path("."), "this run")
+            if self._images is None:
+                self._images = of_split(subject, self._config.data.validation_split, SHOWN)
+            images, index_B, names = self._images
+            numbers, (completed,) = measured(subject, images, index_B, "random", self._model.mask_ratio)
+            caption = f"step {step}: masked MSE {numbers['masked_mse']:.4f}, PSNR {numbers['masked_psnr']:.1f} dB"
+            self._drawn_at = step  # whose line is logged when the next step is under way
+            self._drawn["completed"] = png_of(
+                picture_grid(rows_of(completed, len(images)), columns=TITLES, names=names, side=1.4, caption=caption)
+            )
+
+    def logged(self, step, scalars):
+        for kind in LAYER_CURVES:
+            rows = [scalars.get(f"{kind}/{layer}") for layer in self._model.encoder_names]
+            if None not in rows:
+                self._layers[kind] = rows
+        if not self._drawn or step < self._drawn_at:
+            return None
+        drawn, self._drawn = self._drawn, {}
+        if self._layers:
+            lines = {f"step {step}": (np.arange(self._model.depth), self._layers)}
+            drawn["layers"] = png_of(curves(lines, "encoder layer", {kind: kind for kind in self._layers}))
+        return drawn

@@ -19,7 +19,7 @@ from crate_jax.evaluation import accuracy_figures as figures
 from crate_jax.evaluation.feature_store import RAW, check_labels, evenly_spaced, labelled, split_features, split_rows
 from crate_jax.evaluation.features import candidate_names
 from crate_jax.evaluation.few_shot import DRAWS, few_shot_classifiers, possible
-from crate_jax.evaluation.pictures import picture_features, read_pictures, split_pictures
+from crate_jax.evaluation.pictures import picture_data, picture_features, read_pictures, split_pictures
 from crate_jax.evaluation.results import Result
 from crate_jax.evaluation.solver import Classifier, fit, held_out_right, make_design
 
@@ -328,11 +328,3 @@ def _of_pictures(subject, names, pictures):
     results |= _training_stamp(subject, results)
     draw = {"probe": lambda: figures.verdicts_figure(images_BxHxWxC / 255, found)}
     return Result("probe", results, {"images": found}, draw)
-
-
-def picture_data(images_BxHxWxC):
-    """`data` of results on a person's own pictures."""
-    import hashlib
-
-    digest = hashlib.sha256(np.ascontiguousarray(images_BxHxWxC).data).hexdigest()[:16]
-    return {"name": "images", "split": None, "fingerprint": digest, "examples": len(images_BxHxWxC)}

@@ -16,12 +16,12 @@ from crate_jax.data.picture import RESAMPLING, decoded
 from crate_jax.data.pipeline import evaluation_batches
 from crate_jax.errors import UserError
 from crate_jax.evaluation.feature_store import batch_size_of, evenly_spaced
-from crate_jax.evaluation.figures import curves, image_grid, masked_image
-from crate_jax.evaluation.masked_completion import MASK_KINDS, Completed, complete, make_masks, measure
-from crate_jax.evaluation.pictures import read_pictures
-from crate_jax.evaluation.probe import picture_data
+from crate_jax.evaluation.figures import curves, masked_image, picture_grid
+from crate_jax.evaluation.masked_completion import Completed, complete, measure
+from crate_jax.evaluation.pictures import picture_data, read_pictures
 from crate_jax.evaluation.results import Result
 from crate_jax.models.masked_autoencoder import MaskedAutoencoder
+from crate_jax.operators.masking import KINDS, example_masks
 from crate_jax.operators.patches import image_shape
 from crate_jax.training.objective import normalise
 
@@ -62,7 +62,7 @@ def reconstruct(subject, *, pictures=None, limit=1024):
     numbers, _ = measured(subject, images, index_B, "random", ratio)
     by_mask = [
         {"mask_kind": kind, "mask_ratio": one} | measured(subject, images[swept], index_B[swept], kind, one)[0]
-        for kind in MASK_KINDS
+        for kind in KINDS
         for one in sorted({*RATIOS, ratio})
         if 0 < int(model.num_patches * (1 - one)) < model.num_patches
     ]
@@ -112,7 +112,7 @@ def measured(subject, images_NxHxWxC, index_N, kind, ratio):
         images, index_B = images_NxHxWxC[first : first + size], index_N[first : first + size]
         count = len(images)
         images = np.pad(images, [(0, size - count), *[(0, 0)] * 3])  # one shape, one compilation
-        mask_BxN = make_masks(kind, key, jnp.asarray(np.pad(index_B, (0, size - count))), model.grid, ratio)
+        mask_BxN = example_masks(key, jnp.asarray(np.pad(index_B, (0, size - count))), model.grid, ratio, kind=kind)
         norm_pix = subject.config.norm_pix_loss
         completed = complete(model, subject.params, normalise(images, mean, std), mask_BxN, mean, std, norm_pix)
         numbers.append({name: values[:count] for name, values in measure(completed).items()})
@@ -141,7 +141,8 @@ def _reconstruction_figure(subject, images, index_B, names, numbers, *, whole):
     if tiled:
         lines.append(f"Upper rows: whole pictures in tiles of {model.image_size} pixels, partly trained on.")
         lines.append("Lower rows: held-out images, which the numbers are of.")
-    return image_grid(rows, TITLES, "\n".join([*lines, NOTE]), [*tiled, *(names[i] for i in shown)])
+    caption = "\n".join([*lines, NOTE])
+    return picture_grid(rows, columns=TITLES, names=[*tiled, *(names[i] for i in shown)], side=1.4, caption=caption)
 
 
 def by_mask_figure(by_mask):
@@ -149,7 +150,7 @@ def by_mask_figure(by_mask):
     labels = {"masked_psnr": "PSNR of removed pixels, dB", "masked_ssim": "SSIM of removed pixels"}
     labels |= {"masked_mse": "MSE of removed patches"}
     lines = {}
-    for kind in MASK_KINDS:
+    for kind in KINDS:
         points = [one for one in by_mask if one["mask_kind"] == kind]
         lines[kind] = ([one["mask_ratio"] for one in points], {name: [one[name] for one in points] for name in labels})
     return curves(lines, "fraction of patches removed", labels)
@@ -195,7 +196,7 @@ def complete_tiles(model, params, images_BxHxWxC, mean, std, norm_pix=False, *, 
     batch, each = len(images_BxHxWxC), tiles[0] * tiles[1]
     index_B = np.arange(batch) if index_B is None else np.asarray(index_B)
     part_P = jnp.asarray((index_B[:, None] * each + np.arange(each)).reshape(-1))
-    mask_PxN = make_masks(kind, key, part_P, model.grid, model.mask_ratio)
+    mask_PxN = example_masks(key, part_P, model.grid, model.mask_ratio, kind=kind)
     found = complete(model, params, cut(images_BxHxWxC, tiles), mask_PxN, mean, std, norm_pix)
     values = {name: getattr(found, name) for name in ("original", "mask", "reconstruction", "prediction")}
     errors = {name: getattr(found, name).reshape(batch, each).mean(1) for name in ("masked_mse_B", "visible_mse_B")}

@@ -20,9 +20,9 @@ from crate_jax.errors import UserError
 from crate_jax.evaluation.head_only import CLASSIFIER
 from crate_jax.evaluation.pictures import class_namer
 from crate_jax.evaluation.results import read_result, suffix_of, write_text
-from crate_jax.interop.checkpoint_file import MODEL, open_checkpoint
+from crate_jax.interop.checkpoint_file import MODEL, open_checkpoint, open_for
 from crate_jax.interop.tensor_files import check_finite
-from crate_jax.interop.torch_checkpoint import given, read_params
+from crate_jax.interop.torch_checkpoint import read_params
 from crate_jax.models.registry import boxed_shapes, create_model, init_params
 from crate_jax.training.checkpoint import Checkpoints
 from crate_jax.training.objective import channel_statistics
@@ -30,11 +30,6 @@ from crate_jax.training.run_folder import RunFolder, load, read_config
 from crate_jax.version import __version__
 
 logger = logging.getLogger(__name__)
-
-# a file's tensors hold these: a config file does not contradict them, only the command line can
-HELD = ("width", "depth", "decoder_depth", "decoder_width", "patch_size", "channels", "image_size", "table_image_size")
-HEADS = ("num_heads", "decoder_num_heads")  # they follow from an official width
-OF_CLASSIFIERS = ("num_classes", "drop_path", "pooling")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -114,8 +109,12 @@ class Subject:
             file = result.save(also)
             if file.parent == self.out:
                 return file
-        existing = read_result(self.out / f"{result.kind}.json") if self.own_data is None else None
-        return result.save(self.out, suffix=suffix_of(result.numbers["data"], self.own_data, existing))
+        return result.save(self.out, suffix=self.suffix(result.kind, result.numbers["data"]))
+
+    def suffix(self, kind, data):
+        """What names of results on `data` (of `stamp`) end with: nothing for the run's own data set."""
+        existing = read_result(self.out / f"{kind}.json") if self.own_data is None else None
+        return suffix_of(data, self.own_data, existing)
 
     def write(self, name, results):
         """Writes results as JSON into the folder, whole or not at all; the first process does."""
@@ -178,34 +177,14 @@ def of_checkpoint(path, config=None, out=".", *, with_decoder=False, overrides=(
     if config is None:
         beside = epath.Path(path) / "config.json"
         config = read_config(path, overrides) if beside.exists() else override(default_config(), overrides)
-    opened = _open(path, config, overrides)
+    explicit = {name.removeprefix("model.") for name, _ in overrides if name.startswith("model.")}
+    opened = open_for(path, model_overrides(config), explicit)
     if with_decoder and opened.encoder_only:
         raise UserError(f"{path} holds an encoder only, and this needs its decoder; fetch the file that has both.")
     network = {leaf: None for leaf in LEAVES if leaf.startswith("model.") and LEAVES[leaf].default is None}
     found = {f"model.{name}": value for name, value in opened.overrides.items() if f"model.{name}" in LEAVES}
     config = override(config, [*(network | found).items(), ("model.name", opened.name)])
     return Subject(opened.model, read_params(opened), config, epath.Path(out), str(path))
-
-
-def _open(path, config, overrides):
-    """The checkpoint, with no more of the config than the file leaves open."""
-    explicit = {name.removeprefix("model.") for name, _ in overrides if name.startswith("model.")}
-    leaves = given(model_overrides(config))
-
-    def attempt(*ignored):
-        kept = {k: v for k, v in leaves.items() if k in explicit or k not in (*ignored, *OF_CLASSIFIERS)}
-        return open_checkpoint(path, kept)
-
-    try:
-        opened = attempt(*HELD, *HEADS)
-    except UserError:  # a width that no official network has: the config says the heads
-        opened = attempt(*HELD)
-    says_size = (
-        hasattr(opened, "folder") or opened.source.description or any("pos_emb" in n for n in opened.source.shapes)
-    )
-    if not says_size and "image_size" in leaves:
-        opened = attempt(*(name for name in HELD if name != "image_size"))
-    return opened
 
 
 def of_run(workdir, overrides=(), out=None, step=None):

@@ -17,6 +17,10 @@ from crate_jax.interop.torch_checkpoint import OfficialCheckpoint, given, read_p
 from crate_jax.models.registry import create_model
 
 FORMAT = 1
+# a file's tensors hold these: a config file does not contradict them, only the command line can
+HELD = ("width", "depth", "decoder_depth", "decoder_width", "patch_size", "channels", "image_size", "table_image_size")
+HEADS = ("num_heads", "decoder_num_heads")  # they follow from an official width
+OF_CLASSIFIERS = ("num_classes", "drop_path", "pooling")
 MODEL, PARAMS, CARRIED = "model.json", "params.safetensors", "carried.safetensors"
 
 
@@ -88,6 +92,35 @@ def open_checkpoint(path, overrides):
     if path.is_dir():
         return FolderCheckpoint(path, overrides)
     return OfficialCheckpoint(open_tensors(path), overrides)
+
+
+def open_for(path, leaves, explicit=()):
+    """A checkpoint of any form, with no more of a config than the file leaves open.
+
+    Args:
+        path: see `open_checkpoint`.
+        leaves: attributes of the network that a config gives.
+        explicit: names of those that can contradict the file.
+
+    Raises:
+        UserError: as `load_checkpoint`.
+    """
+    leaves = given(leaves)
+
+    def attempt(*ignored):
+        kept = {k: v for k, v in leaves.items() if k in explicit or k not in (*ignored, *OF_CLASSIFIERS)}
+        return open_checkpoint(path, kept)
+
+    try:
+        opened = attempt(*HELD, *HEADS)
+    except UserError:  # a width that no official network has: the config says the heads
+        opened = attempt(*HELD)
+    says_size = (
+        hasattr(opened, "folder") or opened.source.description or any("pos_emb" in n for n in opened.source.shapes)
+    )
+    if not says_size and "image_size" in leaves:
+        opened = attempt(*(name for name in HELD if name != "image_size"))
+    return opened
 
 
 def load_checkpoint(path, *, with_decoder=False, **overrides):

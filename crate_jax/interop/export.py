@@ -104,12 +104,16 @@ def warn_of_options(model):
     changed = [
         f"{name}={getattr(model, name)}" for name, value in official.items() if getattr(model, name, value) != value
     ]
-    if isinstance(model, CrateMae) and model.mask_mode != "token":
-        changed.append(f"mask_mode={model.mask_mode}")
     if isinstance(model, VitMae) and model.table_grid != model.grid:
         changed.append("resized positions")
     if changed:
         logging.warning("The official class has no %s: it will compute something else.", ", ".join(changed))
+    if isinstance(model, CrateMae) and model.mask_mode != "token":
+        logging.warning(
+            "The official class has no mask_mode=%s: its features of whole images are the same, its completions of "
+            "masked ones differ.",
+            model.mask_mode,
+        )
 
 
 def write_official(checkpoint, path, form):

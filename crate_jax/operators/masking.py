@@ -156,17 +156,18 @@ def random_mask(key, batch, num_patches, ratio):
     return mask_from_noise(jax.random.uniform(key, (batch, num_patches), jnp.float32), num_visible(num_patches, ratio))
 
 
-def example_masks(key, index_B, num_patches, ratio):
-    """Random masks that depend on the key and on each example's index alone, not on its place in the batch.
+def example_masks(key, index_B, grid, ratio, *, kind="random"):
+    """The masks of `visible_patches`: they depend on the key and on each example's index, not on its place in a batch.
 
     Args:
         key: a PRNG key, of the seed and the step.
         index_B: integers, the examples' indices in the data set.
-        num_patches: N.
+        grid: (rows, columns) of patches.
         ratio: fraction removed.
+        kind: one of `KINDS`.
 
     Returns:
-        mask_BxN, float32; the mask of `visible_patches` with kind "random".
+        mask_BxN, float32, 1 where removed.
     """
-    noise_BxN = jax.vmap(lambda index: _random_noise(jax.random.fold_in(key, index), 1, num_patches))(index_B)
-    return mask_from_noise(noise_BxN, num_visible(num_patches, ratio))
+    patches = grid[0] * grid[1]
+    return mask_from_visible(visible_patches(key, index_B, grid, num_visible(patches, ratio), kind=kind), patches)

@@ -42,7 +42,14 @@ class Observer(Protocol):
         """
 
     def logged(self, step, scalars):
-        """Called with each line of the log, as plain numbers."""
+        """Called with each line of the log, as plain numbers.
+
+        Returns:
+            Pictures for the logs of people, name to a PNG file as bytes, or None.
+        """
+
+    def pictured(self, step, pictures):
+        """Called with the pictures that observers returned for a line."""
 
     def saving(self, step):
         """Called before a checkpoint is written; the step's line was logged before."""
@@ -61,7 +68,7 @@ class Outcome:
         preempted: a signal ended it before the last step.
     """
 
-    state: Any
+    state: Any = dataclasses.field(repr=False)
     step: int
     preempted: bool
 
@@ -109,8 +116,11 @@ class _Log:
         waits_and_counts_Px2 = of_all_hosts([values["data_wait_fraction"], self._batches.corrupt_examples])
         values["data_wait_fraction"] = float(waits_and_counts_Px2[:, 0].max())
         values["corrupt_examples"] = int(waits_and_counts_Px2[:, 1].sum())
+        pictures = {}
         for observer in self._observers:
-            observer.logged(step, values)
+            pictures |= observer.logged(step, values) or {}
+        for observer in self._observers if pictures else ():
+            observer.pictured(step, pictures)
 
 
 def check_finite(bad_step, checkpoints):

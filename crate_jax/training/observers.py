@@ -1,4 +1,4 @@
-"""What watches a run out of the box: `metrics.jsonl`, TensorBoard, progress in the terminal, layers, a profiler."""
+"""What watches a run out of the box: `metrics.jsonl`, logs to look at, progress in the terminal, layers, a profiler."""
 
 import concurrent.futures
 import contextlib
@@ -27,6 +27,9 @@ class Silent:
         """See `training.loop.Observer`."""
 
     def logged(self, step, scalars):
+        """See `training.loop.Observer`."""
+
+    def pictured(self, step, pictures):
         """See `training.loop.Observer`."""
 
     def saving(self, step):
@@ -60,51 +63,77 @@ class MetricsLog(Silent):
             self._file.close()
 
 
-class TensorBoard(Silent):
-    """Writes each line of the log as TensorBoard events, from a thread.
+class Logs(Silent):
+    """Writes lines and pictures to a log that people look at (TensorBoard, Weights & Biases), from a thread.
 
-    Where events cannot be written, one warning says so; `metrics.jsonl` has everything.
+    Where it cannot be written, one warning says so and the run goes on; `metrics.jsonl` has every number.
+
+    Args:
+        name: of the log, for the warning.
+        open_writer: function of the step to an object with `write_hparams`, `write_scalars`, `write_pictures`, `flush`
+            and `close`, such as `tensorboard_events.EventWriter`.
+        hyperparameters: name to string, number or bool.
     """
 
-    def __init__(self, folder, hyperparameters):
-        self._folder, self._hyperparameters, self._writer = str(folder), hyperparameters, None
-        self._thread = concurrent.futures.ThreadPoolExecutor(1, "tensorboard")
+    def __init__(self, name, open_writer, hyperparameters):
+        self._name, self._open, self._hyperparameters, self._writer = name, open_writer, hyperparameters, None
+        self._thread = concurrent.futures.ThreadPoolExecutor(1, name)
 
     def started(self, step):
-        def open_writer():
-            from crate_jax.training.tensorboard_events import EventWriter
-
-            self._writer = EventWriter(self._folder)
+        def begin():
+            self._writer = self._open(step)
             self._writer.write_hparams(self._hyperparameters)
 
-        self._do(open_writer)
+        self._do(begin)
 
     def logged(self, step, scalars):
+        self._write("write_scalars", step, scalars)
+
+    def pictured(self, step, pictures):
+        self._write("write_pictures", step, pictures)
+
+    def close(self):
+        self._do(lambda: self._writer and self._writer.close())
+        self._thread.shutdown()
+
+    def _write(self, method, step, values):
         def write():
             if self._writer is not None:
-                self._writer.write_scalars(step, scalars)
+                getattr(self._writer, method)(step, values)
                 self._writer.flush()
 
         self._do(write)
-
-    def close(self):
-        def close():
-            if self._writer is not None:
-                self._writer.close()
-
-        self._do(close)
-        self._thread.shutdown()
 
     def _do(self, work):
         def guarded():
             try:
                 work()
-            except Exception as error:  # a full disk, a bucket's refusal: the writer's own errors are many
+            except Exception as error:  # a full disk, a bucket's or server's refusal: the writer's own errors are many
                 self._writer = None
                 first = (str(error).strip() or type(error).__name__).splitlines()[0][:200]
-                logger.warning("no more TensorBoard events in %s: %s", self._folder, first)
+                logger.warning("nothing more is written to %s: %s", self._name, first)
 
         self._thread.submit(guarded)
+
+
+def logs(names, folder, hyperparameters):
+    """The observers of the config's `logging`.
+
+    Args:
+        names: of "tensorboard" and "wandb".
+        folder: an `epath.Path`.
+        hyperparameters: see `Logs`.
+
+    Raises:
+        UserError: wandb is not installed.
+    """
+    from crate_jax.training.tensorboard_events import EventWriter
+    from crate_jax.training.wandb_run import WandbRun, wandb_library
+
+    writers = {"tensorboard": lambda step: EventWriter(folder), "wandb": lambda step: WandbRun(folder, step)}
+    if "wandb" in names:
+        wandb_library()
+    return [Logs(name, writers[name], hyperparameters) for name in names]
 
 
 class Progress(Silent):

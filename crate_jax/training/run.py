@@ -115,7 +115,8 @@ def _standard(config, folder, step, total_steps):
     made = [observers.Profiler(folder.path, config.profile_at_step)] if config.profile_at_step else []
     if jax.process_index() == 0:
         made.append(observers.MetricsLog(folder.metrics))
-        made.append(observers.TensorBoard(folder.path, {name: str(value) for name, value in flatten(config).items()}))
+        settings = {name: str(value) for name, value in flatten(config).items()}
+        made += observers.logs(config.logging, folder.path, settings)
         made.append(observers.Progress(total_steps, step))
     return made
 

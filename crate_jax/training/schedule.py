@@ -1,4 +1,4 @@
-"""How long, and how fast: steps from epochs, and warm-up followed by a cosine (Loshchilov and Hutter 2017)."""
+"""How long, and how fast: steps from epochs; warm-up, then a cosine (Loshchilov and Hutter 2017) or a constant rate."""
 
 import math
 
@@ -23,7 +23,8 @@ def total_steps(config, num_examples):
 def learning_rate(config, num_examples):
     """The learning rate as a function of the number of finished steps.
 
-    Linear from 0 over the warm-up, then half a cosine from the peak to `final_learning_rate` at the last step.
+    Linear from 0 over the warm-up; then half a cosine from the peak to `final_learning_rate` at the last step, or the
+    peak throughout, which does not depend on the number of steps.
 
     Raises:
         UserError: the warm-up is longer than the run.
@@ -36,6 +37,11 @@ def learning_rate(config, num_examples):
         raise UserError(f"optimizer.warmup_steps={warmup} is not shorter than the run of {steps} steps.")
     if settings.final_learning_rate > settings.learning_rate:
         raise UserError("optimizer.final_learning_rate is above optimizer.learning_rate, the peak.")
+    if settings.schedule == "constant":
+        if settings.final_learning_rate:
+            raise UserError("optimizer.final_learning_rate has no effect on optimizer.schedule=constant; leave it out.")
+        rises = optax.linear_schedule(0.0, settings.learning_rate, max(warmup, 1))
+        return rises if warmup else optax.constant_schedule(settings.learning_rate)
     return optax.warmup_cosine_decay_schedule(
         0.0 if warmup else settings.learning_rate,
         settings.learning_rate,

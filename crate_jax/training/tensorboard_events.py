@@ -3,6 +3,7 @@
 import io
 import os
 import socket
+import struct
 import time
 
 from etils import epath
@@ -39,6 +40,15 @@ class EventWriter:
         event = self._event()
         for name, value in scalars.items():
             event.summary.value.add(tag=name, simple_value=float(value))
+        self._write(step=int(step), summary=event.summary)
+
+    def write_pictures(self, step, pictures):
+        """Pictures by name, for one step: PNG files as bytes."""
+        event = self._event()
+        for name, png in pictures.items():
+            width, height = struct.unpack(">II", png[16:24])  # of its header
+            picture = {"encoded_image_string": png, "height": height, "width": width, "colorspace": 3}
+            event.summary.value.add(tag=name, image=picture)
         self._write(step=int(step), summary=event.summary)
 
     def flush(self):

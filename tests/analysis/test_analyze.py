@@ -58,6 +58,8 @@ def test_a_checkpoint_from_the_command_line(folder, data_folder, tmp_path, capsy
     assert [layer["name"] for layer in results["layers"]] == ["encoder_00", "encoder_01", "decoder_00", "decoder_01"]
     assert results["layers"][2]["nonzero"] is None and results["layers"][2]["coding_rate"] > 0
     assert results["images"] == 4 and results["findings"]["layers"]
+    assert results["data"]["split"] == "validation" and results["data"]["examples"] == 4
+    assert results["source"]["path"] == str(checkpoint) and len(results["source"]["parameters"]) == 16
     claimed = {row["name"]: row for row in results["claims"]}
     assert len(claimed) == len(results["claims"]) >= 12
     for row in claimed.values():  # four images decide nothing, parameters do

@@ -1,8 +1,13 @@
 """A run small enough to be evaluated in every way."""
 
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
 import pytest
 
 from crate_jax.cli.main import main
+from crate_jax.models.registry import boxed_shapes
 
 CONFIG = """
 from crate_jax.config import load_config
@@ -22,3 +27,10 @@ def workdir(tmp_path_factory):
     (folder / "tiny.py").write_text(CONFIG)
     assert main(["pretrain", f"--config={folder}/tiny.py", f"--workdir={folder}/run"]) == 0
     return folder / "run"
+
+
+def numbers_for(model, seed):
+    """Parameters of the network's shapes, without compiling its initialisation."""
+    random = np.random.default_rng(seed)
+    shapes = nn.meta.unbox(boxed_shapes(model))
+    return jax.tree.map(lambda leaf: jnp.asarray(random.normal(0, 0.2, leaf.shape), leaf.dtype), shapes)

@@ -5,6 +5,7 @@ import subprocess
 import sys
 
 import numpy as np
+import pytest
 
 import crate_jax
 from crate_jax.cli.main import main
@@ -35,3 +36,19 @@ def test_features_are_served_without_this_library(workdir, tmp_path):
     assert described["input"]["shape"] == ["batch", 28, 28, 1] and described["output"]["shape"][1] == expected.shape[1]
     assert described["source"]["parameters"] == net.subject.identity
     assert main([*line, "--features=mean@2"]) == 1
+
+
+def test_tensorflow_serves_the_same(workdir, tmp_path, monkeypatch):
+    tensorflow = pytest.importorskip("tensorflow")
+    line = ["export", f"--workdir={workdir}", "--to=savedmodel", f"--out={tmp_path / 'encoder'}"]
+    assert main([*line, "--features=mean@last"]) == 0
+    images = np.random.default_rng(0).integers(0, 256, (3, 28, 28, 1)).astype(np.uint8)
+    served = tensorflow.saved_model.load(str(tmp_path / "encoder")).signatures["serving_default"]
+    net = crate_jax.from_pretrained(str(workdir))
+    expected = np.asarray(net.features(net.preprocess(images), "mean@last"))
+    for part in (slice(0, 1), slice(0, 3)):
+        found = served(images=tensorflow.constant(images[part]))["features"]
+        np.testing.assert_allclose(found, expected[part], atol=1e-4)
+    assert json.loads((tmp_path / "encoder.json").read_text())["form"] == "savedmodel"
+    monkeypatch.setitem(sys.modules, "tensorflow", None)
+    assert main(line) == 1

@@ -5,7 +5,6 @@ import subprocess
 import sys
 import types
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -20,10 +19,11 @@ from crate_jax.evaluation.classification import Classification, pretrained_start
 from crate_jax.evaluation.fine_tuning import compose, inherited
 from crate_jax.evaluation.head_only import HeadOnly, check_head_only, head_factors
 from crate_jax.evaluation.subject import Subject
-from crate_jax.models.registry import boxed_shapes, create_model
+from crate_jax.models.registry import create_model
 from crate_jax.training.state import TrainState
 from crate_jax.training.step import make_train_step
 from tests.compiling import with_devices
+from tests.evaluation.conftest import numbers_for
 
 SIZE = {"image_size": 8, "patch_size": 4, "channels": 1, "width": 16, "depth": 2, "num_heads": 2}
 DIGITS = load_config("quickstart_digits", [("seed", 3), *((f"model.{name}", size) for name, size in SIZE.items())])
@@ -31,13 +31,6 @@ NETWORK = create_model("crate_mae_tiny", **SIZE, decoder_depth=1)
 CLASSIFIER = create_model("crate_classifier_tiny", **SIZE, num_classes=5)
 DEEP = CLASSIFIER.clone(drop_path=0.5)
 BATCH = 16
-
-
-def numbers_for(model, seed):
-    """Parameters of the network's shapes, without compiling its initialisation."""
-    random = np.random.default_rng(seed)
-    shapes = nn.meta.unbox(boxed_shapes(model))
-    return jax.tree.map(lambda leaf: jnp.asarray(random.normal(0, 0.2, leaf.shape), leaf.dtype), shapes)
 
 
 @pytest.fixture(scope="module")
@@ -122,7 +115,7 @@ def test_mixing_and_stochastic_depth_do_not_change_with_accumulation(params, bat
 
 
 def test_a_head_alone_has_the_statistics_of_the_whole_batch(params, batch):
-    losses = [HeadOnly(CLASSIFIER, (0.5,), (0.5,), parts)(params, batch, 0)[0] for parts in (1, 4)]
+    losses = [jax.jit(HeadOnly(CLASSIFIER, (0.5,), (0.5,), parts))(params, batch, 0)[0] for parts in (1, 4)]
     assert float(losses[0]) == pytest.approx(float(losses[1]), rel=2e-5)
     factors = head_factors(params)
     assert factors["head_kernel"] == factors["head_bias"] == 1.0

@@ -1,6 +1,7 @@
 """Folders whose splits hold other classes, and pictures in no class: every evaluation counts the same examples."""
 
 import json
+import os
 
 import numpy as np
 import pytest
@@ -43,12 +44,17 @@ def only(out, pattern):
     return json.loads(path.read_text())
 
 
-def test_neighbours(flags):
+def test_neighbours(flags, folder, monkeypatch):
+    listed, scandir = [], os.scandir
+    monkeypatch.setattr(os, "scandir", lambda path=".": listed.append(str(path)) or scandir(path))
     line, out = flags
     assert main(["knn", *line, f"--out={out}", "--features=mean@last", "--k=3"]) == 0
     results = only(out, "knn*.json")
     assert results["accuracy"] == pytest.approx(8 / 12)
     assert (results["train_examples"], results["test_examples"]) == (24, 12)
+    of_the_data = [path for path in listed if path.startswith(f"{folder}/")]
+    assert sorted(of_the_data) == sorted(set(of_the_data))  # each folder of pictures is listed once
+    assert len(of_the_data) == 7
 
 
 def test_probe(flags):

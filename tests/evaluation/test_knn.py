@@ -1,11 +1,16 @@
 """Nearest neighbours against NumPy in float64, to the last example."""
 
+import os
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 from sklearn.datasets import load_digits
 
 from crate_jax.errors import UserError
 from crate_jax.evaluation import knn
+from tests.compiling import with_devices
 
 
 def textbook(train, labels, test, k, temperature):
@@ -30,6 +35,27 @@ def test_equals_numpy_to_the_last_example(chunk):
     expected = textbook(images[:1200], labels[:1200], images[1200:], 20, 0.07)
     assert (found == expected).all()
     assert 0.9 < (found == labels[1200:]).mean() < 1
+
+
+SHARDED = """
+import numpy as np
+from crate_jax.config import default_config, override
+from crate_jax.distributed.mesh import make_mesh
+from crate_jax.evaluation.knn import nearest
+random = np.random.default_rng(0)
+train, test = random.normal(size=(103, 8)), random.normal(size=(9, 8))
+mesh = make_mesh(override(default_config(), [("mesh.tensor", 2)]).mesh)
+assert mesh.size == 4
+one, four = nearest(train, test, k=30), nearest(train, test, k=30, mesh=mesh, chunk=13)
+assert (one[1] == four[1]).all() and np.abs(one[0] - four[0]).max() < 1e-6
+print(np.mean([len(set(a) & set(b)) for a, b in zip(one[1], nearest(train, test, k=30, approximate=True)[1])]))
+"""
+
+
+def test_a_bank_sharded_over_devices_gives_the_same_neighbours():
+    env = os.environ | {"XLA_FLAGS": with_devices(4)}
+    done = subprocess.run([sys.executable, "-c", SHARDED], env=env, capture_output=True, text=True, check=True)
+    assert float(done.stdout) >= 0.9 * 30  # approximate ones: 95 % expected
 
 
 def test_reads_memory_mapped_half_floats(tmp_path):

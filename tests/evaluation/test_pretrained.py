@@ -14,6 +14,7 @@ import crate_jax
 from crate_jax import pretrained
 from crate_jax.cli.main import main
 from crate_jax.errors import UserError
+from tests.evaluation import hub
 
 
 @pytest.fixture(scope="module")
@@ -123,7 +124,7 @@ def test_a_network_that_ships_and_one_from_the_hub(net, tmp_path, monkeypatch):
         crate_jax.from_pretrained("digit")
     asked = []
 
-    def snapshot_download(name, revision=None):
+    def snapshot_download(name, revision=None, endpoint=None):
         asked.append((name, revision))
         if name != "org/digits":
             raise OSError(f"404: no repository {name}")
@@ -139,6 +140,25 @@ def test_a_network_that_ships_and_one_from_the_hub(net, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "huggingface_hub", None)
     with pytest.raises(UserError, match=r"crate-jax\[hub\]"):
         crate_jax.from_pretrained("hf://org/digits")
+
+
+def test_a_network_goes_to_the_hub_and_comes_back(net, tmp_path, monkeypatch):
+    pytest.importorskip("huggingface_hub")
+    from huggingface_hub import constants
+
+    with hub.serving() as server:
+        monkeypatch.setenv("HF_ENDPOINT", server.url)
+        monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+        assert server.url in net.push_to_hub("org/digits", token="hf_right", endpoint=server.url)
+        held = server.files["org/digits"]
+        assert set(held) == {"README.md", "config.json", "model.json", "params.safetensors"}
+        assert net.subject.identity in held["README.md"].decode()
+        again = crate_jax.from_pretrained("hf://org/digits")
+        assert again.subject.identity == net.subject.identity and again.config.data.name == "embedded_digits"
+        with pytest.raises(UserError, match=r"push_to_hub\('org/digits'\): "):
+            net.push_to_hub("org/digits", token="hf_wrong", endpoint=server.url)
+        with pytest.raises(UserError, match=r"hf://org/nothing: .*404"):
+            crate_jax.from_pretrained("hf://org/nothing")
 
 
 def test_what_a_file_holds_counts_over_a_config_file(data_folder, tmp_path):

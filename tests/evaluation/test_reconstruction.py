@@ -1,31 +1,14 @@
-"""Masks by kind, and errors against pixels put together by hand."""
+"""Completions: errors against pixels put together by hand."""
 
 import jax
 import numpy as np
 import pytest
 
 import crate_jax
-from crate_jax.evaluation.masked_completion import complete, make_masks, measure, psnr
-from crate_jax.operators.masking import num_visible
+from crate_jax.evaluation.masked_completion import complete, measure, psnr
+from crate_jax.operators.masking import example_masks
 from crate_jax.training.objective import normalise
-
-
-@pytest.mark.parametrize("kind", ["random", "block", "grid"])
-@pytest.mark.parametrize("ratio", [0.25, 0.6, 0.75])
-@pytest.mark.parametrize("grid", [(8, 8), (7, 7), (4, 6)])
-def test_exactly_so_many_stay(kind, ratio, grid):
-    mask = np.asarray(make_masks(kind, jax.random.key(0), np.arange(5), grid, ratio))
-    assert mask.shape == (5, grid[0] * grid[1]) and set(np.unique(mask)) == {0.0, 1.0}
-    assert (mask == 0).sum(1).tolist() == [num_visible(grid[0] * grid[1], ratio)] * 5
-
-
-def test_a_block_is_one_square_hole_and_a_grid_is_regular():
-    for mask in np.asarray(make_masks("block", jax.random.key(1), np.arange(20), (8, 8), 0.75)):
-        rows, columns = np.nonzero(1 - mask.reshape(8, 8) == 0)
-        hole = (rows.max() - rows.min() + 1) * (columns.max() - columns.min() + 1)
-        assert len(rows) == 48 and hole <= 56
-    mask = np.asarray(make_masks("grid", jax.random.key(0), np.arange(1), (8, 8), 0.75)).reshape(8, 8)
-    assert (mask[::2, ::2] == 0).all() and mask.sum() == 48
+from tests.evaluation.conftest import numbers_for
 
 
 @pytest.mark.parametrize("norm_pix", [False, True])
@@ -34,13 +17,13 @@ def test_what_is_shown_is_the_prediction_where_removed_and_the_image_elsewhere(n
     model = crate_jax.create_model(
         "crate_mae_tiny", image_size=16, patch_size=4, width=16, num_heads=2, depth=1, decoder_depth=1, mask_mode=mode
     )
-    params = crate_jax.init_params(model, jax.random.key(0))
+    params = numbers_for(model, 0)
     images = np.random.default_rng(0).integers(0, 256, (3, 16, 16, 3)).astype(np.uint8)
     mean, std = (0.5, 0.4, 0.3), (0.2, 0.25, 0.3)
     normalised = np.asarray(normalise(images, mean, std))
-    mask = np.asarray(make_masks("random", jax.random.key(0), np.arange(3), model.grid, 0.75))
+    mask = np.asarray(example_masks(jax.random.key(0), np.arange(3), model.grid, 0.75))
     found = complete(model, params, normalised, mask, mean, std, norm_pix)
-    output = np.asarray(model.apply({"params": params}, normalised, mask).prediction_BxNxF, np.float64)
+    output = np.asarray(jax.jit(model.apply)({"params": params}, normalised, mask).prediction_BxNxF, np.float64)
     errors = {"masked": [], "visible": []}
     for image in range(3):
         for place in range(16):

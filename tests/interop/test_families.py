@@ -201,6 +201,9 @@ def test_inspect_a_config(capsys, tmp_path):
     overrides = ["--config.model.mask_mode=drop", f"--config.data.data_dir={tmp_path}"]
     assert main(["inspect", "--config=imagenet_base", f"--out={tmp_path}", *overrides]) == 0
     said = capsys.readouterr().out
+    assert re.search(r"^official", said, re.M) and re.search(r"^  model\.width +768 ", said, re.M)
     assert "fsdp, tensor" in said and re.search(r"^\* model\.mask_mode +drop", said, re.M) and "no picture" in said
+    assert main(["inspect", "--model=crate_mae_base", "--config.model.width=96"]) == 0
+    assert "official" not in capsys.readouterr().out  # nobody has a network of this size
     assert main(["inspect", "--model=crate_mae_base", "--config.model.widht=3"]) == 1
     assert "model.width" in capsys.readouterr().err

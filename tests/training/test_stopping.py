@@ -186,13 +186,13 @@ def test_what_failed_before_its_first_checkpoint_binds_nobody(tmp_path, tiny, mo
     with pytest.raises(UserError, match=r"mesh\.tensor"):
         pretrain(override(tiny, [("mesh.tensor", 1000)]), tmp_path / "run")
     assert not (tmp_path / "run").exists()
-    monkeypatch.setattr("crate_jax.cli.pretrain.measuring_observers", lambda program: [Fails()])
+    monkeypatch.setattr("crate_jax.analysis.watching.measuring_observers", lambda program: [Fails()])
     with pytest.raises(UserError, match="not today"):
         pretrain(tiny, tmp_path / "run")
     assert (tmp_path / "run/config.json").exists()
     # an observer that fails to close keeps no checkpoint from being finished
     again = override(tiny, [("seed", 1), ("total_steps", 3)])
-    monkeypatch.setattr("crate_jax.cli.pretrain.measuring_observers", lambda program: [Breaks()])
+    monkeypatch.setattr("crate_jax.analysis.watching.measuring_observers", lambda program: [Breaks()])
     with pytest.raises(RuntimeError, match="cannot close"):
         pretrain(again, tmp_path / "run")
     assert saved_steps(tmp_path / "run") == [3]
@@ -202,24 +202,20 @@ def test_what_failed_before_its_first_checkpoint_binds_nobody(tmp_path, tiny, mo
     assert pretrain(again, tmp_path / "run").step == 3
 
 
-def test_tensorboard_that_cannot_write_says_so_once(tmp_path, caplog, monkeypatch):
+def test_a_log_for_people_that_cannot_be_written_says_so_once(caplog):
     class Writer:
-        def __init__(self, folder):
-            pass
-
         def write_hparams(self, values):
             pass
 
         def write_scalars(self, step, scalars):
             raise OSError("no space left on device")
 
-    monkeypatch.setattr("crate_jax.training.tensorboard_events.EventWriter", Writer)
-    board = observers.TensorBoard(tmp_path, {})
+    board = observers.Logs("tensorboard", lambda step: Writer(), {})
     board.started(0)
     board.logged(1, {})
     board.logged(2, {})
     board.close()
-    assert caplog.text.count("no more TensorBoard events") == 1 and "no space left" in caplog.text
+    assert caplog.text.count("nothing more is written to tensorboard: no space left") == 1
 
 
 def test_a_log_that_cannot_be_written_is_one_sentence(tmp_path):

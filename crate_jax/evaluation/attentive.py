@@ -1,0 +1,202 @@
+"""The attentive probe: a learned query attends to the frozen encoder's patch tokens; a linear classifier follows.
+
+    h = sum_n softmax_n(q_h . K_h x_n / sqrt(P)) V_h x_n    per head h, x_n the layer-normed token n of the last layer
+    logits = [h_1 .. h_H] W + b
+
+It reads what averaging loses (Bardes et al. 2024; Chen et al. 2024). Heads of every learning rate and weight decay of a
+grid are trained at once on the same batches; images are streamed through the encoder, so nothing is stored. The head
+that is best on a held-out tenth of the training examples is tested.
+"""
+
+import functools
+import logging
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from crate_jax.data.pipeline import evaluation_batches
+from crate_jax.distributed.mesh import make_mesh
+from crate_jax.distributed.sharding import batch_sharding, replicated
+from crate_jax.errors import UserError
+from crate_jax.evaluation.feature_store import batch_size_of, labelled
+from crate_jax.evaluation.probe import interval_of
+from crate_jax.evaluation.results import Result
+from crate_jax.training.objective import normalise
+
+logger = logging.getLogger(__name__)
+
+RATES, DECAYS = (3e-4, 1e-3, 3e-3), (0.0, 0.05)  # of AdamW: the grid
+EPOCHS = 10
+HEADS = 8  # at most; as many as divide the width
+HELD_OUT = 10  # one training example in so many is held out to choose
+BATCH = 256  # at most; small data sets still have 16 steps an epoch
+WARM_UP = 0.05  # of the steps
+ADAM = optax.scale_by_adam(b2=0.999)
+
+
+def new_head(key, width, heads, classes):
+    """Parameters: query_HxP, key_DxHxP, value_DxHxP, kernel_DxK, bias_K; P = D / H."""
+    of_keys, of_values, of_query = jax.random.split(key, 3)
+    shape = (width, heads, width // heads)
+    return {
+        "query": jax.random.normal(of_query, shape[1:]),
+        "key": jax.random.normal(of_keys, shape) * width**-0.5,
+        "value": jax.random.normal(of_values, shape) * width**-0.5,
+        "kernel": jnp.zeros((width, classes)),
+        "bias": jnp.zeros((classes,)),
+    }
+
+
+def head_logits(head, token_BxNxD):
+    """logits_BxK, float32.
+
+    Args:
+        head: from `new_head`.
+        token_BxNxD: patch tokens, float32.
+    """
+    mean_BxNx1 = token_BxNxD.mean(-1, keepdims=True)
+    normed_BxNxD = (token_BxNxD - mean_BxNx1) * jax.lax.rsqrt(token_BxNxD.var(-1, keepdims=True) + 1e-6)
+    # the query goes through the keys once, not every token
+    asked_DxH = jnp.einsum("dhp,hp->dh", head["key"], head["query"]) * head["query"].shape[1] ** -0.5
+    weight_BxNxH = jax.nn.softmax(normed_BxNxD @ asked_DxH, axis=1)
+    pooled_BxHxD = jnp.einsum("bnh,bnd->bhd", weight_BxNxH, normed_BxNxD)
+    value_BxHxP = jnp.einsum("bhd,dhp->bhp", pooled_BxHxD, head["value"])
+    return value_BxHxP.reshape(len(value_BxHxP), -1) @ head["kernel"] + head["bias"]
+
+
+def attentive_probe(subject, *, rates=RATES, decays=DECAYS, epochs=EPOCHS):
+    """Trains the heads and tests the best.
+
+    Args:
+        subject: a `Subject`.
+        rates, decays: learning rates (peak of a cosine) and weight decays of AdamW; every pair is a head.
+        epochs: passes over the training examples.
+
+    Returns:
+        A `Result`; its numbers are what `probe_attentive.json` holds.
+
+    Raises:
+        UserError: no such split, no labels, one class only.
+    """
+    settings, grid = subject.config.data, [(rate, decay) for rate in rates for decay in decays]
+    test_M = _all(subject, settings.validation_split)  # what is not there is told before minutes have passed
+    index_N = _all(subject, settings.train_split)
+    held_N = np.random.RandomState(0).permutation(len(index_N)) < len(index_N) // HELD_OUT  # no period of classes
+    training = _Training(subject, grid, epochs, int((~held_N).sum()))
+    for epoch in range(epochs):
+        order = np.random.RandomState(epoch).permutation(index_N[~held_N])
+        for batch in training.batches(settings.train_split, order):
+            training.step(batch)
+        logger.info("attentive probe: epoch %d of %d", epoch + 1, epochs)
+    share_P, _ = training.accuracy(training.heads, settings.train_split, index_N[held_N])
+    best = int(np.argmax(share_P))
+    chosen = jax.tree.map(lambda leaf: leaf[best : best + 1], training.heads)
+    (accuracy,), tested = training.accuracy(chosen, settings.validation_split, test_M)
+    tried = [
+        {"learning_rate": rate, "weight_decay": decay, "held_out": float(share)}
+        for (rate, decay), share in zip(grid, share_P, strict=True)
+    ]
+    results = {"accuracy": float(accuracy), "interval": interval_of(float(accuracy), tested), "protocol": "attentive"}
+    results |= {"features": "attention@last", "epochs": epochs, "grid": tried} | tried[best]
+    results |= {"train_examples": int((~held_N).sum()), "test_examples": tested}
+    results |= subject.stamp(settings.validation_split, tested)
+    return Result("probe_attentive", results, {"grid": tried})
+
+
+def _all(subject, split):
+    """Numbers of the examples of a split that have a label.
+
+    Raises:
+        UserError: no such split, or none has.
+    """
+    opened = subject.open_split(split)
+    if (opened.num_classes or 0) < 2:
+        what = "1 class; a classifier needs two or more" if opened.num_classes else "no labels, and this needs them"
+        raise UserError(
+            f"data.name={subject.config.data.name} has {what}; name another data set by --config.data.name."
+        )
+    index_N = labelled(subject.config.data, split)
+    return np.arange(opened.num_examples) if index_N is None else index_N
+
+
+class _Training:
+    """P heads on one frozen encoder, each with its own learning rate and weight decay."""
+
+    def __init__(self, subject, grid, epochs, examples):
+        self._subject, model = subject, subject.model
+        self._mesh = make_mesh(subject.config.mesh)
+        size = min(BATCH, batch_size_of(model.image_size, self._mesh.size), max(8, examples // 16))
+        self._size = self._mesh.size * max(1, size // self._mesh.size)
+        self._steps, self._done = epochs * -(-examples // self._size), 0
+        self._grid = tuple(jnp.asarray(column, jnp.float32) for column in zip(*grid, strict=True))
+        parts = max(count for count in range(1, HEADS + 1) if model.width % count == 0)
+        classes = subject.open_split(subject.config.data.train_split).num_classes
+        head = new_head(jax.random.key(subject.config.seed), model.width, parts, classes)
+        heads = jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, (len(grid), *leaf.shape)), head)
+        everywhere = replicated(self._mesh)
+        self._params = jax.device_put(jax.device_get(subject.params), everywhere)
+        self._state = jax.device_put(jax.device_get((heads, jax.vmap(ADAM.init)(heads))), everywhere)
+        self._tokens = functools.partial(_tokens, model, *subject.statistics)
+
+    @property
+    def heads(self):
+        return self._state[0]
+
+    def batches(self, split, index_N):
+        model, where = self._subject.model, batch_sharding(self._mesh)
+        found = evaluation_batches(
+            self._subject.config, split, model.image_size, model.channels, self._size, where, indices=index_N
+        )
+        try:
+            yield from found
+        finally:
+            found.close()
+
+    def step(self, batch):
+        done = self._done / self._steps
+        share = 0.5 * (1 + math.cos(math.pi * done)) * min(1.0, (done + 1 / self._steps) / WARM_UP)
+        self._state = _step(self._tokens, self._state, self._params, batch, *self._grid, share)
+        self._done += 1
+
+    def accuracy(self, heads, split, index_N):
+        """(share that each head gets right, examples that could be read)."""
+        found = [_right(self._tokens, heads, self._params, batch) for batch in self.batches(split, index_N)]
+        right_P, seen = (sum(column) for column in zip(*jax.device_get(found), strict=True))
+        if not seen:
+            raise UserError(f"split {split!r} of data.name={self._subject.config.data.name} has no labels.")
+        return right_P / seen, int(seen)
+
+
+def _tokens(model, mean, std, params, image_BxHxWxC):
+    """Patch tokens of the last layer, no gradient."""
+    output = model.apply({"params": params}, normalise(image_BxHxWxC, mean, std))
+    return jax.lax.stop_gradient(output.latent_BxTxD[:, 1:].astype(jnp.float32))
+
+
+def _known(batch):
+    return batch["valid"] & (batch["label"] >= 0)
+
+
+@functools.partial(jax.jit, static_argnums=0, donate_argnums=1)
+def _step(tokens, state, params, batch, rate_P, decay_P, share):
+    token_BxNxD, known_B, label_B = tokens(params, batch["image"]), _known(batch), jnp.maximum(batch["label"], 0)
+
+    def loss(head):
+        each_B = optax.softmax_cross_entropy_with_integer_labels(head_logits(head, token_BxNxD), label_B)
+        return jnp.sum(each_B * known_B) / jnp.maximum(jnp.sum(known_B), 1)
+
+    def update(head, moments, rate, decay):
+        change, moments = ADAM.update(jax.grad(loss)(head), moments, head)
+        return jax.tree.map(lambda p, c: p - share * rate * (c + decay * p), head, change), moments
+
+    return jax.vmap(update)(*state, rate_P, decay_P)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _right(tokens, heads, params, batch):
+    token_BxNxD, known_B = tokens(params, batch["image"]), _known(batch)
+    predicted_PxB = jax.vmap(lambda head: jnp.argmax(head_logits(head, token_BxNxD), -1))(heads)
+    return jnp.sum((predicted_PxB == batch["label"]) & known_B, -1), jnp.sum(known_B)

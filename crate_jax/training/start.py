@@ -1,0 +1,64 @@
+"""What a run begins with instead of fresh parameters: those of another run, or of a checkpoint file."""
+
+import flax
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from crate_jax.config import model_overrides
+from crate_jax.errors import UserError
+from crate_jax.interop.checkpoint_file import open_for
+from crate_jax.interop.torch_checkpoint import read_params
+from crate_jax.models.registry import boxed_shapes
+from crate_jax.storage import absolute
+from crate_jax.training.run_folder import RunFolder, load
+
+
+def starting_params(source, config, model):
+    """Parameters for a network like `model`, on the host.
+
+    Args:
+        source: a workdir (its newest checkpoint; the moving average where it keeps one) or a checkpoint file or folder.
+        config: of the run that begins; its `model.*` says what a file does not hold.
+        model: the network.
+
+    Returns:
+        A tree with the structure of the network's parameters.
+
+    Raises:
+        UserError: nothing there, or a network with other parameters.
+    """
+    path = absolute(source)
+    if not path.exists():
+        raise UserError(f"init_from={source}: there is no such workdir or checkpoint file.")
+    if RunFolder(path).checkpoints.exists():
+        other, params = load(path)
+    else:
+        opened = open_for(path, model_overrides(config))
+        other, params = opened.model, read_params(opened)
+    theirs, ours = (_shapes(one) for one in (params, nn.meta.unbox(boxed_shapes(model))))
+    for name in sorted(theirs.keys() | ours.keys()):
+        if theirs.get(name) != ours.get(name):
+            raise UserError(
+                f"init_from={source}: its {type(other).__name__} does not fit {config.model.name}: {name} has shape "
+                f"{theirs.get(name)} there, {ours.get(name)} here; give this run the model.* of that one."
+            )
+    return jax.device_get(params)
+
+
+def _shapes(params):
+    return {name: leaf.shape for name, leaf in flax.traverse_util.flatten_dict(params, sep="/").items()}
+
+
+def with_params(state, params, abstract):
+    """A state at step 0 with other parameters, sharded as the state is; the moving average begins with them.
+
+    Args:
+        state: from `Program.new_state`.
+        params: a tree of arrays on the host.
+        abstract: the state's shapes and shardings.
+    """
+    where = jax.tree.map(lambda leaf: leaf.sharding, abstract.params)
+    params = jax.tree.map(lambda leaf, sharding: jax.device_put(np.asarray(leaf), sharding), params, where)
+    return state.replace(params=params, ema=None if state.ema is None else jax.tree.map(jnp.copy, params))
