@@ -5,6 +5,8 @@ an equal share of the stored bytes first, as many as it is about to restore, and
 a single process meets it meets while restoring.
 """
 
+import json
+
 import jax
 import numpy as np
 
@@ -44,6 +46,10 @@ def _unreadable_share(folder, items, part, parts):
             return f"{item} has no _METADATA"
         base = f"{here}/" if is_remote(here) else f"file://{absolute(here)}/"
         try:
+            described = [here / "_METADATA", here / "_sharding", folder / "_CHECKPOINT_METADATA"]
+            for file in described + sorted((here / "array_metadatas").glob("*"))[part::parts]:
+                if file.exists():
+                    json.loads(file.read_text())
             stored = ts.KvStore.open({"driver": "ocdbt", "base": base}).result()
             keys = sorted(stored.list().result())
             if not keys:

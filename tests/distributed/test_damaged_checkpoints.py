@@ -76,6 +76,20 @@ def test_shares_of_several_hosts_find_the_damage_between_them(tmp_path):
     assert "params has no _METADATA" in _unreadable_share(step, items, 0, 2)
 
 
+def test_a_host_notices_whichever_file_is_cut(tmp_path):
+    """Before it restores, which it would leave alone; or the file does not matter."""
+    from etils import epath
+
+    saved(tmp_path / "c", (1,)).close()
+    for number, file in enumerate(sorted(path for path in (tmp_path / "c").rglob("*") if path.is_file())):
+        folder = tmp_path / str(number)
+        shutil.copytree(tmp_path / "c", folder)
+        os.truncate(folder / file.relative_to(tmp_path / "c"), file.stat().st_size // 2)
+        if not any(_unreadable_share(epath.Path(folder / "1"), ("params", "progress"), part, 2) for part in (0, 1)):
+            restored = Checkpoints(folder).restore_newest(abstract())
+            np.testing.assert_array_equal(restored.params["kernel"], state(1).params["kernel"], err_msg=str(file))
+
+
 @pytest.fixture
 def small_disk(tmp_path):
     """A file system of one megabyte; needs the right to mount."""
