@@ -1,4 +1,4 @@
-"""However a network is laid out over devices, it is the same network: twenty steps end in the same numbers."""
+"""However a network is laid out over devices, it is the same network: steps end in the same numbers."""
 
 import json
 import subprocess

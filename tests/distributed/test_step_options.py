@@ -47,43 +47,32 @@ def plain(tiny):
 @pytest.mark.parametrize(
     "settings",
     [
-        {"optimizer.accumulate": 4},
-        {"model.scan_layers": True},
+        {"optimizer.accumulate": 4, "optimizer.ema": 0.75},
         {"model.remat": "full"},
-        {"model.remat": "names"},
         {"model.remat": "names", "model.scan_layers": True, "optimizer.accumulate": 2},
     ],
     ids=str,
 )
 def test_the_result_is_that_of_the_plain_step(tiny, plain, settings):
-    for (state, metrics), (wanted, wanted_metrics) in zip(train(program_of(tiny, **settings)), plain, strict=True):
+    program = program_of(tiny, **settings)
+    mean = flat(program.new_state().params)
+    for (state, metrics), (wanted, wanted_metrics) in zip(train(program), plain, strict=True):
         np.testing.assert_allclose(metrics["loss"], wanted_metrics["loss"], rtol=1e-5)
         np.testing.assert_allclose(metrics["grad_norm"], wanted_metrics["grad_norm"], rtol=1e-4)
         np.testing.assert_allclose(flat(state.params), flat(wanted.params), rtol=1e-5, atol=1e-5)
+        if "optimizer.ema" in settings:
+            mean = 0.75 * mean + 0.25 * flat(wanted.params)
+            np.testing.assert_allclose(flat(state.ema), mean, rtol=1e-5, atol=1e-5)
 
 
-def test_the_running_mean_is_the_mean_it_says(tiny, plain):
-    program = program_of(tiny, **{"optimizer.ema": 0.75})
-    mean = flat(program.new_state().params)
-    for (state, _), (wanted, _) in zip(train(program), plain, strict=True):
-        mean = 0.75 * mean + 0.25 * flat(wanted.params)
-        np.testing.assert_allclose(flat(state.ema), mean, rtol=1e-5, atol=1e-6)
-
-
-def test_clipping_bounds_what_the_optimizer_sees(tiny):
+def test_clipping_bounds_what_the_optimizer_sees(tiny, plain):
     """With SGD and no momentum the update is rate times the clipped gradient."""
-    settings = {
-        "optimizer.name": "sgd",
-        "optimizer.b1": 0.0,
-        "optimizer.weight_decay": 0.0,
-        "optimizer.warmup_steps": 0,
-    }
-    (_, free), *_ = train(program_of(tiny, **settings, **{"optimizer.clip_norm": None}), 1)
-    (_, bound), *_ = train(program_of(tiny, **settings, **{"optimizer.clip_norm": 0.1}), 1)
-    assert free["grad_norm"] > 0.2
-    np.testing.assert_allclose(free["update_norm"], free["grad_norm"] * 1e-3, rtol=1e-4)
+    settings = {"optimizer.name": "sgd", "optimizer.b1": 0.0, "optimizer.weight_decay": 0.0}
+    (_, bound), *_ = train(program_of(tiny, **settings, **{"optimizer.warmup_steps": 0, "optimizer.clip_norm": 0.1}), 1)
     np.testing.assert_allclose(bound["update_norm"], 0.1 * 1e-3, rtol=1e-4)
-    np.testing.assert_allclose(bound["grad_norm"], free["grad_norm"], rtol=1e-6)  # the log shows it unclipped
+    # the log shows it unclipped: that of the plain step, whose parameters and images are the same
+    assert bound["grad_norm"] > 0.2
+    np.testing.assert_allclose(bound["grad_norm"], plain[0][1]["grad_norm"], rtol=1e-5)
 
 
 def test_bfloat16_computes_in_bfloat16_and_keeps_float32(tiny, plain):
