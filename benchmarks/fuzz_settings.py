@@ -50,6 +50,7 @@ SMALL = {  # small valid values, where the schema's range would make a case larg
     "mesh.rules": [(), (("embed", None),), (("embed", "tensor"), ("heads", "tensor")), (("embed", ("fsdp", "fsdp")),),
                    ("embed",), (5,), ((["a"], "data"),), (("embed", "nope"),), (("nope", "data"),), (("embed", ()),)],
     "distributed.stall_seconds": [0, 1800], "distributed.lost_host_seconds": [100],
+    "distributed.join_seconds": [300],
 }  # fmt: skip
 NONSENSE = [
     None, True, "", " ", "nan", "inf", "1e999", "-1", "0", "2", "é", "(", "[]", "()", "(1,)", "('a',)", "{}", "1,2,3,4",

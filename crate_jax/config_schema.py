@@ -375,6 +375,9 @@ LEAVES = {
         low=0,
         high=1e8,
     ),
+    "distributed.join_seconds": Leaf(
+        300, int, "seconds within which all hosts of a run have to start", resume=True, low=1, high=86400
+    ),
     "distributed.lost_host_seconds": Leaf(
         100, int, "seconds of silence after which a host counts as lost", resume=True, low=1, high=10**6
     ),

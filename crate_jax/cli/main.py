@@ -33,7 +33,8 @@ COMMANDS = {
 
 OF_RUN = "--config.NAME=VALUE replaces a setting of the run, such as --config.data.validation_split=test[:100]."
 SETTINGS = dict.fromkeys(("reconstruct", "probe", "knn", "features", "analyze"), OF_RUN)
-COMPUTES = {"pretrain", "finetune", "probe", "knn", "features", "reconstruct", "analyze"}  # on all hosts together
+TRAINS = {"pretrain", "finetune"}
+COMPUTES = TRAINS | {"probe", "knn", "features", "reconstruct", "analyze"}  # on all hosts together
 
 
 class _Help(argparse.RawDescriptionHelpFormatter):
@@ -119,7 +120,7 @@ def run(arguments, signals=None):
     if command in COMPUTES:
         from crate_jax.distributed.hosts import joined
 
-        with joined(_settings(parsed), signals), _listing(command):
+        with joined(_settings(parsed), signals, trains=command in TRAINS), _listing(command):
             return module.run(parsed) or 0
     if signals is not None:
         signals.started()

@@ -11,10 +11,11 @@ import os
 import struct
 import tempfile
 
-from crate_jax.data.folder_listing import is_remote
+from crate_jax.cores import available_cores
 from crate_jax.data.reading import retried
 from crate_jax.data.tfds_records import read_only_builder
 from crate_jax.errors import UserError
+from crate_jax.storage import is_remote
 
 FRAME = 12  # bytes before the content: length and checksum
 FORMATS = ("tfrecord", "array_record")  # TFDS's names, which are a part of its file names
@@ -146,7 +147,7 @@ def convert(name, data_dir, out, workers=None, progress=print):
             names.add(epath.Path(path).name)
             renamed = epath.Path(path).name.replace(f".{FORMATS[0]}", f".{FORMATS[1]}")
             files.append((str(path), target / renamed, length))
-    with concurrent.futures.ThreadPoolExecutor(workers or min(os.cpu_count() or 1, 16)) as pool:
+    with concurrent.futures.ThreadPoolExecutor(workers or min(len(available_cores()), 16)) as pool:
         pending = [pool.submit(convert_file, *file) for file in files]
         try:
             for number, future in enumerate(concurrent.futures.as_completed(pending), 1):

@@ -13,6 +13,7 @@ from collections import Counter
 from typing import NamedTuple
 
 from crate_jax.errors import UserError
+from crate_jax.storage import is_remote
 
 PHOTOGRAPHS = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".avif", ".jp2", ".tif", ".tiff")
 PICTURES = frozenset((*PHOTOGRAPHS, ".gif", ".bmp", ".dib", ".ppm", ".pgm", ".pbm", ".pnm", ".tga", ".ico"))
@@ -36,11 +37,6 @@ class Entry(NamedTuple):
     kind: str
     size: int = 0
     real: str | None = None
-
-
-def is_remote(path):
-    """Whether a path is in an object store: gs:// and the like. A local folder /gs/... is not."""
-    return "://" in str(path)
 
 
 def joined(base, path):

@@ -5,11 +5,10 @@ Pixels travel as bytes; mean and standard deviation are taken off on the device.
 """
 
 import math
-import os
 
 import numpy as np
 
-from crate_jax.data.agreement import check_hosts_agree
+from crate_jax.cores import available_cores
 from crate_jax.data.batches import Batches, Ledger, placed
 from crate_jax.data.loader import Chunks, chunk_rows
 from crate_jax.data.mixing import mixing_plan
@@ -18,6 +17,7 @@ from crate_jax.data.rows import RowReader, recipe_of
 from crate_jax.data.sources import open_source
 from crate_jax.data.staging import staged
 from crate_jax.operators.patches import image_shape
+from crate_jax.processes import same_on_all_hosts
 
 THREADS = 8  # of one process: more would wait for the interpreter's lock
 ENDLESS = 2**40  # steps
@@ -46,8 +46,12 @@ def train_batches(config, image_size, channels, sharding, start_step=0, host_bat
         UserError: missing data, hosts that see different data, or (while iterating) too many corrupt examples.
     """
     source = open_source(config.data.name, config.data.train_split, config.data.data_dir)
-    if sharding is not None:
-        check_hosts_agree(source)
+    if sharding is not None:  # the fingerprint is a hash of the whole index: equal, so are all examples but for pixels
+        same_on_all_hosts(
+            {"fingerprint": source.fingerprint},
+            f"data.name={source.name}, split {source.split!r} is not on this host ({source.location}) what it is on "
+            "host 0; give every host the same data.data_dir content.",
+        )
     if config.data.stage_dir:
         source = staged(source, config.data.stage_dir)
     reader = RowReader(source, recipe_of(config, image_size, channels))
@@ -155,8 +159,7 @@ def workers_of(config, image_size):
     Returns:
         Threads of each process, 0 for pictures too small to be worth it; and processes, 0 for this one.
     """
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    workers = 0 if math.prod(image_shape(image_size)) <= LITTLE else min(cores, 64)
+    workers = 0 if math.prod(image_shape(image_size)) <= LITTLE else min(len(available_cores()), 64)
     if config.data.num_workers is not None:
         workers = config.data.num_workers
     processes = config.data.worker_processes

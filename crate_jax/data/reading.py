@@ -10,8 +10,8 @@ import logging
 import resource
 import time
 
-from crate_jax.data.folder_listing import is_remote
 from crate_jax.errors import UserError
+from crate_jax.storage import is_remote
 
 WAITS = (0.1, 0.5, 2, 8, 20)  # seconds before each further attempt
 LASTING = frozenset((errno.ENOENT, errno.EACCES, errno.EPERM, errno.EISDIR, errno.ENOTDIR, errno.ENODEV))

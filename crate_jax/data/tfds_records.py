@@ -16,9 +16,9 @@ import numpy as np
 
 from crate_jax.data.embedded import EMBEDDED
 from crate_jax.data.example import Example
-from crate_jax.data.folder_listing import is_remote
 from crate_jax.data.reading import raise_file_limit, retried
 from crate_jax.errors import UserError, nearest
+from crate_jax.storage import is_remote
 
 OPTIONS = "readahead_buffer_size:0"  # neighbours in a file are not neighbours in the order
 DAMAGE = re.compile(r"Corrupted|Invalid|hash mismatch|[Dd]ecompress|[Dd]ecod")  # in ArrayRecord's errors

@@ -5,30 +5,12 @@ many simulated devices as there are cores keeps them busy: on two cores a step o
 of 23 to 31, with all tokens in the encoder 35 instead of 41.
 """
 
-import math
 import os
-import pathlib
+
+from crate_jax.cores import available_cores
 
 _FLAG = "--xla_force_host_platform_device_count"
 _FEWEST_IMAGES = 8  # a device; with fewer, the devices' overhead outweighs the gain
-
-
-def available_cores():
-    """Numbers of the cores that this process may use, fewer where a container's quota allows less than all of them."""
-    cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else list(range(os.cpu_count() or 1))
-    return cores[: _quota() or len(cores)]
-
-
-def _quota():
-    """Cores' worth of time a container gets (cgroups 2 and 1), at least 1; None where there is no limit."""
-    base = pathlib.Path("/sys/fs/cgroup")
-    for files in (("cpu.max",), ("cpu/cpu.cfs_quota_us", "cpu/cpu.cfs_period_us")):
-        try:
-            quota, period = " ".join((base / file).read_text() for file in files).split()
-            return max(1, math.ceil(int(quota) / int(period))) if quota not in ("max", "-1") else None
-        except (OSError, ValueError):
-            continue
-    return None
 
 
 def num_devices(batch_size, cores):

@@ -106,5 +106,6 @@ def check_batch(batch_size, accumulate, mesh):
     if batch_size % ways:
         raise UserError(
             f"batch_size={batch_size} is not divisible by mesh.data * mesh.fsdp * optimizer.accumulate = {ways}; "
-            f"choose one that is, such as {-(-batch_size // ways) * ways}."
+            f"choose one that is, such as {-(-batch_size // ways) * ways}. A run that has begun keeps its batch_size: "
+            f"resume it on a number of devices that divides it, or let mesh.tensor take more of them."
         )

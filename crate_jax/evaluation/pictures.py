@@ -14,7 +14,6 @@ from crate_jax.data.folder_listing import (
     entries_of,
     is_file,
     is_picture,
-    is_remote,
     is_there,
     joined,
     printable,
@@ -26,6 +25,7 @@ from crate_jax.errors import UserError
 from crate_jax.evaluation.feature_store import batch_size_of
 from crate_jax.evaluation.features import several_features
 from crate_jax.operators.patches import image_shape
+from crate_jax.storage import is_remote
 from crate_jax.training.objective import normalise
 
 

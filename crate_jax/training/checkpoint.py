@@ -11,8 +11,8 @@ import jax.numpy as jnp
 import orbax.checkpoint as ocp
 from etils import epath
 
-from crate_jax.distributed.hosts import agreed, wait_for_all
 from crate_jax.errors import UserError
+from crate_jax.processes import agreed, wait_for_all
 from crate_jax.storage import absolute, is_remote, storage_error
 from crate_jax.training.whole_checkpoint import unreadable
 

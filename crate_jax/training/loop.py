@@ -11,10 +11,10 @@ from typing import Any, Protocol
 import jax
 import numpy as np
 
-from crate_jax.distributed.hosts import of_all_hosts
 from crate_jax.distributed.signals import StopRequested
 from crate_jax.errors import UserError
 from crate_jax.models.flops import flops_per_image
+from crate_jax.processes import of_all_hosts
 from crate_jax.training.progress import compiled
 from crate_jax.training.save_times import SaveTimes
 

@@ -12,9 +12,10 @@ import crate_jax
 from crate_jax.config import flatten
 from crate_jax.distributed.compilation_cache import keep_compiled
 from crate_jax.distributed.folder_lock import NAME, FolderLock, read_owner
-from crate_jax.distributed.hosts import abandon, same_on_all_hosts, wait_for_all
+from crate_jax.distributed.hosts import abandon
 from crate_jax.distributed.signals import Preemption
 from crate_jax.distributed.watchdog import Watchdog
+from crate_jax.processes import same_on_all_hosts, wait_for_all
 from crate_jax.storage import output_folder, user_errors
 from crate_jax.training import observers
 from crate_jax.training.checkpoint import Checkpoints
@@ -23,7 +24,7 @@ from crate_jax.training.run_folder import RunFolder
 
 logger = logging.getLogger(__name__)
 
-MAY_DIFFER = ("data.data_dir",)  # between hosts; what lies there is compared by `data.agreement`
+MAY_DIFFER = ("data.data_dir",)  # between hosts; what lies there is compared by `data.pipeline`
 _SECONDS_TO_APPEAR = 20.0  # for a file that host 0 wrote, on a network file system
 
 

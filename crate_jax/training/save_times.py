@@ -2,7 +2,7 @@
 
 import time
 
-from crate_jax.distributed.hosts import agreed
+from crate_jax.processes import agreed
 
 _LOOK_SECONDS = 5.0  # between looks at process 0's clock
 

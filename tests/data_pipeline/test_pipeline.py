@@ -68,7 +68,6 @@ def test_global_batch_does_not_depend_on_hosts(config, monkeypatch, hosts):
         np.testing.assert_array_equal(whole[step]["index"], index)
         np.testing.assert_array_equal(whole[step]["epoch"], epoch)
     parts = []
-    monkeypatch.setattr(pipeline, "check_hosts_agree", lambda source: None)
     monkeypatch.setattr(pipeline, "placed", lambda value, sharding, batch_size, rows: value)
     for number in range(hosts):
         parts.append(batches_of(config, 2, sharding=HostOf(number, hosts)))

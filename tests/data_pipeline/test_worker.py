@@ -10,13 +10,14 @@ import time
 import numpy as np
 import pytest
 
+from crate_jax import cores
 from crate_jax.data import loader, pipeline, reading
 from crate_jax.data.picture import png
 from crate_jax.data.sources import open_source
 from crate_jax.errors import UserError
 
 SCRIPT = """
-import sys, os, time
+import time
 from crate_jax.config import default_config
 from crate_jax.data import pipeline
 print("script", flush=True)
@@ -30,40 +31,8 @@ alone = pipeline.train_batches(config, 28, 1, None)
 assert found == [int(i) for _ in range(3) for i in next(alone)["index"]]
 import multiprocessing
 print(*[child.pid for child in multiprocessing.active_children()], flush=True)
-if len(sys.argv) > 1:
-    time.sleep(60)
-batches.close()
-for _ in range(300):
-    if multiprocessing.active_children():
-        time.sleep(0.1)
-assert not multiprocessing.active_children()
-print("done", flush=True)
+time.sleep(60)
 """
-
-
-@pytest.fixture
-def script(tmp_path):
-    """A person's script, without `if __name__ == "__main__"`, beside a file with the name of a standard module."""
-    (tmp_path / "train.py").write_text(SCRIPT)
-    (tmp_path / "cwd").mkdir()
-    (tmp_path / "cwd" / "random.py").write_text("raise SystemExit('the wrong random')")
-
-    def start(*words):
-        command = [sys.executable, str(tmp_path / "train.py"), *words]
-        return subprocess.Popen(
-            command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=tmp_path / "cwd"
-        )
-
-    return start
-
-
-def test_processes_from_a_script_without_a_guard(script):
-    """Each process would run the script again, if it were not kept from it."""
-    running = script()
-    output, errors = running.communicate(timeout=120)
-    assert running.returncode == 0, errors
-    lines = output.splitlines()
-    assert lines[0] == "script" and len(lines[1].split()) == 2 and lines[2:] == ["done"]
 
 
 def is_running(pid):
@@ -75,18 +44,27 @@ def is_running(pid):
         return False
 
 
-def test_workers_end_with_a_killed_parent(script):
-    running = script("wait")
+def test_a_script_without_a_guard_runs_once_and_workers_end_when_it_is_killed(tmp_path):
+    """Each process would run the script again, or import its neighbour `random.py`, if it were not kept from it."""
+    (tmp_path / "train.py").write_text(SCRIPT)
+    (tmp_path / "cwd").mkdir()
+    (tmp_path / "cwd" / "random.py").write_text("raise SystemExit('the wrong random')")
+    words = [sys.executable, str(tmp_path / "train.py")]
+    running = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=tmp_path / "cwd")
     assert running.stdout.readline() == "script\n"
     workers = running.stdout.readline().split()
-    assert len(workers) == 2 and all(map(is_running, workers))
+    assert len(workers) == 2 and all(map(is_running, workers)), running.communicate()
     running.kill()
-    running.communicate()
+    assert "script" not in running.communicate()[0]
+    ended_soon(lambda: not any(map(is_running, workers)))
+
+
+def ended_soon(ended):
     for _ in range(300):
-        if not any(map(is_running, workers)):
+        if ended():
             return
         time.sleep(0.1)
-    pytest.fail("a worker outlived its parent by half a minute")
+    pytest.fail("a worker did not end for half a minute")
 
 
 def test_processes_change_nothing_and_pass_on_errors(config, tmp_path, monkeypatch):
@@ -109,6 +87,7 @@ def test_processes_change_nothing_and_pass_on_errors(config, tmp_path, monkeypat
     config.data.name, config.data.data_dir, config.data.worker_processes = "image_folder", str(tmp_path), 1
     with pytest.raises(UserError, match="are corrupt"):
         next(pipeline.train_batches(config, 32, 3, None))
+    ended_soon(lambda: not multiprocessing.active_children())
 
 
 def test_little_shared_memory_is_noticed(monkeypatch, caplog):
@@ -120,6 +99,9 @@ def test_little_shared_memory_is_noticed(monkeypatch, caplog):
 
 def test_by_the_machine(config, monkeypatch):
     monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(96)), raising=False)
+    monkeypatch.setattr(cores, "cpu_quota", lambda: 5)
+    assert pipeline.workers_of(config, 224) == (5, 0)
+    monkeypatch.setattr(cores, "cpu_quota", lambda: None)
     assert pipeline.workers_of(config, 224) == (8, 8)
     assert pipeline.workers_of(config, 32) == (0, 0)
     config.data.num_workers = 4

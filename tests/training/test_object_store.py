@@ -8,7 +8,7 @@ import sys
 import pytest
 
 import crate_jax
-from crate_jax.cli.pretrain import pretrain
+from crate_jax.training.pretraining import pretrain
 from crate_jax.config import override
 from tests.gcs import bucket
 from tests.training.test_resume import command
