@@ -55,16 +55,17 @@ def output_folder(text, flag="--workdir"):
 
 
 def check_writable(folder, flag):
-    """Refuses a local folder that results could not be written to; nothing is made yet.
+    """Refuses a folder that results could not be written to; nothing is made yet.
 
     Args:
         folder: that may not exist yet.
         flag: that names it, for the message.
 
     Raises:
-        UserError: it, or what it would be made in, is a file or not writable.
+        UserError: it, or what it would be made in, is a file or not writable; there is no such bucket.
     """
     if is_remote(folder):
+        make_folder(folder)  # which makes none there, and looks for the bucket
         return
     path = absolute(output_folder(folder, flag))
     while not path.exists() and path != path.parent:

@@ -44,12 +44,12 @@ def model_settings(arguments):
 
 def open_source(path, settings):
     """The checkpoint to convert: a file's, a folder's, or a run's last."""
-    import pathlib
+    from etils import epath
 
     from crate_jax.interop.checkpoint_file import MODEL, ParamsCheckpoint, open_checkpoint
 
-    folder = pathlib.Path(path)
-    if (folder / MODEL).is_file() or not (folder / "config.json").is_file():
+    folder = epath.Path(path)
+    if (folder / MODEL).exists() or not (folder / "config.json").exists():
         return open_checkpoint(path, settings)
     from crate_jax.config import from_json, model_overrides
     from crate_jax.errors import UserError
@@ -59,7 +59,7 @@ def open_source(path, settings):
         raise UserError(
             f"{path} is a run, whose config.json says everything of its network; leave {min(settings)} out."
         )
-    config = from_json((pathlib.Path(path) / "config.json").read_text())
+    config = from_json((folder / "config.json").read_text())
     model, params = load(path)
     return ParamsCheckpoint(model, params, config.model.name, model_overrides(config))
 
@@ -67,14 +67,18 @@ def open_source(path, settings):
 def run(arguments):
     """Converts, and says what it converted."""
     import math
+    import os
     import pathlib
 
     from crate_jax.errors import UserError
     from crate_jax.interop.checkpoint_file import write_folder
     from crate_jax.interop.export import write_official
+    from crate_jax.storage import is_remote
 
-    source, target = pathlib.Path(arguments.source), pathlib.Path(arguments.target)
-    if target.exists() and source.exists() and target.samefile(source):
+    if is_remote(arguments.target):
+        raise UserError(f"{arguments.target}: files are written to a local disk; name a local one, and copy it there.")
+    source, target = arguments.source, pathlib.Path(arguments.target)
+    if target.exists() and os.path.exists(source) and target.samefile(source):
         raise UserError(f"{target} is what is to be converted; give another place for the result.")
     checkpoint = open_source(source, model_settings(arguments))
     if arguments.to == "flax":

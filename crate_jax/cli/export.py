@@ -23,7 +23,7 @@ def add_arguments(parser):
 
 def run(arguments):
     """The command."""
-    import pathlib
+    from etils import epath
 
     from crate_jax.errors import UserError
     from crate_jax.evaluation.export import export_encoder
@@ -31,7 +31,7 @@ def run(arguments):
 
     if not arguments.out:
         raise UserError("--out=FILE is missing, such as --out=encoder.stablehlo.")
-    file = pathlib.Path(arguments.out)
+    file = epath.Path(arguments.out)
     if file.is_dir() and arguments.to == "stablehlo":
         raise UserError(f"--out={file} is a folder; name the file to write.")
     arguments.out = None if arguments.workdir else str(file.parent)

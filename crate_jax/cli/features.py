@@ -23,9 +23,10 @@ def run(arguments):
     """The command."""
     import io
     import json
-    import pathlib
 
+    import jax
     import numpy as np
+    from etils import epath
 
     from crate_jax.distributed.compilation_cache import keep_compiled
     from crate_jax.errors import UserError
@@ -35,7 +36,7 @@ def run(arguments):
 
     if not arguments.out:
         raise UserError("--out=FILE.npz is missing.")
-    file = pathlib.Path(arguments.out)
+    file = epath.Path(arguments.out)
     if file.is_dir() or file.suffix != ".npz":
         raise UserError(f"--out={file}: name the file to write, such as features.npz.")
     if bool(arguments.split) == bool(arguments.images):
@@ -51,6 +52,8 @@ def run(arguments):
         else of_split(subject, features, arguments.split)
     )
     features_NxG = arrays["features_NxG"]
+    if jax.process_index():
+        return
     buffer = io.BytesIO()
     np.savez(buffer, **arrays)
     file.parent.mkdir(parents=True, exist_ok=True)
@@ -59,8 +62,6 @@ def run(arguments):
     results |= {"length": features_NxG.shape[1], "file": file.name} | stamp
     write_text(f"{file}.json", json.dumps(results, indent=2) + "\n")
     caption = f"{features} of {stamp['data']['name']}, {stamp['data']['split'] or arguments.images}"
-    from etils import epath
-
     save_figure(scatter_figure(features_NxG, labels_N, called, caption), epath.Path(f"{file}.png"))
     print(f"{features_NxG.shape[0]} x {features_NxG.shape[1]} features {features} to {file}")
 

@@ -120,12 +120,11 @@ def print_counts(name, model, rows):
 
 def draw_batch(config, model, out):
     """One training batch as the network sees it: the images, and what the encoder is left with."""
-    import pathlib
-
     import jax
     import numpy as np
-    from PIL import Image
+    from etils import epath
 
+    from crate_jax.data.picture import png
     from crate_jax.data.pipeline import train_batches
     from crate_jax.data.preview import tiled
     from crate_jax.errors import UserError
@@ -148,7 +147,7 @@ def draw_batch(config, model, out):
         grid = tuple(side // model.patch_size for side in images.shape[1:3])
         rows.append(unpatchify(patches, model.patch_size, grid=grid))
     grid, zoom = tiled(np.stack(rows)), max(1, 96 // max(images.shape[1:3]))
-    path = pathlib.Path(out) / "batch.png"
+    path = epath.Path(out) / "batch.png"
     path.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(grid.repeat(zoom, 0).repeat(zoom, 1).squeeze()).save(path)
+    path.write_bytes(png(grid.repeat(zoom, 0).repeat(zoom, 1).squeeze()))
     print(f"\none batch's first images, and what is left of them: {path}")

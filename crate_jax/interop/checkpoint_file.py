@@ -15,6 +15,7 @@ from crate_jax.interop.network import by_layer, needs_decoder, parameter_shapes
 from crate_jax.interop.tensor_files import finished, open_tensors, write_safetensors
 from crate_jax.interop.torch_checkpoint import OfficialCheckpoint, given, read_params, settings_in_words
 from crate_jax.models.registry import create_model
+from crate_jax.storage import is_remote
 
 FORMAT = 1
 # a file's tensors hold these: a config file does not contradict them, only the command line can
@@ -88,6 +89,8 @@ def open_checkpoint(path, overrides):
     Raises:
         UserError: as `load_checkpoint`.
     """
+    if is_remote(path):
+        raise UserError(f"{path}: checkpoint files are read from a local disk; copy it here first, and name the copy.")
     path = pathlib.Path(path)
     if path.is_dir():
         return FolderCheckpoint(path, overrides)

@@ -15,8 +15,8 @@ import pytest
 from PIL import Image
 
 from crate_jax.cli.main import run
-from crate_jax.training.pretraining import pretrain
 from crate_jax.config import override
+from crate_jax.training.pretraining import pretrain
 from tests.distributed.pods import Pod, pair
 from tests.training.test_resume import command
 

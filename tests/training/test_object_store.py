@@ -8,8 +8,8 @@ import sys
 import pytest
 
 import crate_jax
-from crate_jax.training.pretraining import pretrain
 from crate_jax.config import override
+from crate_jax.training.pretraining import pretrain
 from tests.gcs import bucket
 from tests.training.test_resume import command
 
@@ -18,6 +18,17 @@ pytest.importorskip("google.cloud.storage", reason="the extra gcs brings it")
 
 SHORT = {"total_steps": 8, "checkpoint.every_steps": 4, "measure_every_steps": 0, "data.train_split": "train[:200]"}
 SHORT |= {"data.validation_split": "test[:64]"}
+
+
+AFTERWARDS = """
+import sys
+from crate_jax.cli.main import main
+train, of = sys.argv[1:], ["--workdir=gs://bucket/run2", "--features=mean@encoder_00"]
+codes = [main(train), main(["knn", *of]), main(["features", *of, "--split=test[:8]", "--out=gs://bucket/f.npz"])]
+codes.append(main([*train, "--config.total_steps=9"]))
+codes.append(main(["data", "--config=quickstart_digits", "--out=gs://misspelt/folder"]))
+print("codes", codes)
+"""
 
 
 @pytest.fixture(scope="module")
@@ -45,11 +56,12 @@ def test_goes_on_and_is_evaluated_in_a_bucket(store, tmp_path, digits, tiny):
     stopped = subprocess_of(run, stops, words)
     assert stopped.returncode == 143, stopped.stderr
     assert "beginning at step 1 of 8" in stopped.stderr
-    then = "import sys; from crate_jax.cli.main import main; knn = ['knn', '--workdir=gs://bucket/run2', sys.argv[1]]\n"
-    then += "sys.exit(main(sys.argv[2:]) or main(knn) or 10 * main([*sys.argv[2:], '--config.total_steps=9']))"
-    resumed = subprocess_of(run, then, ["--features=mean@encoder_00", *words])
+    resumed = subprocess_of(run, AFTERWARDS, words)
     assert re.search(r"resuming at step [67] of 8 in gs://bucket/run2", resumed.stderr)
-    assert resumed.returncode == 10 and "total_steps: 8 began the run, now 9" in resumed.stderr, resumed.stderr
+    assert "codes [0, 0, 0, 1, 1]" in resumed.stdout, resumed.stdout + resumed.stderr
+    assert "total_steps: 8 began the run, now 9" in resumed.stderr
+    assert "there is no bucket gs://misspelt" in resumed.stderr
+    assert any("f.npz" in path for method, path, status in server.log if method == "POST")
     names = {path for method, path, status in server.log if "running.json" in path and method in ("POST", "PUT")}
     assert names, "the lock lies in the bucket"
     pretrain(override(tiny, SHORT.items()), str(tmp_path / "run2"))
