@@ -17,7 +17,8 @@ from crate_jax.evaluation.reconstruct import TITLES, measured, of_split, rows_of
 from crate_jax.evaluation.solver import fit
 from crate_jax.evaluation.subject import Subject
 from crate_jax.models.masked_autoencoder import MaskedAutoencoder
-from crate_jax.training.observers import Silent, on_one_device
+from crate_jax.training.loop import Observer
+from crate_jax.training.observers import on_one_device
 
 MOST = 4096  # examples of either split
 LOSS_IMAGES = 128  # held-out images of the loss, always the same with the same masks
@@ -69,7 +70,7 @@ def make_evaluator(config, model, *, features=None, most=MOST):
     return evaluate
 
 
-class Evaluation(Silent):
+class Evaluation(Observer):
     """Asks evaluators every so many steps, and at the last one.
 
     Args:
@@ -90,7 +91,7 @@ class Evaluation(Silent):
         return {name: value for one in self._evaluators for name, value in one(step, params).items()}
 
 
-class Pictures(Silent):
+class Pictures(Observer):
     """Draws for the logs of people, every so many steps: completed validation images, measurements over the layers.
 
     Args:

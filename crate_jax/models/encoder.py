@@ -20,7 +20,7 @@ from crate_jax.models.layers.vit import ViTLayer
 from crate_jax.models.layout import constrain, partitioned
 from crate_jax.models.stacks import apply_stack, layer_names, stack_parameters
 from crate_jax.operators.affine import affine, broadcast_rows
-from crate_jax.operators.patches import image_shape, patchify
+from crate_jax.operators.patches import grid_of, patchify
 from crate_jax.operators.positions import resize_positions, sincos_positions
 
 
@@ -59,12 +59,12 @@ class Encoder(nn.Module):
     @property
     def grid(self):
         """(rows, columns) of patches at the image size that the network was made for."""
-        return tuple(size // self.patch_size for size in image_shape(self.image_size))
+        return grid_of(self.image_size, self.patch_size)
 
     @property
     def table_grid(self):
         """(rows, columns) that the position table was made for."""
-        return tuple(size // self.patch_size for size in image_shape(self.table_image_size or self.image_size))
+        return grid_of(self.table_image_size or self.image_size, self.patch_size)
 
     @property
     def num_patches(self):
@@ -121,7 +121,7 @@ class Encoder(nn.Module):
         Returns:
             z_BxTxD, class token first.
         """
-        grid = tuple(size // self.patch_size for size in images_BxHxWxC.shape[1:3])
+        grid = grid_of(images_BxHxWxC.shape[1:3], self.patch_size)
         patches_BxNxF = patchify(images_BxHxWxC.astype(self.dtype), self.patch_size)
         if mask_BxN is not None and mask_token_D is None:
             patches_BxNxF = jnp.where(mask_BxN[..., None] > 0, 0, patches_BxNxF)

@@ -19,6 +19,7 @@ from crate_jax.models.layout import partitioned
 from crate_jax.models.stacks import layer_names, stack_parameters
 from crate_jax.operators.affine import affine, broadcast_rows
 from crate_jax.operators.masking import num_visible, visible_first
+from crate_jax.operators.patches import grid_of
 
 
 @flax.struct.dataclass
@@ -114,7 +115,7 @@ class MaskedAutoencoder(Encoder):
         y_BxTxD, inner = latent_BxTxD, self.decoder_width or self.width
         if inner != self.width or self.has_decoder_embedding:
             y_BxTxD = affine(y_BxTxD, self.decoder_embedding_kernel, self.decoder_embedding_bias)
-        grid = tuple(size // self.patch_size for size in images_BxHxWxC.shape[1:3])
+        grid = grid_of(images_BxHxWxC.shape[1:3], self.patch_size)
         table_1xTxD = self.resized_positions(inner, grid)
         if self.mask_mode == "drop":
             if mask_BxN is not None:

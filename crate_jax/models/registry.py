@@ -6,31 +6,12 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from crate_jax.config_schema import LEAVES
 from crate_jax.errors import UserError, nearest
 from crate_jax.models.encoder import WhiteBox
-from crate_jax.models.layers.crate import COMPRESSIONS, SPARSIFICATIONS
 from crate_jax.models.masked_autoencoder import CrateMae, VitMae
 from crate_jax.models.sizes import NETWORKS
-from crate_jax.models.stacks import REMAT
 from crate_jax.operators.patches import image_shape
-
-CHOICES = {
-    "compression": tuple(COMPRESSIONS),
-    "output_projection": ("learned", "tied", "transposed", "fixed", "identity"),
-    "compression_step": ("add", "subtract", "convex"),
-    "skip": ("input", "normed"),
-    "attention_scale": ("official", "paper"),
-    "pool_class_token": ("first", "last"),
-    "sparsification": (*SPARSIFICATIONS, "none"),
-    "readout": ("free", "tied"),
-    "decoder_map": ("linear", "overcomplete"),
-    "mask_mode": ("token", "zero", "drop"),
-    "positions": ("added", "subtracted"),
-    "remat": REMAT,
-    "attention_kernel": ("auto", "xla", "recompute", "pallas"),
-    "product_kernel": ("auto", "xla", "pallas"),
-    "pooling": ("cls", "mean"),
-}
 
 
 def model_class(name):
@@ -104,10 +85,13 @@ def check_model(model):
     def refuse(sentence):
         raise UserError(sentence)
 
-    for key, choices in CHOICES.items():
-        value = getattr(model, key, choices[0])
-        if value not in choices:
-            refuse(f"model.{key}={value!r} is none of {', '.join(choices)}")
+    for name, leaf in LEAVES.items():
+        key = name.removeprefix("model.")
+        if key == name or key == "dtype" or leaf.type is not str or not leaf.choices:
+            continue
+        value = getattr(model, key, leaf.choices[0])
+        if value not in leaf.choices:
+            refuse(f"{name}={value!r} is none of {', '.join(leaf.choices)}")
     for key in ("image_size", "table_image_size"):
         size = getattr(model, key)
         if size is None or not any(side % model.patch_size for side in image_shape(size)):
@@ -176,6 +160,11 @@ def blank_images(model):
     return jnp.zeros((1, *image_shape(model.image_size), model.channels))
 
 
+def initial(model, key):
+    """Fresh parameters, each with the logical names of its axes. Their layers are scanned here, so traced once."""
+    return model.clone(scan_layers=True).init(key, blank_images(model))["params"]
+
+
 def init_params(model, key):
     """Fresh parameters, as plain arrays.
 
@@ -186,12 +175,12 @@ def init_params(model, key):
     Returns:
         The tree that `model.apply({"params": ...}, images)` takes.
     """
-    return nn.meta.unbox(jax.jit(model.init)(key, blank_images(model))["params"])
+    return nn.meta.unbox(jax.jit(initial, static_argnums=0)(model, key))
 
 
 def boxed_shapes(model):
     """Shapes of the parameters with the logical name of every axis, without computing anything."""
-    return jax.eval_shape(lambda: model.init(jax.random.key(0), blank_images(model)))["params"]
+    return jax.eval_shape(lambda: initial(model, jax.random.key(0)))
 
 
 def num_parameters(model):

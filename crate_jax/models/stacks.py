@@ -12,7 +12,6 @@ import jax.numpy as jnp
 
 from crate_jax.operators.residuals import NAMED_RESIDUALS
 
-REMAT = ("none", "names", "full")
 STACKS = ("encoder", "decoder")
 
 

@@ -1,9 +1,6 @@
 """Images as sequences of patches, row by row; within a patch (row, column, channel), channel fastest."""
 
-import dataclasses
 import numbers
-
-from crate_jax.operators.positions import resize_positions, sincos_positions
 
 
 def image_shape(image_size):
@@ -15,109 +12,24 @@ def image_shape(image_size):
     return (image_size, image_size) if isinstance(image_size, numbers.Integral) else tuple(image_size)
 
 
-@dataclasses.dataclass(frozen=True)
-class PatchGrid:
-    """The patches of an image: how many, how large, and where they are.
+def grid_of(image_size, patch_size):
+    """(rows, columns) of an image's patches.
 
-    Attributes:
-        rows, columns: of patches.
-        patch: p, pixels along each side of a patch.
+    Args:
+        image_size: pixels, one number for a square or (height, width).
+        patch_size: p, pixels.
+
+    Raises:
+        ValueError: the patch does not divide the image.
     """
-
-    rows: int
-    columns: int
-    patch: int
-
-    @classmethod
-    def of(cls, image_size, patch):
-        """The grid of an image.
-
-        Args:
-            image_size: pixels, one number for a square or (height, width).
-            patch: p, pixels.
-
-        Raises:
-            ValueError: the patch does not divide the image.
-        """
-        height, width = image_shape(image_size)
-        if patch < 1 or height < patch or width < patch or height % patch or width % patch:
-            raise ValueError(f"an image of {height} x {width} pixels is not divisible into patches of {patch}")
-        return cls(height // patch, width // patch, patch)
-
-    @property
-    def shape(self):
-        """(rows, columns)."""
-        return self.rows, self.columns
-
-    @property
-    def image_size(self):
-        """(height, width), pixels."""
-        return self.rows * self.patch, self.columns * self.patch
-
-    @property
-    def num_patches(self):
-        """N."""
-        return self.rows * self.columns
-
-    def patchify(self, images_BxHxWxC):
-        """Cuts images into patches.
-
-        Args:
-            images_BxHxWxC: H x W is `image_size`.
-
-        Returns:
-            patches_BxNxF, F = p p C.
-
-        Raises:
-            ValueError: the images have another size.
-        """
-        batch, *size, channels = images_BxHxWxC.shape
-        if tuple(size) != self.image_size:
-            raise ValueError(f"images of {size[0]} x {size[1]} pixels in a grid of {self}")
-        cut = images_BxHxWxC.reshape(batch, self.rows, self.patch, self.columns, self.patch, channels)
-        return cut.transpose(0, 1, 3, 2, 4, 5).reshape(batch, self.num_patches, self.patch**2 * channels)
-
-    def unpatchify(self, patches_BxNxF):
-        """The inverse of `patchify`.
-
-        Args:
-            patches_BxNxF: F = p p C, any number of channels C.
-
-        Returns:
-            images_BxHxWxC.
-
-        Raises:
-            ValueError: N is not `num_patches`, or F no multiple of p p.
-        """
-        batch, num_patches, features = patches_BxNxF.shape
-        if num_patches != self.num_patches or features % self.patch**2:
-            raise ValueError(f"{num_patches} patches of {features} numbers do not fill a grid of {self}")
-        channels = features // self.patch**2
-        cut = patches_BxNxF.reshape(batch, self.rows, self.columns, self.patch, self.patch, channels)
-        return cut.transpose(0, 1, 3, 2, 4, 5).reshape(batch, *self.image_size, channels)
-
-    def positions(self, width):
-        """The sine-cosine table: T x D, float32, T = N + 1, row 0 for the class token (`positions`)."""
-        return sincos_positions(self.shape, width)
-
-    def resize_positions(self, table_TxD, old):
-        """A table of positions for this grid from a table for another.
-
-        Args:
-            table_TxD: of `old`, sine-cosine or learned, with a row for the class token.
-            old: a `PatchGrid`.
-
-        Returns:
-            The table for this grid, in its dtype; the same table where rows and columns agree.
-        """
-        return resize_positions(table_TxD, old.shape, self.shape)
-
-    def __str__(self):
-        return f"{self.rows} x {self.columns} patches of {self.patch} x {self.patch} pixels"
+    height, width = image_shape(image_size)
+    if not 1 <= patch_size <= min(height, width) or height % patch_size or width % patch_size:
+        raise ValueError(f"an image of {height} x {width} pixels is not divisible into patches of {patch_size}")
+    return height // patch_size, width // patch_size
 
 
 def patchify(images_BxHxWxC, patch_size):
-    """`PatchGrid.patchify` by the grid of the images themselves.
+    """Cuts images into patches.
 
     Args:
         images_BxHxWxC: H and W are multiples of patch_size.
@@ -129,14 +41,17 @@ def patchify(images_BxHxWxC, patch_size):
     Raises:
         ValueError: the patch does not divide the images.
     """
-    return PatchGrid.of(images_BxHxWxC.shape[1:3], patch_size).patchify(images_BxHxWxC)
+    batch, *size, channels = images_BxHxWxC.shape
+    rows, columns = grid_of(size, patch_size)
+    cut = images_BxHxWxC.reshape(batch, rows, patch_size, columns, patch_size, channels)
+    return cut.transpose(0, 1, 3, 2, 4, 5).reshape(batch, rows * columns, patch_size**2 * channels)
 
 
 def unpatchify(patches_BxNxF, patch_size, *, grid=None):
-    """`PatchGrid.unpatchify`.
+    """The inverse of `patchify`.
 
     Args:
-        patches_BxNxF: F = p p C.
+        patches_BxNxF: F = p p C, any number of channels C.
         patch_size: p, pixels.
         grid: (rows, columns) of patches; None: a square.
 
@@ -144,7 +59,14 @@ def unpatchify(patches_BxNxF, patch_size, *, grid=None):
         images_BxHxWxC.
 
     Raises:
-        ValueError: N is not rows * columns.
+        ValueError: N is not rows * columns, or F no multiple of p p.
     """
-    side = round(patches_BxNxF.shape[1] ** 0.5)
-    return PatchGrid(*(grid or (side, side)), patch_size).unpatchify(patches_BxNxF)
+    batch, num_patches, features = patches_BxNxF.shape
+    rows, columns = grid or (round(num_patches**0.5),) * 2
+    if num_patches != rows * columns or features % patch_size**2:
+        raise ValueError(
+            f"{num_patches} patches of {features} numbers do not fill a grid of {rows} x {columns} patches of "
+            f"{patch_size} x {patch_size} pixels"
+        )
+    cut = patches_BxNxF.reshape(batch, rows, columns, patch_size, patch_size, features // patch_size**2)
+    return cut.transpose(0, 1, 3, 2, 4, 5).reshape(batch, rows * patch_size, columns * patch_size, -1)

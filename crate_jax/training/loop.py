@@ -6,7 +6,7 @@ the log. The loop knows observers, not evaluators.
 
 import dataclasses
 import time
-from typing import Any, Protocol
+from typing import Any
 
 import jax
 import numpy as np
@@ -19,8 +19,8 @@ from crate_jax.training.progress import compiled
 from crate_jax.training.save_times import SaveTimes
 
 
-class Observer(Protocol):
-    """Something that watches a run."""
+class Observer:
+    """Something that watches a run; a subclass says what of it."""
 
     def started(self, step):
         """Called once, when the step is compiled and the first batch is there.

@@ -11,35 +11,14 @@ from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
 from crate_jax.distributed.sharding import replicated
+from crate_jax.training.loop import Observer
 from crate_jax.training.metrics_file import MetricsFile
 from crate_jax.training.progress import in_notebook
 
 logger = logging.getLogger(__name__)
 
 
-class Silent:
-    """An observer that does nothing; base class of the others."""
-
-    def started(self, step):
-        """See `training.loop.Observer`."""
-
-    def after_step(self, step, state, batch):
-        """See `training.loop.Observer`."""
-
-    def logged(self, step, scalars):
-        """See `training.loop.Observer`."""
-
-    def pictured(self, step, pictures):
-        """See `training.loop.Observer`."""
-
-    def saving(self, step):
-        """See `training.loop.Observer`."""
-
-    def close(self):
-        """See `training.loop.Observer`."""
-
-
-class MetricsLog(Silent):
+class MetricsLog(Observer):
     """Writes each line of the log to `metrics.jsonl`.
 
     Args:
@@ -63,7 +42,7 @@ class MetricsLog(Silent):
             self._file.close()
 
 
-class Logs(Silent):
+class Logs(Observer):
     """Writes lines and pictures to a log that people look at (TensorBoard, Weights & Biases), from a thread.
 
     Where it cannot be written, one warning says so and the run goes on; `metrics.jsonl` has every number.
@@ -136,7 +115,7 @@ def logs(names, folder, hyperparameters):
     return [Logs(name, writers[name], hyperparameters) for name in names]
 
 
-class Progress(Silent):
+class Progress(Observer):
     """A bar in a terminal or a notebook, a line per logged step in a file, with a forecast of the time that is left.
 
     Time counts from the first step on, so compilation is in no forecast.
@@ -203,7 +182,7 @@ def on_one_device(mesh):
     return bring
 
 
-class Layers(Silent):
+class Layers(Observer):
     """Measures the layers on part of the batch, every so many steps: `nonzero/encoder_00`, `coding_rate/encoder_00`.
 
     Args:
@@ -236,7 +215,7 @@ class Layers(Silent):
                 logger.warning("step %d: %s", step, sentence)
 
 
-class Profiler(Silent):
+class Profiler(Observer):
     """A trace of five steps, for TensorBoard's profile tab.
 
     Args:

@@ -19,7 +19,7 @@ from crate_jax.processes import same_on_all_hosts, wait_for_all
 from crate_jax.storage import output_folder, user_errors
 from crate_jax.training import observers
 from crate_jax.training.checkpoint import Checkpoints
-from crate_jax.training.loop import train
+from crate_jax.training.loop import Observer, train
 from crate_jax.training.run_folder import RunFolder
 
 logger = logging.getLogger(__name__)
@@ -28,7 +28,7 @@ MAY_DIFFER = ("data.data_dir",)  # between hosts; what lies there is compared by
 _SECONDS_TO_APPEAR = 20.0  # for a file that host 0 wrote, on a network file system
 
 
-class _Begins(observers.Silent):
+class _Begins(Observer):
     """Writes config.json when the first step is compiled: a run that is refused before leaves nothing."""
 
     def __init__(self, folder, config, lock):

@@ -10,7 +10,7 @@ import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 
 from crate_jax.distributed.sharding import RULES, parameter_shardings
-from crate_jax.models.registry import blank_images, boxed_shapes
+from crate_jax.models.registry import boxed_shapes, initial
 
 
 @flax.struct.dataclass
@@ -45,7 +45,7 @@ def new_state(model, optimizer, seed, *, ema=False):
     Returns:
         A `TrainState`.
     """
-    params = nn.meta.unbox(model.init(jax.random.key(seed), blank_images(model))["params"])
+    params = nn.meta.unbox(initial(model, jax.random.key(seed)))
     return TrainState(
         step=jnp.zeros((), jnp.int32),
         params=params,

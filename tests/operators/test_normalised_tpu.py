@@ -1,5 +1,6 @@
 """Norms and products of a layer as TPU kernels: interpreted they are the textbook, and they compile for a pod."""
 
+import functools
 import importlib.util
 
 import jax
@@ -8,12 +9,13 @@ import numpy as np
 import pytest
 
 from crate_jax.errors import UserError
-from crate_jax.models.registry import create_model, init_params
+from crate_jax.models.registry import create_model
 from crate_jax.operators.attention_step import attention_step
 from crate_jax.operators.normalised import normalised_ista, normalised_product
 from crate_jax.operators.subspace_attention import attend
 from tests.compiling import with_devices
 from tests.operators.test_subspace_attention_tpu import in_a_child, textbook
+from tests.random_parameters import random_parameters
 
 SHAPES = [(17, 32, 48), (5, 128, 128), (1, 24, 7), (50, 96, 96)]  # N, D, E: odd ones and whole tiles
 DTYPES = [("float32", 3e-6), ("bfloat16", 2e-2)]
@@ -108,6 +110,7 @@ def test_projected_attention_keeps_the_codes_alone(dtype, tolerance):
     codes, cotangent = (jnp.asarray(rng.normal(size=(2, 17, 32)), dtype) for _ in range(2))
     weight = jnp.asarray(rng.normal(size=(32, 32)) / 6, dtype)
 
+    @functools.partial(jax.jit, static_argnums=0)
     def both(kernel, codes, weight, cotangent):
         value, pull = jax.vjp(
             lambda w, out: attend(w, weight_KPxD=out, num_heads=2, scale=0.25, kernel=kernel), codes, weight
@@ -144,20 +147,27 @@ def test_a_step_of_attention_is_the_textbook(tokens, heads, size, dtype, toleran
     assert_close(got, wanted, 2 * tolerance)
 
 
-@pytest.mark.parametrize("changes", [{}, {"output_projection": "tied"}, {"skip": "normed"}, {"num_heads": 1}])
-def test_a_network_is_the_same_by_either_kernel(changes):
-    size = {"width": 32, "num_heads": 2, "depth": 2, "decoder_depth": 2, "image_size": 16, "patch_size": 8} | changes
+VARIANTS = {"output_projection": "tied", "skip": "normed", "num_heads": 1}
+SCANNED = {"scan_layers": True, "remat": "names"}
+
+
+@pytest.mark.parametrize(
+    ("changes", "way"),
+    [({}, {}), ({}, SCANNED), *(({name: value}, SCANNED) for name, value in VARIANTS.items())],
+    ids=str,
+)
+def test_a_network_is_the_same_by_either_kernel(changes, way):
+    size = {"width": 32, "num_heads": 2, "depth": 2, "decoder_depth": 1, "image_size": 16, "patch_size": 8} | changes
     images = jnp.asarray(np.random.default_rng(0).normal(size=(2, 16, 16, 3)), jnp.float32)
-    params = init_params(create_model("crate_mae_tiny", **size), jax.random.key(0))
+    params = random_parameters(create_model("crate_mae_tiny", **size))
 
     def step(kernel, **way):
         model = create_model("crate_mae_tiny", **size, **way, attention_kernel=kernel, product_kernel=kernel)
         return jax.value_and_grad(lambda p: jnp.mean(model.apply({"params": p}, images).prediction_BxNxF ** 2))
 
     plain = jax.jit(step("xla"))(params)
-    for way in ({}, {"scan_layers": True, "remat": "names"}):
-        got = jax.jit(step("pallas", **way))(params)
-        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-4, atol=2e-6), got, plain)
+    got = jax.jit(step("pallas", **way))(params)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-4, atol=2e-6), got, plain)
 
 
 def test_what_does_not_fit_is_refused_in_one_sentence():

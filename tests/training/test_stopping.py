@@ -18,6 +18,7 @@ from crate_jax.distributed.signals import Preemption, StopRequested
 from crate_jax.errors import UserError
 from crate_jax.storage import output_folder
 from crate_jax.training import observers
+from crate_jax.training.loop import Observer
 from crate_jax.training.metrics_file import MetricsFile
 from crate_jax.training.save_times import SaveTimes
 from tests.training.test_resume import command, start, wait_for_step
@@ -175,11 +176,11 @@ def test_home_is_home(monkeypatch):
 def test_what_failed_before_its_first_checkpoint_binds_nobody(tmp_path, tiny, monkeypatch):
     from crate_jax import pretrain
 
-    class Fails(observers.Silent):
+    class Fails(Observer):
         def after_step(self, step, state, batch):
             raise UserError("not today")
 
-    class Breaks(observers.Silent):
+    class Breaks(Observer):
         def close(self):
             raise RuntimeError("cannot close")
 
