@@ -85,7 +85,7 @@ def network(tmp_path_factory):
 @pytest.mark.parametrize("data", ["cifar10", "cifar100", "flowers", "pets"])
 def test_probes(data, root, network, tmp_path):
     line = [f"--checkpoint={network}", f"--config=probe:{data}", f"--out={tmp_path}", f"--config.data.data_dir={root}"]
-    line += ["--config.data.num_workers=1", "--features=cls@last"]
+    line += ["--config.data.num_workers=1"]
     assert main(["probe", *line, "--protocol=paper", "--baselines=raw"]) == 0
     found = json.loads((tmp_path / "probe_paper.json").read_text())
     assert found["test_examples"] == 12 and found["train_examples"] == (24 if data == "flowers" else 12)
