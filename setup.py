@@ -66,7 +66,7 @@ setup(
         "demo": ["gradio>=5,<7"],
         "wandb": ["wandb>=0.22"],
         "hub": ["huggingface_hub>=0.30"],
-        "docs": ["sphinx>=8", "myst-parser>=4", "furo>=2024.8.6"],
+        "docs": ["sphinx>=8", "myst-nb>=1.2", "furo>=2024.8.6", "latex2mathml>=3.77"],
         "notebook": ["ipykernel>=6", "nbclient>=0.10", "nbformat>=5.10"],
         "dev": [
             "pytest>=8",

@@ -6,6 +6,7 @@ import runpy
 import unittest.mock
 
 import pytest
+import setuptools
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
@@ -43,11 +44,24 @@ def test_tensorflow_is_an_extra_of_its_own(asked):
     assert {"cpu", "tpu", "cuda", "cuda12", "cuda13", "torch", "notebook", "dev"} <= extras.keys()
 
 
+def test_the_wheel_holds_the_shipped_network(asked, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    build = setuptools.Distribution(asked).get_command_obj("build_py")
+    build.ensure_finalized()
+    held = {f"{package}/{name}" for package, _, _, names in build.data_files for name in names}
+    network = "crate_jax/networks/photographs"
+    for name in ("params.safetensors", "model.json", "config.json", "README.md"):
+        assert f"{network}/{name}" in held and (ROOT / network / name).is_file()
+    assert {"crate_jax/py.typed", "crate_jax.analysis/templates/words.toml"} <= held
+
+
 def test_everything_that_is_required_is_constrained(asked):
     constrained = {
         canonicalize_name(line.partition("==")[0])
         for line in (ROOT / "constraints.txt").read_text().splitlines()
         if "==" in line
     }
-    wanted = [*asked["install_requires"], *asked["extras_require"]["dev"], *asked["extras_require"]["notebook"]]
+    wanted = asked["install_requires"] + [
+        one for extra in ("dev", "notebook", "docs") for one in asked["extras_require"][extra]
+    ]
     assert {canonicalize_name(Requirement(one).name) for one in wanted} <= constrained
