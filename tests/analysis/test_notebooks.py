@@ -50,3 +50,10 @@ def test_installs_only_where_the_package_is_missing(name):
     (cell,) = (cell for cell in read(name).cells if "install" in cell.metadata.get("tags", []))
     checked, _, installs = cell.source.partition("%pip install")
     assert 'find_spec("crate_jax") is None' in checked and "crate-jax" in installs
+
+
+def test_the_tour_holds_its_outputs():
+    cells = read("white_box_tour").cells
+    assert pictures(cells) >= 13 and (NOTEBOOKS / "white_box_tour.ipynb").stat().st_size < 1.5e6
+    errors = [output for cell in cells for output in cell.get("outputs", ()) if output.get("name") == "stderr"]
+    assert not errors
