@@ -3,7 +3,7 @@
     python benchmarks/pod_table.py                                   # minutes a row
     python benchmarks/pod_table.py --configs=imagenet_base --topologies=v5e:4x4 --batch=1024 --kernels=xla
 
-Each row is one `crate-jax compile`. The step is the slowest of arithmetic, traffic across HBM and interconnect at
+Each row is one `traffic.py --json`. The step is the slowest of arithmetic, traffic across HBM and interconnect at
 published peaks; a real one is longer. Hours are those of 800 epochs of ImageNet-1K at that step. Rows are kept in
 --cache, so that a run that was stopped goes on; `--only-known` prints the rows that are there.
 """
@@ -30,8 +30,9 @@ def kernel_overrides(config, kernels):
 
 
 def compiled(config, topology, batch, overrides):
-    """The numbers of `crate-jax compile --json`, or its last line of complaint."""
-    words = [sys.executable, "-m", "crate_jax", "compile", f"--config={config}", f"--topology={topology}", "--json"]
+    """The numbers of `traffic.py --json`, or its last line of complaint."""
+    script = pathlib.Path(__file__).with_name("traffic.py")
+    words = [sys.executable, str(script), f"--config={config}", f"--topology={topology}", "--json"]
     words += [*overrides] + ([f"--config.batch_size={batch}"] if batch else [])
     done = subprocess.run(words, capture_output=True, text=True)
     try:

@@ -4,7 +4,8 @@
     crate-jax compile --config=imagenet_large --topology=v5p-128 --slices=2 --config.mesh.dcn_data=2 --json
 
 Needs no TPU, only libtpu (the extra tpu); a minute or two for a large network. FLOPs are counted by hand, memory and
-collectives are the compiler's, times are what published peaks allow. Exit code 1 where it does not fit.
+collectives are the compiler's, traffic is bounded from below (benchmarks/traffic.py measures it), times are what the
+published peaks allow. Exit code 1 where it does not fit.
 """
 
 import json

@@ -32,9 +32,10 @@ class Plan:
         fits: in the memory of a chip.
         arguments, temporaries, peak: bytes of one chip; of a program that does not fit only `peak` is known.
         capacity: bytes that the compiler allows.
-        hbm_bytes: that one chip's operations read and write in a step, as the compiler counts, or None: also what lies
-            on the chip, and copies of it several times.
-        crossing_bytes: of these, what really goes to or comes from HBM (`planning.traffic`), or None.
+        hbm_bytes: that one chip's operations read and write in a step, as XLA's cost analysis counts, or None: also
+            what lies on the chip, copies of it several times, and the body of a loop over layers once.
+        crossing_bytes: that cross HBM at least, or None: arguments and results once, temporaries in and out, by XLA's
+            memory analysis.
         collectives: list of `Collective`.
         seconds: that compiling took.
         text: of the compiled program.
@@ -119,8 +120,7 @@ def plan(config, topology, num_examples):
         UserError: settings that do not go together, or with the topology.
     """
     from crate_jax.distributed.mesh import make_mesh
-    from crate_jax.planning.compiled_text import collectives
-    from crate_jax.planning.traffic import memory_bytes
+    from crate_jax.planning.collectives import collectives
     from crate_jax.training.program import build_program
 
     devices = topology_devices(topology)
@@ -136,20 +136,19 @@ def plan(config, topology, num_examples):
         seconds = time.perf_counter() - begin
         return Plan(topology, program, False, None, None, used, capacity, None, None, (), seconds)
     seconds, memory = time.perf_counter() - begin, compiled.memory_analysis()
-    text, cost = compiled.as_text(), compiled.cost_analysis()
-    with_trips, once, crossing = memory_bytes(text)
-    held = memory.argument_size_in_bytes + memory.output_size_in_bytes - memory.alias_size_in_bytes
-    peak = getattr(memory, "peak_memory_in_bytes", 0) or held + memory.temp_size_in_bytes
+    text, temporaries = compiled.as_text(), memory.temp_size_in_bytes
+    moved = memory.argument_size_in_bytes + memory.output_size_in_bytes
+    peak = getattr(memory, "peak_memory_in_bytes", 0) or moved - memory.alias_size_in_bytes + temporaries
     return Plan(
         topology,
         program,
         True,
         memory.argument_size_in_bytes,
-        memory.temp_size_in_bytes,
+        temporaries,
         peak,
         topology.chip.hbm_bytes,
-        cost["bytes accessed"] * (with_trips / once if once else 1.0),
-        crossing,
+        compiled.cost_analysis()["bytes accessed"],
+        moved + 2 * temporaries,
         tuple(collectives(text)),
         seconds,
         text,

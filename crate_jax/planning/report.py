@@ -94,6 +94,8 @@ def as_text(plan, numbers):
     mesh = " x ".join(f"{axis} {size}" for axis, size in numbers["mesh"].items())
     slices = f", {numbers['slices']} slices" if numbers["slices"] > 1 else ""
     room = memory["capacity"] - memory["peak"]
+    model = plan.program.model
+    loops = ", a loop over layers once" if model.scan_layers or model.remat != "none" else ""
     where = f"{plan.topology.name}{slices}: {numbers['chips']} chips, {mesh}"
     lines = [
         f"{config.model.name}, batch {config.batch_size}, on {where}",
@@ -108,9 +110,9 @@ def as_text(plan, numbers):
         f"  compute      {1e3 * seconds['compute']:9.2f} ms   {numbers['flops_per_step'] / 1e12:.2f} TFLOP at "
         f"{chip.flops / 1e12:.0f} TFLOP/s",
         f"  memory       {1e3 * seconds['memory']:9.2f} ms   {size(numbers['hbm_crossing_bytes_per_step'])} "
-        f"across HBM at {chip.hbm_bandwidth / 1e9:.0f} GB/s",
+        f"across HBM at {chip.hbm_bandwidth / 1e9:.0f} GB/s: state, batch and temporaries, in and out",
         f"               {1e3 * numbers['hbm_bytes_per_step'] / chip.hbm_bandwidth:9.2f} ms   if all "
-        f"{size(numbers['hbm_bytes_per_step'])} did that the compiler counts, on the chip or off it",
+        f"{size(numbers['hbm_bytes_per_step'])} did that the compiler counts, on the chip or off it{loops}",
         f"  interconnect {1e3 * seconds['interconnect']:9.2f} ms",
         f"  bound by {seconds['bound']}: {1e3 * seconds['at_least']:.2f} ms a step at least, "
         f"{config.batch_size / seconds['at_least']:,.0f} images/s; a real step is longer",

@@ -10,7 +10,7 @@ result, and so on; what goes between slices has the data-centre network's bandwi
 import dataclasses
 
 from crate_jax.models.flops import flops_per_image, repeated_flops
-from crate_jax.planning.compiled_text import BETWEEN_SLICES
+from crate_jax.planning.collectives import BETWEEN_SLICES
 
 
 @dataclasses.dataclass(frozen=True)

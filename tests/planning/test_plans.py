@@ -4,15 +4,15 @@ import importlib.util
 
 import pytest
 
+from benchmarks.memory_traffic import by_purpose, memory_bytes, padded_bytes
 from crate_jax import create_model
 from crate_jax.config import default_config, override
 from crate_jax.errors import UserError
 from crate_jax.models.flops import flops_per_image
 from crate_jax.planning import ahead_of_time
 from crate_jax.planning.chips import CHIPS, find_topology
-from crate_jax.planning.compiled_text import BETWEEN_SLICES, Collective, collectives, type_bytes
+from crate_jax.planning.collectives import BETWEEN_SLICES, Collective, collectives, type_bytes
 from crate_jax.planning.roofline import bytes_sent, model_flops, roofline
-from crate_jax.planning.traffic import by_purpose, memory_bytes
 
 # Four layers scanned: each gathers its slice of a stack, multiplies, and the loop's result is reduced, and sent on.
 TEXT = """\
@@ -123,8 +123,8 @@ def test_what_stays_on_the_chip_does_not_cross_memory():
 
 def test_arrays_lie_in_tiles():
     assert type_bytes("bf16[3,17,64]{2,1,0:T(8,128)(2,1)S(1)}") == 2 * 3 * 17 * 64
-    assert type_bytes("bf16[3,17,64]{2,1,0:T(8,128)(2,1)S(1)}", padded=True) == 2 * 3 * 24 * 128
-    assert type_bytes("f32[64,17]{0,1:T(8,128)}", padded=True) == 4 * 128 * 24  # columns lie together
+    assert padded_bytes("bf16[3,17,64]{2,1,0:T(8,128)(2,1)S(1)}") == 2 * 3 * 24 * 128
+    assert padded_bytes("f32[64,17]{0,1:T(8,128)}") == 4 * 128 * 24  # columns lie together
     assert type_bytes("(f32[2]{0}, pred[], /*index=2*/u8[3]{0})") == 8 + 1 + 3
 
 

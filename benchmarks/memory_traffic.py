@@ -3,16 +3,19 @@
 A TPU's compiler keeps whole activations in the chip's own memory (VMEM, space 1 in the text; 128 MiB on v5e and v6e)
 and copies them there ahead of their use, a quarter at a time. Its cost analysis counts operands and results wherever
 they lie, each such copy several times, and the body of a loop once; `counted` does the same, with loops. What must
-cross HBM is less: reads and writes of space 0, each copy once.
+cross HBM is less: reads and writes of space 0, each copy once. Layouts, spaces and copies are written as libtpu writes
+them (0.0.42), which may change from version to version: hence a benchmark and no part of `crate-jax compile`.
 """
 
 import collections
 import dataclasses
+import math
 import re
 
-from crate_jax.planning.compiled_text import ARRAY, COLLECTIVES, computations, run_counts, type_bytes
+from crate_jax.planning.collectives import COLLECTIVES, ELEMENT_BYTES, computations, run_counts
 
 HBM = 0
+ARRAY = re.compile(r"\b([a-z]+[0-9]*)\[([0-9,]*)\](?:\{([0-9,]*)(?::T\(([0-9,]+)\))?)?")
 PURPOSES = (  # the first pattern that is found in "operation name-in-the-network" tells
     ("copies to VMEM ahead of use, and back", r"^(copy-start|slice-start|custom-call:ConcatBitcast) "),
     ("collectives", rf"^({'|'.join(COLLECTIVES)})"),
@@ -29,6 +32,27 @@ PURPOSES = (  # the first pattern that is found in "operation name-in-the-networ
 
 _FREE = {"parameter", "constant", "tuple", "get-tuple-element", "bitcast", "while", "conditional", "call", "iota"}
 _FREE |= {"after-all", "partition-id", "replica-id", "opt-barrier"}
+
+
+def padded_bytes(text):
+    """Bytes of an array's or a tuple's type as they lie in memory, the smallest axes rounded up to whole tiles."""
+
+    def numbers(text):
+        return [int(number) for number in text.split(",") if number]
+
+    total = 0.0
+    for kind, sizes, order, tile in ARRAY.findall(text):
+        sizes = numbers(sizes)
+        if tile and sizes:
+            for axis, step in zip(numbers(order), reversed(numbers(tile)), strict=False):  # smallest axis first
+                sizes[axis] = -(-sizes[axis] // step) * step
+        total += ELEMENT_BYTES.get(kind, 0) * math.prod(sizes)
+    return total
+
+
+def operands_of(instruction):
+    """Names of what an instruction reads, in order."""
+    return re.findall(r"%([\w.\-]+)", re.split(r"\)(?:, |$)", instruction.rest, maxsplit=1)[0])
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,7 +85,7 @@ def transfers(text):
         for one in instructions:
             if one.operation in _FREE or one.operation.endswith("-done"):
                 continue
-            operands = [_parts(types.get(operand, "")) for operand in one.operands()]
+            operands = [_parts(types.get(operand, "")) for operand in operands_of(one)]
             counted, crossing = _moved(one, operands, _parts(one.type), found)
             named = re.search(r'op_name="([^"]*)"', one.rest)
             target = re.search(r'custom_call_target="([^"]*)"', one.rest)
@@ -93,7 +117,7 @@ def by_purpose(text):
 
 def _is_reducer(instructions):
     """The scalar function inside a reduction; its cost is the reduction's."""
-    return all(instruction.bytes <= 8 for instruction in instructions)
+    return all(padded_bytes(instruction.type) <= 8 for instruction in instructions)
 
 
 def _parts(text):
@@ -102,7 +126,7 @@ def _parts(text):
     for match in ARRAY.finditer(text):
         layout = text[match.end() :].split("}", 1)[0] if "{" in match[0] else ""
         space = re.search(r"S\((\d+)\)", layout)
-        found.append((int(space[1]) if space else HBM, type_bytes(match[0], padded=True)))
+        found.append((int(space[1]) if space else HBM, padded_bytes(match[0])))
     return found
 
 
@@ -156,24 +180,24 @@ def _fusion_traffic(body):
     by_name = {instruction.name: instruction for instruction in body}
     users_of = collections.defaultdict(list)
     for instruction in body:
-        for name in instruction.operands():
+        for name in operands_of(instruction):
             users_of[name].append(instruction)
     root = body[-1] if body else None
     if root is None:
         return {}, []
-    parts = [by_name[name] for name in root.operands() if name in by_name] if root.operation == "tuple" else [root]
+    parts = [by_name[name] for name in operands_of(root) if name in by_name] if root.operation == "tuple" else [root]
     writes, updated = [], set()
     for part in parts:
-        while part.operation in ("bitcast", "copy") and part.operands() and part.operands()[0] in by_name:
-            part = by_name[part.operands()[0]]
+        while part.operation in ("bitcast", "copy") and operands_of(part) and operands_of(part)[0] in by_name:
+            part = by_name[operands_of(part)[0]]
         if part.operation != "dynamic-update-slice":
             writes.append(None)
             continue
-        stack, update = part.operands()[:2]
+        stack, update = operands_of(part)[:2]
         while by_name[stack].operation in ("bitcast", "copy"):
-            stack = by_name[stack].operands()[0]
+            stack = operands_of(by_name[stack])[0]
         updated.add(stack)
-        writes.append(by_name[update].bytes)
+        writes.append(padded_bytes(by_name[update].type))
     reads = {}
     for parameter in body:
         if parameter.operation != "parameter":
@@ -183,5 +207,5 @@ def _fusion_traffic(body):
         if parameter.name in updated:
             reads[place] = 0.0
         elif users and all(user.operation in ("dynamic-slice", "slice", "gather") for user in users):
-            reads[place] = sum(user.bytes for user in users)
+            reads[place] = sum(padded_bytes(user.type) for user in users)
     return reads, writes

@@ -1,7 +1,7 @@
-"""A compiled program's text (HLO): its computations, how often each runs, and its collectives.
+"""The collectives of a compiled program, from its text (HLO): neither of XLA's own reports has them.
 
-XLA's own cost analysis counts the body of a loop once, so what a scan over layers does is counted from the text, with
-every loop's trip count. TPU programs repeat one asynchronous collective in several fusions; its channel tells.
+The body of a loop counts as often as it runs. TPU programs repeat one asynchronous collective in several fusions; its
+channel tells.
 """
 
 import collections
@@ -9,26 +9,15 @@ import dataclasses
 import math
 import re
 
-_BYTES = {
-    "pred": 1,
-    "s4": 0.5,
-    "u4": 0.5,
-    "s8": 1,
-    "u8": 1,
-    "s16": 2,
-    "u16": 2,
-    "bf16": 2,
-    "f16": 2,
-    "s32": 4,
-    "u32": 4,
-}
-_BYTES |= {"f32": 4, "s64": 8, "u64": 8, "f64": 8, "c64": 8, "c128": 16}
+ELEMENT_BYTES = dict.fromkeys(("s4", "u4"), 0.5) | dict.fromkeys(("pred", "s8", "u8"), 1)
+ELEMENT_BYTES |= dict.fromkeys(("s16", "u16", "bf16", "f16"), 2) | dict.fromkeys(("s32", "u32", "f32"), 4)
+ELEMENT_BYTES |= dict.fromkeys(("s64", "u64", "f64", "c64"), 8) | {"c128": 16}
 COLLECTIVES = ("all-reduce", "all-gather", "reduce-scatter", "all-to-all", "collective-permute")
 BETWEEN_SLICES = "between-slices"  # what libtpu makes of the part that goes over the data-centre network
 
 _HEAD = re.compile(r"^(ENTRY )?%?([\w.\-]+) \(.*\) -> .* \{$")
 _LINE = re.compile(r"^\s+(?:ROOT )?%?([\w.\-]+) = (.*?) ([a-z][a-z0-9\-]*)\((.*)$")
-ARRAY = re.compile(r"\b([a-z]+[0-9]*)\[([0-9,]*)\](?:\{([0-9,]*)(?::T\(([0-9,]+)\))?)?")
+ARRAY = re.compile(r"\b([a-z]+[0-9]*)\[([0-9,]*)\]")
 _CALLED = re.compile(r"\b(?:calls|to_apply|body|condition|true_computation|false_computation)=%?([\w.\-]+)")
 _LISTED = re.compile(r"\b(?:branch_computations|called_computations)=\{([^}]*)\}")
 _TRIPS = re.compile(r'"known_trip_count":\{"n":"([0-9]+)"\}')
@@ -45,15 +34,6 @@ class Instruction:
     type: str
     operation: str
     rest: str
-
-    @property
-    def bytes(self):
-        """Of the result, or of all its parts, as they lie in memory."""
-        return type_bytes(self.type, padded=True)
-
-    def operands(self):
-        """Names of what it reads, in order."""
-        return re.findall(r"%([\w.\-]+)", re.split(r"\)(?:, |$)", self.rest, maxsplit=1)[0])
 
     def called(self):
         """Names of the computations it runs."""
@@ -92,25 +72,12 @@ class Collective:
     groups: tuple
 
 
-def type_bytes(text, *, padded=False):
-    """Bytes of an array's or a tuple's type.
-
-    Args:
-        text: such as f32[64,96]{1,0:T(8,128)}.
-        padded: as they lie in memory, the smallest axes rounded up to whole tiles.
-    """
-    total = 0.0
-    for kind, sizes, order, tile in ARRAY.findall(text):
-        sizes = _numbers(sizes)
-        if padded and tile and sizes:
-            for axis, step in zip(_numbers(order), reversed(_numbers(tile)), strict=False):  # smallest axis first
-                sizes[axis] = -(-sizes[axis] // step) * step
-        total += _BYTES.get(kind, 0) * math.prod(sizes)
-    return total
-
-
-def _numbers(text):
-    return [int(number) for number in text.split(",") if number]
+def type_bytes(text):
+    """Bytes of the numbers of an array's or a tuple's type, such as f32[64,96]{1,0:T(8,128)}."""
+    return sum(
+        ELEMENT_BYTES.get(kind, 0) * math.prod(int(size) for size in sizes.split(",") if size)
+        for kind, sizes in ARRAY.findall(text)
+    )
 
 
 def computations(text):
