@@ -11,7 +11,7 @@ def library(name, extra, needed_by):
     Args:
         name: of the module.
         extra: of setup.py that has it.
-        needed_by: what a person asked for, for the message.
+        needed_by: the command or option, for the message.
 
     Raises:
         UserError: it is not installed.

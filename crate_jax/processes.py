@@ -13,8 +13,9 @@ _counter = itertools.count()
 
 
 def cluster():
-    """What JAX knows of the other processes: `client` (a store of texts, and barriers), `process_id`, `num_processes`.
+    """What JAX knows of the other processes.
 
+    Its attributes are `client` (a store of texts, and barriers), `process_id` and `num_processes`.
     `jax.process_index` would start the devices, which waits for every process: one that leaves must not.
     """
     from jax._src import distributed

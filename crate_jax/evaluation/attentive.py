@@ -82,7 +82,7 @@ def attentive_probe(subject, *, rates=RATES, decays=DECAYS, epochs=EPOCHS):
         UserError: no such split, no labels, one class only.
     """
     settings, grid = subject.config.data, [(rate, decay) for rate in rates for decay in decays]
-    test_M = _all(subject, settings.validation_split)  # what is not there is told before minutes have passed
+    test_M = _all(subject, settings.validation_split)  # a split that is missing is refused before minutes have passed
     index_N = _all(subject, settings.train_split)
     held_N = np.random.RandomState(0).permutation(len(index_N)) < len(index_N) // HELD_OUT  # no period of classes
     training = _Training(subject, grid, epochs, int((~held_N).sum()))

@@ -3,7 +3,7 @@
     the k training examples of largest cosine s vote for their class with weight exp(s / T); the heaviest class wins
 
 Ties of the vote go to the smaller class, ties of the cosine to the earlier example. The search is exact unless
-`approximate` is asked for.
+`approximate` is set.
 """
 
 import dataclasses

@@ -8,7 +8,7 @@ standardised and rotated onto the eigenvectors of their covariance, once for all
 the square root of its curvature c * eigenvalue + 1 / (C M), c = p (1 - p) at equal class probabilities p.
 
 The objective and its gradient are one XLA program, which sees all data; SciPy holds the parameters. `optax.lbfgs` takes
-the same number of iterations, and ten times as long to compile, for every shape anew.
+the same number of iterations, and ten times as long to compile, once per shape.
 """
 
 import dataclasses

@@ -157,7 +157,7 @@ def random_mask(key, batch, num_patches, ratio):
 
 
 def example_masks(key, index_B, grid, ratio, *, kind="random"):
-    """The masks of `visible_patches`: they depend on the key and on each example's index, not on its place in a batch.
+    """The masks of `visible_patches`, which depend on the key and on each example's index.
 
     Args:
         key: a PRNG key, of the seed and the step.

@@ -163,8 +163,7 @@ def train(program, state, batches, checkpoints, observers, preemption):
         batch = _next(batches, preemption)
     except StopRequested:
         return Outcome(state, start, preempted=True)
-    seed = program.seed
-    run_step = compiled(program.step, state, batch, seed)  # now, so that the clock does not count it
+    run_step = compiled(program.step, state, batch, program.seed)  # now, so that the clock does not count it
     # Simulated devices share one pool of threads: two programs with collectives under way at once can wait for each
     # other without end. So there every step is finished before the next is dispatched; one device needs no such care.
     one_at_a_time = program.mesh.size > 1 and program.mesh.devices.flat[0].platform == "cpu"
@@ -182,7 +181,7 @@ def train(program, state, batches, checkpoints, observers, preemption):
         times.saved()
 
     for finished in range(start + 1, total + 1):
-        state, metrics = run_step(state, batch, seed)
+        state, metrics = run_step(state, batch, program.seed)
         last = finished == total
         scalars = {}
         if one_at_a_time:

@@ -50,7 +50,7 @@ def pretrain(config, workdir, *, watch=lambda program: (), second_interrupt=None
             return program.new_state()
         params = starting_params(config.init_from, config, model)
         logger.info(
-            "init_from=%s: its parameters only; step, optimizer, schedule and data order begin anew", config.init_from
+            "init_from=%s: its parameters only; step, optimizer, schedule and data order start at 0", config.init_from
         )
         return with_params(program.new_state(), params, program.abstract)
 

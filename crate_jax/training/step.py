@@ -68,16 +68,8 @@ def make_train_step(objective, optimizer, schedule, *, accumulate=1, ema=None):
         mean = state.ema
         if ema is not None:
             mean = jax.tree.map(lambda old, new: ema * old + (1 - ema) * new, state.ema, params)
-        return (
-            state.replace(
-                step=state.step + 1,
-                params=params,
-                opt_state=opt_state,
-                ema=mean,
-                bad_step=bad_step,
-            ),
-            metrics,
-        )
+        state = state.replace(step=state.step + 1, params=params, opt_state=opt_state, ema=mean, bad_step=bad_step)
+        return state, metrics
 
     return train_step
 
