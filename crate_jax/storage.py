@@ -85,13 +85,15 @@ def make_folder(path):
         path: an `epath.Path`.
 
     Raises:
-        UserError: no such bucket.
+        UserError: no such bucket, or it cannot be reached.
     """
     if not is_remote(path):
         epath.Path(path).mkdir(parents=True, exist_ok=True)
         return
     bucket = "/".join(os.fspath(path).split("/")[:3])
-    if not epath.Path(bucket).exists():
+    with user_errors(f"{bucket} cannot be reached"):
+        found = epath.Path(bucket).exists()
+    if not found:
         raise UserError(f"there is no bucket {bucket} that this machine can see; check its name and your credentials.")
 
 

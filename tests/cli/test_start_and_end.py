@@ -25,7 +25,19 @@ def test_results_that_could_not_be_written_are_refused_before_they_are_computed(
     monkeypatch.setattr(os, "access", lambda *_: False)
     with pytest.raises(UserError, match="cannot be written to"):
         check_writable(tmp_path / "new" / "folder", "--out")
-    check_writable("gs://bucket/x", "--out")
+    monkeypatch.setattr("crate_jax.storage.epath.Path", Unreachable)
+    with pytest.raises(UserError, match=r"^gs://bucket cannot be reached: no route to host$"):
+        check_writable("gs://bucket/x", "--out")
+
+
+class Unreachable:
+    """A path of a store that does not answer."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def exists(self):
+        raise OSError("no route to host")
 
 
 def test_a_platform_that_is_not_there_is_one_sentence(tmp_path):
