@@ -2,7 +2,7 @@
 
     crate-jax sweep --config=descent --workdir=workdirs/descent
     crate-jax compare workdirs/descent --out=workdirs/descent --baseline=official
-    crate-jax analyze --workdir=workdirs/descent/gradient-seed=0 --baseline=workdirs/descent/official-seed=0
+    crate-jax analyze --workdir='workdirs/descent/gradient+seed=0' --baseline='workdirs/descent/official+seed=0'
 
 Question: MSSA with its skip ascends R^c (Hu, Zou, Xu, NeurIPS 2024, arXiv 2411.17182). Does R^c through LayerNorm, with
 orthonormal subspaces, fall at every encoder layer for z - MSSA, the paper's convex step, the tied projections and the
