@@ -36,7 +36,7 @@ def inline_formula(translator, node):
 
 
 def block_formula(translator, node):
-    """The same in a line of its own."""
+    """The same on a separate line."""
     translator.body.append(f'<div style="overflow-x: auto">{convert(node.astext(), display="block")}</div>')
     raise SkipNode
 

@@ -62,7 +62,7 @@ def layer_measurement(model, mean, std):
 
 
 def layer_alarms(model):
-    """From a line of the log to sentences about layers that go wrong, compared with the first measured line."""
+    """A function from a log line to warnings about layers, compared with the first measured line."""
     first = {}
 
     def look(scalars):

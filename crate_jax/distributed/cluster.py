@@ -1,7 +1,7 @@
 """Is this process one of several? Read from what the scheduler left in the environment, before jax is first used.
 
     local pod, or by hand   CRATE_JAX_COORDINATOR=HOST:PORT, CRATE_JAX_PROCESSES=P, CRATE_JAX_PROCESS=0 .. P-1
-    SLURM                   a step of more than one task (srun)
+    SLURM                   srun with more than one task
     TPU in GKE              TPU_WORKER_HOSTNAMES with more than one name, or several slices (MEGASCALE_NUM_SLICES)
     Cloud TPU VM            more than one worker in the metadata server's list
 

@@ -1,7 +1,7 @@
 """One simulated device per core, where there is nothing but a CPU.
 
 XLA's CPU backend leaves a second core partly idle in the backward pass of a small network. Splitting the batch over as
-many simulated devices as there are cores keeps them busy: on two cores a step of the quickstart takes 21.5 ms instead
+many simulated devices as there are cores keeps them busy: on two cores one quickstart step takes 21.5 ms instead
 of 23 to 31, with all tokens in the encoder 35 instead of 41.
 """
 

@@ -25,7 +25,7 @@ def _with_descriptor(stream):
 
 
 class Watchdog:
-    """An observer of the loop (`training.loop.Observer`): a step is progress.
+    """An observer of the loop (`training.loop.Observer`): every step counts as progress.
 
     Compilation before the first step, and evaluations between steps, count as no progress; allow for them.
 

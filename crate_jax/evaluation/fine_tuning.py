@@ -38,9 +38,8 @@ from crate_jax.training.start import with_params
 logger = logging.getLogger(__name__)
 
 SMALL, MEDIUM = 10_000, 300_000  # training examples below which the recipe of `recipe_for` is finetune, finetune:medium
-HEAD_GROWTH = (
-    500.0  # MAE's probe begins with a head of deviation 0.01, fine-tuning with 2e-5: LARS steps go by its norm
-)
+# MAE initialises the head of a probe with deviation 0.01, that of fine-tuning with 2e-5: LARS steps go by its norm
+HEAD_GROWTH = 500.0
 
 
 def classifier_settings(config, model):
