@@ -22,7 +22,7 @@ from crate_jax.data.picture import CorruptPicture, decoded
 from crate_jax.errors import UserError
 from crate_jax.models.trace import trace
 from crate_jax.operators.losses import patch_mse
-from crate_jax.operators.patches import patchify, unpatchify
+from crate_jax.operators.patches import grid_of, patchify, unpatchify
 from crate_jax.training.objective import denormalise, normalise
 
 SHOWN = 384  # pixels of a picture on the page
@@ -51,8 +51,7 @@ class Exhibit:
             )
         self.config, self.statistics = subject.config, subject.statistics
         self.images = training_images
-        rows, columns = (side // self.model.patch_size for side in training_images.shape[1:3])
-        self.grid = (rows, columns)
+        self.grid = grid_of(training_images.shape[1:3], self.model.patch_size)
         self.strongest = self._strongest_patches() if dictionary.has_sparse_codes(self.params, "encoder_00") else None
 
     @property

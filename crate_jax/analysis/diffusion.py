@@ -19,7 +19,7 @@ from crate_jax.analysis.inverse import states
 from crate_jax.operators.losses import patch_mse
 from crate_jax.operators.masking import mask_from_noise, visible_first
 from crate_jax.operators.normalisation import layer_norm
-from crate_jax.operators.patches import patchify, unpatchify
+from crate_jax.operators.patches import grid_of, patchify, unpatchify
 
 
 def head_pixels(params, tokens_BxTxD):
@@ -96,7 +96,7 @@ def along_depth(model, params, images_BxHxWxC, mask_BxN, norm_pix=False):
 @functools.partial(jax.jit, static_argnames=("model", "visible"))
 def predict(model, params, patches_BxNxF, mask_BxN, visible, images_BxHxWxC):
     """The prediction for images whose patches are `patches_BxNxF`, with exactly `visible` of them seen."""
-    grid = tuple(size // model.patch_size for size in images_BxHxWxC.shape[1:3])
+    grid = grid_of(images_BxHxWxC.shape[1:3], model.patch_size)
     seen = unpatchify(patches_BxNxF, model.patch_size, grid=grid).astype(images_BxHxWxC.dtype)
     model = model.clone(mask_ratio=1 - (visible + 0.5) / mask_BxN.shape[1])  # int(N (1 - ratio)) is then `visible`
     return model.apply({"params": params}, seen, mask_BxN).prediction_BxNxF.astype(jnp.float32)

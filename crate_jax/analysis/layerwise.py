@@ -15,6 +15,7 @@ from crate_jax.errors import UserError
 from crate_jax.models.stacks import STACKS, layer_params
 from crate_jax.models.trace import trace
 from crate_jax.operators.coding_rate import EPSILON, official_coding_rate, subspace_coding_rate
+from crate_jax.operators.patches import grid_of
 from crate_jax.operators.subspace_attention import split_heads, subspace_attention_weights
 
 RANKED_TOKENS = 1024
@@ -276,7 +277,7 @@ def measure_one_by_one(model, params, images_BxHxWxC, bring, *, epsilon=EPSILON)
         As `measure_layers`.
     """
     z_BxTxD = _embed(model, bring({k: v for k, v in params.items() if k not in STACKS}), images_BxHxWxC)
-    grid = tuple(side // model.patch_size for side in images_BxHxWxC.shape[1:3])
+    grid = grid_of(images_BxHxWxC.shape[1:3], model.patch_size)
     rows = []
     for index in range(model.depth):
         z_BxTxD, measured = _apply_and_measure(model, bring(_layer(params["encoder"], index)), z_BxTxD, grid, epsilon)

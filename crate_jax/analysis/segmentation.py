@@ -20,7 +20,7 @@ from crate_jax.errors import UserError
 from crate_jax.evaluation.figures import picture_grid
 from crate_jax.evaluation.results import Result
 from crate_jax.models.trace import trace
-from crate_jax.operators.patches import image_shape
+from crate_jax.operators.patches import grid_of, image_shape
 from crate_jax.training.objective import normalise
 
 METHODS = ("attention", "pca", "maskcut")
@@ -112,7 +112,7 @@ def layer_masks(model, params, images_BxHxWxC):
     Raises:
         UserError: a network without attention.
     """
-    grid = tuple(side // model.patch_size for side in images_BxHxWxC.shape[1:3])
+    grid = grid_of(images_BxHxWxC.shape[1:3], model.patch_size)
 
     @jax.jit
     def look(images_BxHxWxC):

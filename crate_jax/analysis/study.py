@@ -20,6 +20,7 @@ from crate_jax.analysis.principal_components import colours
 from crate_jax.errors import UserError
 from crate_jax.models.trace import trace
 from crate_jax.operators.masking import example_masks
+from crate_jax.operators.patches import grid_of
 
 SHOWN = 8  # images in pictures
 FEW = 16  # images of the expensive measurements
@@ -154,7 +155,7 @@ def _pictures(found):
     few = jnp.asarray(found.images[:SHOWN])
     chosen = tuple(sorted({0, model.depth // 2, late})) if has_attention(model) else ()
     outputs, attention, codes = jax.device_get(_first_look(model, found.params, few, chosen, model.encoder_names[late]))
-    grid = tuple(side // model.patch_size for side in found.images.shape[1:3])
+    grid = grid_of(found.images.shape[1:3], model.patch_size)
     parts = {
         "spectra": {name: objective.spectrum(tokens) for name, tokens in outputs.items()},
         "grid": grid, "codes_layer": late, "colours": colours(codes, grid),
@@ -196,7 +197,7 @@ def _decoder(found, norm_pix, seed):
     compared = inverse.compare_states(model, params, few)
     if compared is None:  # a decoder of another width
         return {}
-    grid = tuple(side // model.patch_size for side in found.images.shape[1:3])
+    grid = grid_of(found.images.shape[1:3], model.patch_size)
     mask = example_masks(jax.random.key(seed), jnp.arange(len(few)), grid, model.mask_ratio)
     parts = {"inverse": compared, "norm_pix": norm_pix, "mask": np.asarray(mask)}
     shown = min(4, len(few))

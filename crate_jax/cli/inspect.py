@@ -129,7 +129,7 @@ def draw_batch(config, model, out):
     from crate_jax.data.preview import tiled
     from crate_jax.errors import UserError
     from crate_jax.operators.masking import random_mask
-    from crate_jax.operators.patches import patchify, unpatchify
+    from crate_jax.operators.patches import grid_of, patchify, unpatchify
 
     try:
         batches = train_batches(config, model.image_size, model.channels, None)
@@ -144,8 +144,7 @@ def draw_batch(config, model, out):
             random_mask(jax.random.key(config.seed), len(images), model.num_patches, model.mask_ratio)
         )
         patches = np.where(mask_BxN[..., None] > 0, np.uint8(128), patchify(images, model.patch_size))
-        grid = tuple(side // model.patch_size for side in images.shape[1:3])
-        rows.append(unpatchify(patches, model.patch_size, grid=grid))
+        rows.append(unpatchify(patches, model.patch_size, grid=grid_of(images.shape[1:3], model.patch_size)))
     grid, zoom = tiled(np.stack(rows)), max(1, 96 // max(images.shape[1:3]))
     path = epath.Path(out) / "batch.png"
     path.parent.mkdir(parents=True, exist_ok=True)

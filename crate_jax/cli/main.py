@@ -131,7 +131,7 @@ def _listing(command):
     """Evaluations ask for their splits again and again; a training does once, and would hold the listing for days."""
     from crate_jax.data.listed_once import listed_once
 
-    return contextlib.nullcontext() if command in ("pretrain", "finetune") else listed_once()
+    return contextlib.nullcontext() if command in TRAINS else listed_once()
 
 
 def _check_target(command, parsed):

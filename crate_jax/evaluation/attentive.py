@@ -24,6 +24,7 @@ from crate_jax.errors import UserError
 from crate_jax.evaluation.feature_store import batch_size_of, labelled
 from crate_jax.evaluation.probe import interval_of
 from crate_jax.evaluation.results import Result
+from crate_jax.operators.normalisation import layer_norm
 from crate_jax.training.objective import normalise
 
 logger = logging.getLogger(__name__)
@@ -57,8 +58,7 @@ def head_logits(head, token_BxNxD):
         head: from `new_head`.
         token_BxNxD: patch tokens, float32.
     """
-    mean_BxNx1 = token_BxNxD.mean(-1, keepdims=True)
-    normed_BxNxD = (token_BxNxD - mean_BxNx1) * jax.lax.rsqrt(token_BxNxD.var(-1, keepdims=True) + 1e-6)
+    normed_BxNxD = layer_norm(token_BxNxD, 1.0, 0.0, epsilon=1e-6)
     # the query goes through the keys once, not every token
     asked_DxH = jnp.einsum("dhp,hp->dh", head["key"], head["query"]) * head["query"].shape[1] ** -0.5
     weight_BxNxH = jax.nn.softmax(normed_BxNxD @ asked_DxH, axis=1)

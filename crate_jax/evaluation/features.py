@@ -17,6 +17,7 @@ import numpy as np
 
 from crate_jax.errors import UserError
 from crate_jax.models.trace import trace
+from crate_jax.operators.patches import grid_of
 
 POOLINGS = ("cls", "mean", "cells")
 
@@ -124,7 +125,7 @@ def several_features(model, params, images_BxHxWxC, names):
         UserError: see `parse_features`.
     """
     parsed = {name: parse_features(name, model.depth) for name in names}
-    grid = tuple(size // model.patch_size for size in images_BxHxWxC.shape[1:3])
+    grid = grid_of(images_BxHxWxC.shape[1:3], model.patch_size)
     # on TPU a float32 product would else be made of bfloat16 passes
     precision = "highest" if jnp.dtype(model.dtype) == jnp.float32 else "default"
     with jax.default_matmul_precision(precision):

@@ -25,7 +25,7 @@ from scipy.optimize import minimize
 logger = logging.getLogger(__name__)
 
 TOLERANCE = 3e-5  # of the gradient's largest entry
-PRECISION = 3e-4  # of it, which sums in float32 reach whatever the features
+PRECISION = 3e-4  # of it, which sums in float32 reach for any features
 ROUGH = 1e-3  # enough to compare strengths
 MAX_ITERATIONS = 500
 LARGEST_ROTATED = 4096  # features (or examples, if fewer); beyond, the eigenvectors would cost more than they save
@@ -215,7 +215,11 @@ def solve(
     # float32 forms the covariance to 1e-6 of its trace's mean; less than that cannot be told from zero
     curvature_FxR = (1 - 1 / num_classes) / num_classes * design.spectrum_R + np.maximum(strength_F, 1e-6)[:, None]
     precondition_FxRx1 = (1 / np.sqrt(curvature_FxR))[..., None].astype(np.float32)
-    chunks_of_rows = _chunked(design.x_NxR, label_N, weight_FxN, rows)
+    data = (
+        *_chunked(design.x_NxR, label_N, weight_FxN, rows),
+        jnp.asarray(precondition_FxRx1),
+        jnp.asarray(strength_F, jnp.float32),
+    )
     shapes = (num_folds, size, num_classes), (num_folds, num_classes)
 
     def parts(point):
@@ -223,9 +227,7 @@ def solve(
         return [one.reshape(shape) for one, shape in zip(np.split(point, [np.prod(shapes[0])]), shapes, strict=True)]
 
     def value_and_gradient(point):
-        value, gradient = _value_and_gradient(
-            *parts(point), *chunks_of_rows, precondition_FxRx1, strength_F.astype(np.float32)
-        )
+        value, gradient = _value_and_gradient(*parts(point), *data)
         return float(value), np.concatenate([np.asarray(one, np.float64).ravel() for one in gradient])
 
     point = np.zeros(sum(np.prod(shape) for shape in shapes))

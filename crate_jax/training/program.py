@@ -5,6 +5,7 @@ what will run on it.
 """
 
 import dataclasses
+import functools
 from typing import Any
 
 import jax
@@ -47,7 +48,7 @@ class Program:
     step: Any
     total_steps: int
 
-    @property
+    @functools.cached_property
     def seed(self):
         """The config's, as the step takes it: a uint32 replicated over the mesh."""
         seed = np.uint32(self.config.seed)
