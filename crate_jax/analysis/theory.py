@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from crate_jax.operators.coding_rate import coding_rate_gradient
 from crate_jax.operators.ista import lasso_objective
 from crate_jax.operators.normalisation import layer_norm
 from crate_jax.operators.subspace_attention import mssa, split_heads
@@ -116,11 +117,8 @@ def cosine(a, b):
 
 def gradient_of_rate(z_NxD, subspaces_DxKP, *, num_heads, epsilon):
     """grad R^c_eps(Z | U) = sum_k a w_k (I + a w_k^T w_k)^-1 U_k^T,   a = P/(N eps^2), w_k = Z U_k."""
-    codes_KxNxP = jnp.swapaxes(split_heads(jnp.matmul(z_NxD, subspaces_DxKP, precision="highest"), num_heads), 0, 1)
-    factor = codes_KxNxP.shape[-1] / (z_NxD.shape[0] * epsilon**2)
-    gram_KxPxP = jnp.einsum("knp,knq->kpq", codes_KxNxP, codes_KxNxP, precision="highest")
-    shrunk = jnp.linalg.solve(jnp.eye(gram_KxPxP.shape[-1]) + factor * gram_KxPxP, jnp.swapaxes(codes_KxNxP, 1, 2))
-    slope_NxKxP = factor * jnp.transpose(shrunk, (2, 0, 1))
+    codes_NxKxP = split_heads(jnp.matmul(z_NxD, subspaces_DxKP, precision="highest"), num_heads)
+    slope_NxKxP = coding_rate_gradient(codes_NxKxP, epsilon=epsilon)
     return jnp.matmul(slope_NxKxP.reshape(z_NxD.shape[0], -1), subspaces_DxKP.T, precision="highest")
 
 

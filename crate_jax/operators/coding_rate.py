@@ -7,6 +7,8 @@ Pai et al. 2024 (arXiv 2404.02446), section 2; Ma et al. 2007 (lossy coding). Bo
 P x P Gram matrix, are the same number (Sylvester); the smaller matrix is used. Rates are in nats, float32.
 """
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 
@@ -14,6 +16,7 @@ EPSILON = 0.5  # the default distortion
 OFFICIAL_EPSILON = 0.01  # of the official layer script, which does not square it
 
 _CHOLESKY_LIMIT = 1e5  # beyond, rounding of the Gram matrix (6e-8 of its trace) would swamp the identity
+_SMALL = 8  # a matrix of this size or less is inverted row by row
 
 
 def logdet_gram(x_NxP, scale):
@@ -84,8 +87,8 @@ def coding_rate_gradient(codes_BxNxKxP, *, epsilon=EPSILON):
 
         dR^c / dw_k = a w_k (I + a w_k^T w_k)^-1,    a = P/(N eps^2),    w_k = U_k^T z, tokens as rows
 
-    In the tokens it is sum_k dR^c/dw_k U_k^T. A step against it below 1 / a descends in the codes. One Cholesky factor
-    of P x P per subspace; no array of N x N. Accurate where a ||w_k||_F^2 is below about 1e5.
+    In the tokens it is sum_k dR^c/dw_k U_k^T. A step against it below 1 / a descends in the codes. One inverse of
+    P x P per subspace; no array of N x N. Accurate where a ||w_k||_F^2 is below about 1e5.
 
     Args:
         codes_BxNxKxP: the N tokens' coordinates in each of the K subspaces, float32 or bfloat16; computed in float32.
@@ -98,9 +101,62 @@ def coding_rate_gradient(codes_BxNxKxP, *, epsilon=EPSILON):
     scale = size / (num_tokens * epsilon**2)
     codes_BxKxNxP = jnp.swapaxes(codes_BxNxKxP, -3, -2).astype(jnp.float32)
     gram_BxKxPxP = jnp.einsum("...np,...nq->...pq", codes_BxKxNxP, codes_BxKxNxP, precision="highest")
-    factor_BxKxPxP = jnp.linalg.cholesky(jnp.eye(size, dtype=jnp.float32) + scale * gram_BxKxPxP)
-    solved_BxKxPxN = jax.scipy.linalg.cho_solve((factor_BxKxPxP, True), jnp.swapaxes(codes_BxKxNxP, -1, -2))
-    return (scale * jnp.moveaxis(solved_BxKxPxN, -1, -3)).astype(codes_BxNxKxP.dtype)
+    inverse_BxKxPxP = inverse_from_one(jnp.eye(size, dtype=jnp.float32) + scale * gram_BxKxPxP)
+    solved_BxKxNxP = jnp.einsum("...np,...pq->...nq", codes_BxKxNxP, inverse_BxKxPxP, precision="highest")
+    return (scale * jnp.swapaxes(solved_BxKxNxP, -3, -2)).astype(codes_BxNxKxP.dtype)
+
+
+@jax.custom_jvp
+def inverse_from_one(matrix_PxP):
+    """The inverse of symmetric matrices whose eigenvalues are at least 1, by halves.
+
+        [A B; B^T C]^-1 = [A^-1 + G S^-1 G^T, -G S^-1; -S^-1 G^T, S^-1],    G = A^-1 B,    S = C - B^T G
+
+    A and S have eigenvalues of at least 1 too, so no row is ever exchanged. The derivative is -M^-1 dM M^-1. Products
+    only: LAPACK's batches wait for threads of the pool that they themselves run in, so that on a CPU as many
+    independent ones as there are cores can wait for each other without end (jaxlib 0.10.2).
+
+    Args:
+        matrix_PxP: any leading axes may come before; float32.
+
+    Returns:
+        Shape of `matrix_PxP`.
+    """
+    size = matrix_PxP.shape[-1]
+    if size <= _SMALL:
+        return _inverse_by_rows(matrix_PxP)
+    product = partial(jnp.matmul, precision="highest")
+    half = size // 2
+    top_HxH, side_HxR, rest_RxR = (
+        matrix_PxP[..., :half, :half], matrix_PxP[..., :half, half:], matrix_PxP[..., half:, half:],
+    )  # fmt: skip
+    top_HxH = inverse_from_one(top_HxH)
+    gain_HxR = product(top_HxH, side_HxR)
+    rest_RxR = inverse_from_one(rest_RxR - product(side_HxR.mT, gain_HxR))
+    corner_HxR = product(gain_HxR, rest_RxR)
+    return jnp.block([[top_HxH + product(corner_HxR, gain_HxR.mT), -corner_HxR], [-corner_HxR.mT, rest_RxR]])
+
+
+def _inverse_by_rows(matrix_PxP):
+    """The same by Gauss-Jordan elimination, in place: row k is divided by its pivot and taken from all others."""
+    position_P = jnp.arange(matrix_PxP.shape[-1])
+
+    def eliminate(k, matrix_PxP):
+        here_P = position_P == k
+        row_1xP = jax.lax.dynamic_index_in_dim(matrix_PxP, k, -2)
+        pivot_1x1 = jnp.sum(jnp.where(here_P, row_1xP, 0), -1, keepdims=True)
+        divided_1xP = jnp.where(here_P, -1, row_1xP) / pivot_1x1
+        others_PxP = jnp.where(here_P, 0, matrix_PxP) - row_1xP.mT * divided_1xP
+        return jnp.where(here_P[:, None], divided_1xP, others_PxP)
+
+    return -jax.lax.fori_loop(0, matrix_PxP.shape[-1], eliminate, matrix_PxP)
+
+
+@inverse_from_one.defjvp
+def _inverse_jvp(primals, tangents):
+    inverse_PxP = inverse_from_one(*primals)
+    moved_PxP = jnp.einsum("...pq,...qr,...rs->...ps", inverse_PxP, *tangents, inverse_PxP, precision="highest")
+    return inverse_PxP, -moved_PxP
 
 
 def official_coding_rate(codes_BxNxKxP, *, epsilon=OFFICIAL_EPSILON):
