@@ -9,7 +9,6 @@ import sys
 
 import numpy as np
 import pytest
-import tensorflow_datasets as tfds
 
 from crate_jax.config import default_config
 from crate_jax.data import pipeline, reading, staging, tfds_records
@@ -18,6 +17,7 @@ from crate_jax.data.picture import decoded
 from crate_jax.data.sources import open_source
 from crate_jax.data.tfds_records import records
 from crate_jax.errors import UserError
+from tests.tfds import tfds
 
 
 class Builder(tfds.core.GeneratorBasedBuilder):

@@ -14,8 +14,8 @@ from crate_jax.evaluation.subject import Subject, of_checkpoint
 from crate_jax.models.registry import create_model
 from crate_jax.pretrained import Pretrained
 from crate_jax.training.program import build_program
+from tests.tfds import tfds
 
-tfds = pytest.importorskip("tensorflow_datasets")
 SETS = {  # TFDS name: (classes, splits)
     "cifar10": (10, ("train", "test")),
     "cifar100": (100, ("train", "test")),
