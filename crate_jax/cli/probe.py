@@ -25,7 +25,7 @@ def add_arguments(parser):
     add_subject_arguments(parser)
     parser.add_argument("--features", help="POOLING@LAYER, such as cells@encoder_01; chosen if not given")
     parser.add_argument(
-        "--shots", help="examples per class of the few-shot probes, such as 1,5 (5,10 if there are as many)"
+        "--shots", help="examples per class of the few-shot probes, such as 1,5, or none (5,10 if there are as many)"
     )
     parser.add_argument("--baselines", default="untrained,raw", help="some of untrained,raw, or none")
     parser.add_argument("--protocol", default="ours", help="ours, paper, mae or attentive")
@@ -41,10 +41,10 @@ def run(arguments):
     from crate_jax.evaluation.protocols import probe_by
     from crate_jax.evaluation.subject import resolve
 
-    shots = None
-    if arguments.shots:
+    shots = () if arguments.shots == "none" else None
+    if arguments.shots and shots is None:
         if not all(part.strip().isdecimal() for part in arguments.shots.split(",")):
-            raise UserError(f"--shots={arguments.shots}: give whole numbers, separated by commas, such as 5,10.")
+            raise UserError(f"--shots={arguments.shots}: give numbers separated by commas, such as 5,10, or none.")
         shots = sorted({int(part) for part in arguments.shots.split(",")})
     subject = resolve(arguments)
     keep_compiled(subject.out)

@@ -34,7 +34,7 @@ def possible(label_N, shots):
 
     Args:
         label_N: integers, 0 <= label < K.
-        shots: wanted; None is `SHOTS`, as far as they go.
+        shots: wanted; None is `SHOTS`, as far as they go; none if empty.
 
     Raises:
         UserError: a class has fewer examples than one of `shots`.
@@ -43,7 +43,7 @@ def possible(label_N, shots):
     for wanted in shots or ():
         if wanted < 1 or wanted > fewest:
             raise UserError(f"--shots={wanted}: the smallest class has {fewest} training examples; give 1 to {fewest}.")
-    return tuple(shots or (one for one in SHOTS if one <= fewest))
+    return tuple(one for one in SHOTS if one <= fewest) if shots is None else tuple(shots)
 
 
 def few_shot_classifiers(train, label_N, num_classes, Cs, *, shots, draws=DRAWS):

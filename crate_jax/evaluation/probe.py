@@ -158,7 +158,7 @@ def probe(subject, *, features=None, shots=None, baselines=BASELINES, pictures=N
     Args:
         subject: a `Subject`.
         features: POOLING@LAYER; None chooses.
-        shots: examples per class of the few-shot probes, several numbers; None is 5 and 10, if there are as many.
+        shots: examples per class of the few-shot probes, numbers; None is 5 and 10, if there are as many.
         baselines: of "untrained" (the network with its initial parameters) and "raw" (pixels, at 32 a side at most).
         pictures: of `--images=`: they take the place of the held-out split, and are classified.
 

@@ -152,6 +152,7 @@ def test_few_shot_sees_no_other_label(digits):
 
 def test_few_shot_needs_as_many_examples_of_each_class(digits):
     labels = np.repeat([0, 1], [7, 20])
-    assert few_shot.possible(labels, None) == (5,) and few_shot.possible(labels, (1, 7)) == (1, 7)
+    assert few_shot.possible(labels, None) == (5,) and few_shot.possible(labels, ()) == ()
+    assert few_shot.possible(labels, (1, 7)) == (1, 7)
     with pytest.raises(UserError, match="smallest class has 7"):
         few_shot.possible(labels, (8,))
