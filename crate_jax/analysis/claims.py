@@ -17,6 +17,8 @@ from collections.abc import Callable
 
 import numpy as np
 
+from crate_jax.evaluation.results import shown_as
+
 DRAWS = 1000
 FEWEST = 8
 HU = "Hu, Zou & Xu (NeurIPS 2024, arXiv 2411.17182) show why: MSSA with its skip connection ascends R^c."
@@ -55,13 +57,7 @@ class Claim:
 
     def shown(self, value):
         """A value as text."""
-        if value is None or not np.isfinite(value):
-            return "-"
-        if self.form == "%":
-            return f"{100 * value:+.1f} %"
-        if self.form == "pp":
-            return f"{100 * value:+.1f} pp"
-        return format(value, self.form)
+        return shown_as(value, self.form)
 
     @property
     def threshold(self):
@@ -127,15 +123,16 @@ def judge(study):
 
     Returns:
         A list of dictionaries: `name`, `section`, `claim`, `metric`, `value`, `interval`, `verdict`, `threshold`
-        (text), `limit`, `note`, `exact`, `shown` (value and interval as text), and `baselines`: by name `value`,
-        `interval`, `verdict` and `shown`, None where it has no such measurement.
+        (text), `limit`, `form`, `note`, `exact`, `shown` (value and interval as text), and `baselines`: by name
+        `value`, `interval`, `verdict` and `shown`, None where it has no such measurement.
     """
     others = {name: {claim.name: claim for claim in claims(other)} for name, other in study.others.items()}
     rows = []
     for claim in claims(study):
         row = {
             "name": claim.name, "section": claim.section, "claim": claim.text, "metric": claim.metric,
-            "threshold": claim.threshold, "limit": claim.limit, "note": claim.note, "exact": claim.exact,
+            "threshold": claim.threshold, "limit": claim.limit, "form": claim.form, "note": claim.note,
+            "exact": claim.exact,
         }  # fmt: skip
         row |= _with_text(claim)
         row["baselines"] = {

@@ -6,6 +6,7 @@ and `version`. Results on another data set than the run's own have its name (`pr
 
 import dataclasses
 import json
+import math
 import os
 import re
 import uuid
@@ -109,3 +110,12 @@ def suffix_of(data, own, existing=None):
         return ""
     words = [data["name"]] if data["name"] != own[0] else [data["name"], data["split"]]
     return "-" + "-".join(re.sub(r"[^A-Za-z0-9._=+-]+", "_", str(word)).strip("_") for word in words)
+
+
+def shown_as(value, form):
+    """A value as text: `form` is "%" (per cent), "pp" (percentage points) or a format specification."""
+    if value is None or not math.isfinite(value):
+        return "-"
+    if form in ("%", "pp"):
+        return f"{100 * value:+.1f} {form}"
+    return format(value, form)

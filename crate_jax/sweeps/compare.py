@@ -8,8 +8,6 @@ baseline, or, where a part of the names is named (`vit` of `photographs+vit` and
 has the same data.
 """
 
-import csv
-import io
 import json
 
 import numpy as np
@@ -22,28 +20,12 @@ from crate_jax.evaluation.figures import save_figure
 from crate_jax.evaluation.results import read_result, write_text
 from crate_jax.models.flops import flops_per_image
 from crate_jax.models.registry import create_model, num_parameters
+from crate_jax.sweeps.comparison_figure import draw
+from crate_jax.sweeps.comparison_tables import numbers_as_csv, tables
 from crate_jax.training.metrics_file import read_metrics
 from crate_jax.training.run_folder import RunFolder, read_config
 
 LAST_LINES = 5  # of the log, over which the loss is averaged
-
-QUANTITIES = {  # name: (heading, format, scale)
-    "parameters": ("parameters, M", "{:.3f}", 1e-6),
-    "gflops": ("GFLOP an image", "{:.3f}", 1.0),
-    "images_per_second": ("images/s", "{:.0f}", 1.0),
-    "steps": ("steps", "{:.0f}", 1.0),
-    "loss": ("training loss", "{:.4f}", 1.0),
-    "held_out_loss": ("held-out MSE", "{:.4f}", 1.0),
-    "probe": ("probe, %", "{:.1f}", 100.0),
-    "untrained": ("untrained, %", "{:.1f}", 100.0),
-    "knn": ("kNN, %", "{:.1f}", 100.0),
-    "few_labels": ("few labels, %", "{:.1f}", 100.0),
-    "masked_psnr": ("PSNR of removed pixels, dB", "{:.2f}", 1.0),
-    "masked_ssim": ("SSIM of removed pixels", "{:.3f}", 1.0),
-    "psnr": ("PSNR of images, dB", "{:.2f}", 1.0),
-    "ssim": ("SSIM of images", "{:.3f}", 1.0),
-}
-MISSING = "–"
 
 # leaves in which the runs of one row agree: all that change a result, but the seed
 TOLD_APART = [n for n, leaf in LEAVES.items() if n != "seed" and (not leaf.resume or n == "data.validation_split")]
@@ -106,7 +88,7 @@ def last_step(path):
 
 
 def measure(path):
-    """(config, {quantity: number}, {quantity: (data, split, fingerprint)}) of a run."""
+    """(config, {quantity: number}, {quantity: (data, split, fingerprint)}, claims of analysis.json) of a run."""
     config = read_config(path)
     model = create_model(config.model.name, **model_overrides(config))
     numbers = {"parameters": num_parameters(model), "gflops": flops_per_image(model) / 1e9, "steps": last_step(path)}
@@ -121,7 +103,8 @@ def measure(path):
             numbers[quantity] = float(found[key])
             data = found.get("data") if isinstance(found.get("data"), dict) else {}
             measured_on[quantity] = tuple(data.get(part) for part in ("name", "split", "fingerprint"))
-    return config, numbers, measured_on
+    analysis = read_result(path / "analysis.json") or {}
+    return config, numbers, measured_on, analysis.get("claims")
 
 
 def make_rows(runs):
@@ -131,14 +114,15 @@ def make_rows(runs):
         runs: from `find_runs`.
 
     Returns:
-        A list of {"name", "seeds", "data", quantity: list of numbers}; in the order of the runs.
+        A list of {"name", "seeds", "data", quantity: list of numbers, "by_seed": {seed: {quantity: number}}, "claims":
+        list of each analysed run's}; in the order of the runs.
 
     Raises:
         UserError: results of runs on one data set that were measured on different examples.
     """
     rows, seen = {}, {}
     for label, path in runs:
-        config, numbers, measured_on = measure(path)
+        config, numbers, measured_on, claims = measure(path)
         for quantity, data in measured_on.items():
             first, known = seen.setdefault((config.data.name, quantity), (label, data))
             if known != data:
@@ -148,9 +132,11 @@ def make_rows(runs):
                 )
         flat = flatten(config)
         same = tuple((name, repr(flat[name])) for name in TOLD_APART)
-        row = rows.setdefault(same, {"labels": [], "seeds": [], "data": config.data.name})
+        row = rows.setdefault(same, {"labels": [], "seeds": [], "data": config.data.name, "by_seed": {}, "claims": []})
         row["labels"].append(label)
         row["seeds"].append(config.seed)
+        row["by_seed"][config.seed] = numbers
+        row["claims"] += [claims] if claims else []
         for quantity, value in numbers.items():
             row.setdefault(quantity, []).append(value)
     made = []
@@ -196,103 +182,6 @@ def find_baselines(rows, name):
         parts = {part for one in names for part in one.split("+")}
         raise UserError(f"--baseline={name}: there is no such row{nearest(name, [*names, *parts])}")
     return [next((one for one in partly if one["data"] == row["data"]), partly[0]) for row in rows]
-
-
-def table(rows, baselines, name):
-    """The table as text cells: (headings, lines). Spread is the standard deviation over seeds (n - 1)."""
-    shown = [quantity for quantity in QUANTITIES if any(quantity in row for row in rows)]
-    of = f"of {name or baselines[0]['name']}"
-    headings = ["run", "seeds", *(QUANTITIES[q][0] for q in shown), f"parameters {of}", f"arithmetic {of}"]
-    lines = []
-    for row, baseline in zip(rows, baselines, strict=True):
-        cells = [row["name"], str(len(row["seeds"]))]
-        cells += [_cell(row.get(quantity), *QUANTITIES[quantity][1:]) for quantity in shown]
-        cells += [f"{row[key][0] / baseline[key][0]:.2f}" for key in ("parameters", "gflops")]
-        lines.append(cells)
-    return headings, lines
-
-
-def tables(rows, baselines, name):
-    """The tables as Markdown, one for each data set, under its name where there are several."""
-    parts, data_sets = [], dict.fromkeys(row["data"] for row in rows)
-    for data in data_sets:
-        held = [(row, baseline) for row, baseline in zip(rows, baselines, strict=True) if row["data"] == data]
-        title = [f"{data}\n\n"] if len(data_sets) > 1 else []
-        parts.append("".join([*title, markdown(*table(*map(list, zip(*held, strict=True)), name))]))
-    return "\n".join(parts)
-
-
-def _cell(values, pattern, scale):
-    if not values:
-        return MISSING
-    text = pattern.format(scale * np.mean(values))
-    return f"{text} ± {pattern.format(scale * np.std(values, ddof=1))}" if len(values) > 1 and np.ptp(values) else text
-
-
-def markdown(headings, lines):
-    """A Markdown table."""
-    rule = ["---"] * 2 + ["---:"] * (len(headings) - 2)
-    escaped = [[cell.replace("|", "\\|") for cell in cells] for cells in (headings, rule, *lines)]
-    return "".join("| " + " | ".join(cells) + " |\n" for cells in escaped)
-
-
-def numbers_as_csv(rows, baselines):
-    """Means and spreads as CSV, in plain units (fractions of one, parameters, GFLOP)."""
-    stream = io.StringIO()
-    writer = csv.writer(stream, lineterminator="\n")
-    columns = [f"{quantity}{part}" for quantity in QUANTITIES for part in ("", "_spread")]
-    writer.writerow(["run", "data", "seeds", *columns, "baseline", "parameters_of_baseline", "gflops_of_baseline"])
-    for row, baseline in zip(rows, baselines, strict=True):
-        cells = []
-        for quantity in QUANTITIES:
-            values = row.get(quantity, [])
-            cells += [np.mean(values) if values else "", np.std(values, ddof=1) if len(values) > 1 else ""]
-        ratios = [row[key][0] / baseline[key][0] for key in ("parameters", "gflops")]
-        writer.writerow([row["name"], row["data"], len(row["seeds"]), *cells, baseline["name"], *ratios])
-    return stream.getvalue()
-
-
-def draw(rows):
-    """A figure: rows of panels for each data set, a panel a quantity, a bar a run with its number, seeds as a line."""
-    from matplotlib.figure import Figure
-
-    groups = [[row for row in rows if row["data"] == data] for data in dict.fromkeys(row["data"] for row in rows)]
-    shown = [quantity for quantity in QUANTITIES if any(quantity in row for row in rows)]
-    columns = min(4, len(shown))
-    lines = -(-len(shown) // columns)
-    heights = [0.32 * len(group) + 0.9 for group in groups for _ in range(lines)]
-    figure = Figure(figsize=(2.6 * columns + 2, sum(heights) + 0.3), layout="constrained")
-    axes = figure.subplots(len(heights), columns, squeeze=False, height_ratios=heights)
-    for number, group in enumerate(groups):
-        panels = axes[number * lines : (number + 1) * lines]
-        for axis, quantity in zip(panels.flat, shown, strict=False):
-            _bars(axis, group, quantity, group[0]["data"] if len(groups) > 1 else "")
-        for place, axis in enumerate(panels.flat):
-            if place % columns:
-                axis.set_yticks([])
-            axis.set_visible(place < len(shown))
-    return figure
-
-
-def _bars(axis, rows, quantity, title):
-    """One panel; a run without the quantity is said to be missing, instead of a bar of zero."""
-    heading, pattern, scale = QUANTITIES[quantity]
-    places, largest = np.arange(len(rows))[::-1], 0.0
-    for place, row in zip(places, rows, strict=True):
-        values = row.get(quantity, [])
-        if not values:
-            axis.text(0, place, " missing", va="center", fontsize=7, color="#777777")
-            continue
-        mean, spread = scale * np.mean(values), scale * np.std(values, ddof=1) if len(values) > 1 else None
-        axis.barh(place, mean, xerr=spread, color="#56b4e9", ecolor="#333333", height=0.7)
-        axis.text(mean + (spread or 0), place, f" {pattern.format(mean)}", va="center", fontsize=7)
-        largest = max(largest, mean + (spread or 0))
-    axis.set_xlim(min(0, axis.get_xlim()[0]), 1.35 * largest or 1)
-    axis.set_ylim(-0.6, len(rows) - 0.4)
-    axis.set_yticks(places, [row["name"] for row in rows], fontsize=8)
-    axis.set_title(f"{heading}\n{title}" if title else heading, fontsize=9)
-    axis.tick_params(labelsize=8)
-    axis.grid(axis="x", alpha=0.3)
 
 
 def compare(names, out, baseline=None):

@@ -96,3 +96,40 @@ def test_what_is_neither_run_nor_sweep(tmp_path):
     run = written(tmp_path / "a", 0, 0.6)
     with pytest.raises(UserError, match="there is no such row"):
         compare([run], tmp_path / "out", baseline="b")
+
+
+def test_differences_are_paired_by_seed(tmp_path):
+    """Seeds 0 and 1 are common: +4 and +2 points, so 3 with a half-width of 12.706 (t of one degree) x 1."""
+    vit = {"model__name": "vit_mae_small", "model__decoder_width": 128, "model__decoder_num_heads": 4}
+    runs = [written(tmp_path / f"crate+seed={seed}", seed, value) for seed, value in enumerate((0.5, 0.7))]
+    runs += [
+        written(tmp_path / f"vit+seed={seed}", seed, value, **vit) for seed, value in ((1, 0.72), (0, 0.54), (5, 0))
+    ]
+    text = compare(runs, tmp_path / "out", baseline="crate")
+    assert "Differences from crate, runs paired by seed" in text
+    assert "| vit | 2 | +0.0000 [+0.0000, +0.0000] | +3.0 [-9.7, +15.7] |" in text
+    assert "| crate | 2 | " in text and text.count("| crate |") == 1, "no difference from itself"
+
+
+def test_claims_are_rows_and_runs_columns(tmp_path):
+    vit = {"model__name": "vit_mae_small", "model__decoder_width": 128, "model__decoder_num_heads": 4}
+    runs = [written(tmp_path / f"crate+seed={seed}", seed, 0.6) for seed in range(2)]
+    runs += [written(tmp_path / "vit", 0, 0.6, **vit), written(tmp_path / "unseen", 0, 0.6, model__depth=2)]
+    for run, values in zip(runs, ((0.02, 1.5), (0.04, 2.5), (None, 3.5)), strict=False):
+        claims = [
+            {"name": name, "metric": metric, "threshold": threshold, "form": form, "value": value, "verdict": verdict}
+            for value, (name, metric, threshold, form, verdict) in zip(
+                values,
+                [
+                    ("rate", "rise", "at most +3.0 %", "%", "supported"),
+                    ("length", "size|eta", "at most 2", ".1f", "no"),
+                ],
+                strict=True,
+            )
+            if value is not None
+        ]
+        (tmp_path / run / "analysis.json").write_text(json.dumps({"claims": claims}))
+    text = compare(runs, tmp_path / "out")
+    assert "| metric (threshold) | crate | vit |\n| --- | ---: | ---: |" in text
+    assert "| rise (at most +3.0 %) | +3.0 % ± 1.4 % (2 of 2) | – |" in text
+    assert "| size\\|eta (at most 2) | 2.0 ± 0.7 (0 of 2) | 3.5 (0 of 1) |" in text
