@@ -173,6 +173,13 @@ LEAVES = {
         4, int, "evenly spaced ratios within masking.ratio, each compiled once", low=2, high=16
     ),
     "masking.per": Leaf("image", str, "one mask per image, or one for all images of a step", choices=("image", "step")),
+    # -- what pre-training minimises beside the error of removed patches
+    "objective.rate_weight": Leaf(
+        0.0, float, "gamma: weight of the coding rate of a batch's features, taken from the loss", low=0, high=1e6
+    ),
+    "objective.rate_epsilon": Leaf(
+        0.5, float, "eps of that coding rate; features have length one", low=0.001, high=1000
+    ),
     # -- data
     "data.name": Leaf("imagenet2012", str, "a TFDS name, embedded_photographs, embedded_digits, or image_folder"),
     "data.data_dir": Leaf(

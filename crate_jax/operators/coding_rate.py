@@ -180,6 +180,24 @@ def official_coding_rate(codes_BxNxKxP, *, epsilon=OFFICIAL_EPSILON):
     return subspace_coding_rate(unit_BxNxKxP, epsilon=epsilon**0.5)
 
 
+def features_coding_rate(latent_BxTxD, *, epsilon=EPSILON):
+    """R_eps of the features of a batch: of each image the mean of its patches' tokens, scaled to length one.
+
+    What MCR^2 (Yu et al. 2020, arXiv 2006.08558) and SimDINO (Wu et al. 2025, arXiv 2502.10385) maximise, so that
+    features spread over all directions. At most B/2 log(1 + D/(B eps^2)) for B images of which B <= D.
+
+    Args:
+        latent_BxTxD: B images' tokens, the class token first.
+        epsilon: the distortion; features have length one.
+
+    Returns:
+        The rate, nats, float32, one number.
+    """
+    mean_BxD = jnp.mean(latent_BxTxD[:, 1:].astype(jnp.float32), 1)
+    square_Bx1 = jnp.sum(jnp.square(mean_BxD), -1, keepdims=True)
+    return coding_rate(mean_BxD * jax.lax.rsqrt(jnp.maximum(square_Bx1, 1e-12)), epsilon=epsilon)
+
+
 def sparse_rate_reduction(z_BxNxD, codes_BxNxKxP, *, sparsity, epsilon=EPSILON):
     """The objective of an encoder layer: R(Z) - R^c(Z | U) - lambda ||Z||_1.
 

@@ -24,7 +24,7 @@ def plot_loss(metrics, path):
     steps = [line["step"] for line in lines]
     figure = Figure(figsize=(6.4, 3.6), layout="constrained")
     axis = figure.subplots()
-    values = [line["loss"] for line in lines]
+    values = [line.get("masked_error", line["loss"]) for line in lines]  # the loss less its other terms
     width = round(SMOOTHED * len(lines))
     if width < 2:
         axis.plot(steps, values, color="#0072b2", label="a training batch")

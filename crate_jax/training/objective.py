@@ -1,8 +1,9 @@
 """What a step minimises. An objective turns parameters and a batch into a loss; the rest of the loop does not care.
 
 Masked completion (He et al. 2022; Pai et al. 2024): remove patches at random, predict their pixels, and count the
-squared error of the removed ones. Masks are a pure function of (seed, step, example): the same for any number of
-devices, and after any resume.
+squared error of the removed ones. A multiple of the coding rate of the batch's features may be taken from it, so that
+features do not collapse (MCR^2, SimDINO). Masks are a pure function of (seed, step, example): the same for any number
+of devices, and after any resume.
 """
 
 import dataclasses
@@ -13,6 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from crate_jax.operators.coding_rate import features_coding_rate
 from crate_jax.operators.losses import masked_mse
 from crate_jax.operators.masking import mask_from_visible, num_visible, visible_patches
 from crate_jax.operators.patches import patchify, unpatchify
@@ -58,6 +60,8 @@ class MaskedCompletion:
         mask_kind: of `operators.masking.visible_patches`.
         mask_ratios: each step draws one of these; () is the model's own ratio. Each is compiled once.
         mask_per_step: all images of a step share one mask.
+        rate_weight: gamma of error - gamma R_eps(features); 0 is the error alone. R is that of a micro-batch.
+        rate_epsilon: eps of that coding rate.
     """
 
     model: Any
@@ -67,6 +71,8 @@ class MaskedCompletion:
     mask_kind: str = "random"
     mask_ratios: tuple = ()
     mask_per_step: bool = False
+    rate_weight: float = 0.0
+    rate_epsilon: float = 0.5
 
     def __call__(self, params, batch, key):
         """The loss of a batch.
@@ -84,20 +90,24 @@ class MaskedCompletion:
         pixels_BxHxWxC = unpatchify(patches_BxNxF, self.model.patch_size, grid=self.model.grid)
         images_BxHxWxC = normalise(pixels_BxHxWxC, self.mean, self.std)
         if not self.mask_ratios:
-            return self.loss(params, images_BxHxWxC, batch["index"], key, ratio=self.model.mask_ratio), {}
+            return self.loss(params, images_BxHxWxC, batch["index"], key, ratio=self.model.mask_ratio)
         level_key = jax.random.fold_in(key, np.uint32(2**32 - 1))  # no example has this index
         level = jax.random.randint(level_key, (), 0, len(self.mask_ratios), jnp.int32)
         losses = [functools.partial(self.loss, ratio=ratio) for ratio in self.mask_ratios]
-        loss = jax.lax.switch(level, losses, params, images_BxHxWxC, batch["index"], key)
-        return loss, {"mask_ratio": jnp.asarray(self.mask_ratios, jnp.float32)[level]}
+        loss, scalars = jax.lax.switch(level, losses, params, images_BxHxWxC, batch["index"], key)
+        return loss, scalars | {"mask_ratio": jnp.asarray(self.mask_ratios, jnp.float32)[level]}
 
     def loss(self, params, images_BxHxWxC, index_B, key, *, ratio):
-        """The loss at one mask ratio."""
+        """(loss, scalars) at one mask ratio."""
         model = self.model if ratio == self.model.mask_ratio else self.model.clone(mask_ratio=ratio)
         visible, seen_B = num_visible(model.num_patches, ratio), index_B
         if self.mask_per_step:
             seen_B = jnp.zeros_like(index_B)
         place_BxV = visible_patches(key, seen_B, model.grid, visible, kind=self.mask_kind)
         mask_BxN = mask_from_visible(place_BxV, model.num_patches)
-        prediction_BxNxF = model.apply({"params": params}, images_BxHxWxC, mask_BxN).prediction_BxNxF
-        return masked_mse(images_BxHxWxC, prediction_BxNxF, mask_BxN, model.patch_size, self.norm_pix_loss)
+        output = model.apply({"params": params}, images_BxHxWxC, mask_BxN)
+        error = masked_mse(images_BxHxWxC, output.prediction_BxNxF, mask_BxN, model.patch_size, self.norm_pix_loss)
+        if not self.rate_weight:
+            return error, {}
+        rate = features_coding_rate(output.latent_BxTxD, epsilon=self.rate_epsilon)
+        return error - self.rate_weight * rate, {"masked_error": error, "coding_rate": rate}

@@ -75,7 +75,9 @@ def masked_completion(config, model):
         ratios = tuple(low + step * level for level in range(masking.ratio_levels))
         for ratio in (low, high):
             create_model(config.model.name, **model_overrides(config) | {"mask_ratio": ratio})  # refuses what cannot be
-    return MaskedCompletion(model, config.norm_pix_loss, mean, std, masking.kind, ratios, masking.per == "step")
+    return MaskedCompletion(
+        model, config.norm_pix_loss, mean, std, masking.kind, ratios, masking.per == "step", **config.objective
+    )
 
 
 def _check_kernels(model, mesh, rules):

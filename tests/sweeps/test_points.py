@@ -94,7 +94,7 @@ def test_emitted_text_reaches_every_point(tmp_path, kind):
         assert subprocess.run(["bash", "-n"], input=text, text=True, check=False).returncode == 0
 
 
-@pytest.mark.parametrize("name", ["crate_vs_vit", "white_box_family", "descent"])
+@pytest.mark.parametrize("name", ["crate_vs_vit", "white_box_family", "descent", "rate_term"])
 def test_every_point_of_a_shipped_sweep_is_a_network_that_can_be_built(name):
     sweep = load_sweep(name)
     configs = [load_config(str(sweep.path), point.overrides.items()) for point in sweep.points]
