@@ -11,4 +11,4 @@ export JAX_PLATFORMS=cpu TF_CPP_MIN_LOG_LEVEL=2
 "$CRATE_JAX_PYTHON" -m ruff check .
 "$CRATE_JAX_PYTHON" -m ruff format --check .
 "$CRATE_JAX_PYTHON" -m mypy
-"$CRATE_JAX_PYTHON" -m pytest -n 2 --dist loadscope "$@"
+"$CRATE_JAX_PYTHON" -m pytest -n 2 --dist loadscope --no-loadscope-reorder "$@"

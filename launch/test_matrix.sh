@@ -34,7 +34,7 @@ install() {
 suite() { # suite NAME [PYTEST ARGUMENTS]
     echo "== $1: $("$python" -c 'import jax, flax, numpy, sys; print(sys.version.split()[0], "jax", jax.__version__, "flax", flax.__version__, "numpy", numpy.__version__)')"
     shift
-    "$python" -m pytest -n 2 --dist loadscope "$@"
+    "$python" -m pytest -n 2 --dist loadscope --no-loadscope-reorder "$@"
 }
 
 colab() { # colab IMAGE [PYTEST ARGUMENTS]

@@ -1,10 +1,13 @@
-"""How many cores there are for a process in a container."""
+"""How many cores there are for a process in a container, and how many devices are simulated on them."""
 
 import os
 
 import pytest
 
 from crate_jax import cores as found
+from crate_jax.config import default_config, override
+from crate_jax.distributed import host_cores
+from tests.compiling import DEVICES
 
 V1, V2 = "7:pids:/a/b\n3:cpu,cpuacct:/a/b\n1:name=systemd:/\n", "0::/a/b\n"
 
@@ -39,3 +42,29 @@ def test_a_quota_bounds_the_cores(monkeypatch):
     for quota, cores in ((None, [0, 1, 5, 7]), (3, [0, 1, 5]), (9, [0, 1, 5, 7])):
         monkeypatch.setattr(found, "cpu_quota", lambda quota=quota: quota)
         assert found.available_cores() == cores
+
+
+@pytest.mark.parametrize(
+    ("batch_size", "cores", "count"), [(128, 2, 2), (128, 6, 4), (24, 6, 3), (15, 2, 1), (7, 4, 1), (128, 1, 1)]
+)
+def test_a_simulated_device_per_core_has_eight_images_at_least(batch_size, cores, count):
+    assert host_cores.num_devices(batch_size, cores) == count
+
+
+@pytest.mark.parametrize(
+    ("flags", "settings", "wanted"),
+    [
+        ("--xla_a=1", {}, f"--xla_a=1 {DEVICES}=4"),
+        ("", {"optimizer.accumulate": 8}, f"{DEVICES}=2"),
+        (f"{DEVICES}=1", {}, f"{DEVICES}=1"),
+        ("", {"mesh.fsdp": 2}, ""),
+        ("", {"batch_size": 8}, ""),
+    ],
+)
+def test_pre_training_on_a_cpu_simulates_a_device_per_core_where_nothing_says_otherwise(
+    monkeypatch, flags, settings, wanted
+):
+    monkeypatch.setattr(host_cores, "available_cores", lambda: [0, 1, 2, 3])
+    monkeypatch.setenv("XLA_FLAGS", flags)
+    host_cores.use_all_cores(override(default_config(), settings.items()))
+    assert os.environ["XLA_FLAGS"] == wanted

@@ -8,8 +8,9 @@ import pytest
 from crate_jax import UserError, create_model, init_params, random_mask
 from crate_jax.models.flops import flops_per_image
 from crate_jax.models.registry import num_parameters
+from tests.random_parameters import random_parameters
 
-TINY = {"width": 48, "num_heads": 3, "depth": 2, "decoder_depth": 2, "image_size": 32, "patch_size": 8}
+TINY = {"width": 48, "num_heads": 3, "depth": 2, "decoder_depth": 1, "image_size": 32, "patch_size": 8}
 IMAGES = np.random.default_rng(0).normal(size=(2, 32, 32, 3)).astype(np.float32)
 
 
@@ -47,40 +48,40 @@ def network(request):
     name, extra = ("vit_mae_small", {"decoder_width": 32, "decoder_num_heads": 2}) if request.param == "vit" else (
         "crate_mae_tiny", {"mask_mode": request.param})  # fmt: skip
     model = create_model(name, **TINY, **extra)
-    return model, init_params(model, jax.random.key(0))
+    params = random_parameters(model)
+    return model, params, loss_and_slopes(model, params)
+
+
+def masks(model):
+    return random_mask(jax.random.key(1), 2, 16, model.mask_ratio)
+
+
+def loss_and_slopes(model, params):
+    """A loss, its gradient in the parameters and in the images."""
+
+    def loss(params, images):
+        return jnp.mean(jnp.square(model.apply({"params": params}, images, masks(model)).prediction_BxNxF - 1))
+
+    return jax.jit(jax.value_and_grad(loss, (0, 1)))(params, IMAGES)
 
 
 def test_nothing_is_seen_of_a_removed_patch(network):
-    model, params = network
-    mask_BxN = random_mask(jax.random.key(1), 2, 16, model.mask_ratio)
-
-    def total(images):
-        return jnp.sum(jnp.square(model.apply({"params": params}, images, mask_BxN).prediction_BxNxF))
-
-    slope = np.asarray(jax.jit(jax.grad(total))(IMAGES)).reshape(2, 4, 8, 4, 8, 3)
-    by_patch_BxN = np.abs(slope).sum((2, 4, 5)).reshape(2, 16)
-    assert (by_patch_BxN[np.asarray(mask_BxN) == 1] == 0).all()
-    assert (by_patch_BxN[np.asarray(mask_BxN) == 0] > 0).all()
+    model, _, (_, (_, slope)) = network
+    by_patch_BxN = np.abs(np.asarray(slope).reshape(2, 4, 8, 4, 8, 3)).sum((2, 4, 5)).reshape(2, 16)
+    removed_BxN = np.asarray(masks(model)) == 1
+    assert (by_patch_BxN[removed_BxN] == 0).all()
+    assert (by_patch_BxN[~removed_BxN] > 0).all()
 
 
 def test_scan_and_remat_change_nothing_but_the_program(network):
-    model, params = network
-    mask_BxN = random_mask(jax.random.key(1), 2, 16, model.mask_ratio)
-
-    def loss_and_gradient(model):
-        def loss(params):
-            return jnp.mean(jnp.square(model.apply({"params": params}, IMAGES, mask_BxN).prediction_BxNxF - 1))
-
-        return jax.jit(jax.value_and_grad(loss))(params)
-
-    plain = loss_and_gradient(model)
-    for options in ({"scan_layers": True}, {"scan_layers": True, "remat": "names"}, {"remat": "full"}):
-        other = loss_and_gradient(model.clone(**options))
+    model, params, plain = network
+    for options in ({"scan_layers": True, "remat": "names"}, {"remat": "full"}):
+        other = loss_and_slopes(model.clone(**options), params)
         jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=2e-5, rtol=2e-4), plain, other)
 
 
 def test_dropped_patches_leave_the_encoder_and_whole_images_do_not(network):
-    model, params = network
+    model, params, _ = network
     mask_BxN = random_mask(jax.random.key(1), 2, 16, 0.75)
     masked = jax.eval_shape(model.apply, {"params": params}, IMAGES, mask_BxN)
     assert masked.latent_BxTxD.shape[1] == (5 if model.mask_mode == "drop" else 17)
@@ -89,7 +90,7 @@ def test_dropped_patches_leave_the_encoder_and_whole_images_do_not(network):
 
 
 def test_bfloat16_computes_in_bfloat16_and_learns_in_float32(network):
-    model, params = network
+    model, params, _ = network
     low = model.clone(dtype=jnp.bfloat16)
     output = jax.eval_shape(low.apply, {"params": params}, IMAGES)
     assert output.prediction_BxNxF.dtype == output.latent_BxTxD.dtype == jnp.bfloat16

@@ -8,6 +8,7 @@ import sys
 
 import pytest
 
+from crate_jax.cli.main import main
 from tests.training.conftest import TINY
 
 CONFIG = "from crate_jax.config import default_config\ndef get_config():\n    return default_config()\n"
@@ -49,8 +50,8 @@ def wait_for_step(process, step):
 @pytest.fixture(scope="module")
 def uninterrupted(tmp_path_factory, digits):
     folder = tmp_path_factory.mktemp("straight")
-    subprocess.run(command(folder, digits, folder / "run"), check=True)
-    return lines(folder / "run")
+    assert main(command(folder, digits, folder / "run")[3:]) == 0
+    return folder / "run"
 
 
 @pytest.mark.parametrize(("how", "exit_code"), [(signal.SIGKILL, -signal.SIGKILL), (signal.SIGTERM, 143)])
@@ -63,16 +64,15 @@ def test_goes_on_exactly_where_it_stopped(tmp_path, digits, uninterrupted, how, 
     assert process.wait() == exit_code
     if how == signal.SIGTERM:
         assert max(int(path.name) for path in (tmp_path / "run/checkpoints").iterdir()) in range(6, 12)
-    subprocess.run(words, check=True)
-    assert lines(tmp_path / "run") == uninterrupted
+    assert main(words[3:]) == 0
+    assert lines(tmp_path / "run") == lines(uninterrupted)
 
 
-def test_a_finished_run_has_nothing_left_to_do(tmp_path, digits, uninterrupted):
-    words = command(tmp_path, digits, tmp_path / "run")
-    subprocess.run(words, check=True)
-    before = (tmp_path / "run/metrics.jsonl").read_bytes()
-    subprocess.run(words, check=True)
-    assert (tmp_path / "run/metrics.jsonl").read_bytes() == before
-    refused = subprocess.run([*words, "--config.seed=1"], stderr=subprocess.PIPE, text=True)
-    assert refused.returncode == 1 and "seed: 0 began the run, now 1" in refused.stderr
-    assert (tmp_path / "run/metrics.jsonl").read_bytes() == before
+def test_a_finished_run_has_nothing_left_to_do(tmp_path, digits, uninterrupted, capsys):
+    words = command(tmp_path, digits, uninterrupted)[3:]
+    before = (uninterrupted / "metrics.jsonl").read_bytes()
+    assert main(words) == 0
+    assert (uninterrupted / "metrics.jsonl").read_bytes() == before
+    assert main([*words, "--config.seed=1"]) == 1
+    assert "seed: 0 began the run, now 1" in capsys.readouterr().err
+    assert (uninterrupted / "metrics.jsonl").read_bytes() == before
