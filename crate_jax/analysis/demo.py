@@ -1,28 +1,28 @@
-"""An interactive page (Gradio): complete a painted mask, and look into every layer; one network or two side by side.
+"""What the interactive page computes: a painted mask completed, and every layer looked into; one network or two.
 
-`Exhibit` computes what is shown and knows nothing of the page; `build` makes the page.
+`Exhibit` computes; `answer`, `passes_answer` and `layer_answer` make HTML of it; the page is in `demo_page`.
 """
 
 import functools
 import pathlib
-import types
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from crate_jax.analysis import dictionary
+from crate_jax.analysis import demo_html, dictionary
 from crate_jax.analysis.attention_maps import layer_codes
 from crate_jax.analysis.batches import over_images
-from crate_jax.analysis.diffusion import predict
+from crate_jax.analysis.diffusion import iterative_completion
 from crate_jax.analysis.layerwise import attention_weights, has_attention, measure_layers, sparse_codes
 from crate_jax.analysis.principal_components import colours
 from crate_jax.data.augment import centre_crop
 from crate_jax.data.picture import CorruptPicture, decoded
 from crate_jax.errors import UserError
+from crate_jax.evaluation.figures import masked_image
+from crate_jax.evaluation.masked_completion import complete
 from crate_jax.models.trace import trace
-from crate_jax.operators.losses import patch_mse
-from crate_jax.operators.patches import grid_of, patchify, unpatchify
+from crate_jax.operators.patches import grid_of, unpatchify
 from crate_jax.training.objective import denormalise, normalise
 
 SHOWN = 384  # pixels of a picture on the page
@@ -30,6 +30,13 @@ STEPS = 16  # different numbers of removed patches, so that few programs are com
 MOST_MEGABYTES = 20
 MOST_PIXELS = 2**26
 ATOMS = 6
+MEASURED = {
+    "coding_rate_orthonormal": "coding rate R^c, orthonormal U, nats",
+    "nonzero": "fraction of non-zero code entries",
+    "effective_rank": "effective rank of the tokens",
+    "token_similarity": "mean cosine between two tokens",
+    "attention_self": "attention of a token to itself",
+}
 
 
 class Exhibit:
@@ -38,13 +45,14 @@ class Exhibit:
     Args:
         subject: an `evaluation.subject.Subject` whose network is a masked autoencoder.
         training_images: uint8 NxHxWxC, in which the patches that activate an atom most are looked up.
+        name: shown on the page; None: the subject's source.
 
     Raises:
         UserError: a network without a decoder.
     """
 
-    def __init__(self, subject, training_images):
-        self.name, self.model, self.params = subject.source, subject.model, subject.params
+    def __init__(self, subject, training_images, name=None):
+        self.name, self.model, self.params = name or subject.source, subject.model, subject.params
         if not getattr(self.model, "decoder_names", None):
             raise UserError(
                 f"{subject.source} has no decoder, so nothing can be completed; give a pre-trained network."
@@ -125,25 +133,50 @@ class Exhibit:
 
         Returns:
             (masked HxWxC, completed HxWxC, squared error of the removed patches): pixels from 0 to 1; what is visible
-            is pasted into the completion.
+            is pasted into the completion. The error is in the units of the loss.
         """
-        image_1xHxWxC = self._normalised(pixels_HxWxC[None])
-        patches_1xNxF = patchify(image_1xHxWxC, self.model.patch_size)
-        mask_1xN = jnp.asarray(mask_N)[None]
-        hidden_1xNxF = patches_1xNxF * (1 - mask_1xN[..., None])
-        visible = self.num_patches - int(mask_N.sum())
-        prediction = predict(self.model, self.params, hidden_1xNxF, mask_1xN, visible, image_1xHxWxC)
-        error_1xN = patch_mse(image_1xHxWxC, prediction, self.model.patch_size, self.config.norm_pix_loss)
-        if self.config.norm_pix_loss:  # standardised predictions: each patch's own mean and deviation are put back
-            deviation = jnp.std(patches_1xNxF, -1, keepdims=True, ddof=1)
-            prediction = prediction * deviation + jnp.mean(patches_1xNxF, -1, keepdims=True)
-        answer = jnp.where(mask_1xN[..., None] > 0, prediction, patches_1xNxF)
-        masked, completed = (self._picture(x) for x in (hidden_1xNxF, answer))
-        return masked, completed, float(jnp.sum(error_1xN * mask_1xN) / jnp.sum(mask_1xN))
+        model = self._with_visible(int(self.num_patches - mask_N.sum()))
+        image_1xHxWxC, mask_1xN = self._normalised(pixels_HxWxC[None]), jnp.asarray(mask_N)[None]
+        found = complete(model, self.params, image_1xHxWxC, mask_1xN, *self.statistics, self.config.norm_pix_loss)
+        masked = masked_image(found.original[0], found.mask[0])
+        return masked, np.clip(found.reconstruction[0], 0, 1), float(found.masked_mse_B[0])
 
-    def _picture(self, patches_1xNxF):
+    def _with_visible(self, visible):
+        return self.model.clone(mask_ratio=1 - (visible + 0.5) / self.num_patches)  # int(N (1 - ratio)) is `visible`
+
+    def passes(self, pixels_HxWxC, mask_N):
+        """Completes a picture in several passes, the patches of least uncertainty first.
+
+        Returns:
+            [(picture HxWxC after that pass, what is still removed in gray; squared error of all removed patches if the
+            rest were filled in then)].
+
+        Raises:
+            UserError: the network predicts standardised patches, which cannot be pasted into an image.
+        """
+        if self.config.norm_pix_loss:
+            raise UserError(
+                f"{self.name} predicts standardised patches (norm_pix_loss), which the next pass cannot see as pixels."
+            )
+        images, mask_1xN = self._normalised(pixels_HxWxC[None]), jnp.asarray(mask_N)[None]
+        found = iterative_completion(self.model, self.params, images, mask_1xN)
+        patches_1xNxF = jnp.asarray(found["iterative_BxNxF"])
         image = unpatchify(patches_1xNxF, self.model.patch_size, grid=self.grid)[0]
-        return np.clip(np.asarray(denormalise(np.asarray(image), *self.statistics)), 0, 1)
+        picture = np.clip(np.asarray(denormalise(np.asarray(image), *self.statistics)), 0, 1)
+        size = self.model.patch_size
+        filled_HxWx1 = found["filled_BxN"][0].reshape(self.grid).repeat(size, 0).repeat(size, 1)[..., None]
+        errors = found["after_pass_PxB"][:, 0]
+        return [(masked_image(picture, filled_HxWx1 > number), float(x)) for number, x in enumerate(errors, 1)]
+
+    def programs(self):
+        """Functions that each compile something the page will ask for, what it asks first first."""
+        pixels, usual_N = self.images[0], self.mask()
+        yield lambda: self.complete(pixels, usual_N)
+        yield lambda: self.look(pixels, 0, 0)
+        if not self.config.norm_pix_loss:
+            yield lambda: self.passes(pixels, usual_N)
+        for count in range(1, STEPS):
+            yield functools.partial(self.complete, pixels, self.mask(ratio=count / STEPS))
 
     def look(self, pixels_HxWxC, layer, patch):
         """One layer on one picture.
@@ -162,7 +195,6 @@ class Exhibit:
         measured, attention, codes, sparse = jax.device_get(
             _look(self.model, self.params, image_1xHxWxC, layer, 1 + patch)
         )
-        names = ("coding_rate_orthonormal", "nonzero", "effective_rank", "token_similarity", "attention_self")
         atoms = []
         if self.strongest is not None:
             values_A = sparse[1 + patch]
@@ -170,7 +202,7 @@ class Exhibit:
                 if values_A[atom] > 0:
                     atoms.append((int(atom), float(values_A[atom]), self._training_patches(layer, atom)))
         return {
-            "numbers": {name: float(measured[name]) for name in names if name in measured},
+            "numbers": {name: float(measured[name]) for name in MEASURED if name in measured},
             "colours_RxCx3": colours(codes[None], self.grid)["all_BxRxCx3"][0],
             "attention_RxC": None if attention is None else attention[1:].reshape(self.grid),
             "atoms": atoms,
@@ -202,12 +234,18 @@ def _look(model, params, images_1xHxWxC, layer, token):
 
 def enlarged(image, side=SHOWN):
     """A small picture in large pixels: uint8 HxWx3."""
+    image = as_bytes(image)
+    factor = max(1, side // max(image.shape[:2]))
+    return image.repeat(factor, 0).repeat(factor, 1)
+
+
+def as_bytes(image):
+    """Any picture as uint8 HxWx3."""
     image = np.asarray(image)
     if image.dtype != np.uint8:
         image = (255 * np.clip(image, 0, 1)).astype(np.uint8)
-    image = np.repeat(image[..., None] if image.ndim == 2 else image, 1 if image.shape[-1] == 3 else 3, -1)[..., :3]
-    factor = max(1, side // max(image.shape[:2]))
-    return image.repeat(factor, 0).repeat(factor, 1)
+    image = image[..., None] if image.ndim == 2 else image
+    return np.broadcast_to(image, (*image.shape[:2], 3))
 
 
 def heat(map_RxC):
@@ -217,143 +255,63 @@ def heat(map_RxC):
     return matplotlib.colormaps["magma"](map_RxC / max(float(map_RxC.max()), 1e-12))[..., :3]
 
 
-def strip(patches, side=48):
-    """Patches side by side."""
-    tiles = [np.pad(enlarged(patch, side), ((2, 2), (2, 2), (0, 0)), constant_values=255) for patch in patches]
-    return np.concatenate(tiles, 1)
+def short_names(sources):
+    """The ends of paths that tell runs apart."""
+    parts = [pathlib.PurePath(one).parts or (one,) for one in sources]
+    same = 0
+    while all(len(one) > same + 1 for one in parts) and (len(parts) == 1 or len({one[same] for one in parts}) == 1):
+        same += 1
+    return ["/".join(one[same:]) for one in parts]
 
 
 def answer(exhibits, path, painted, ratio, seed):
-    """Completions of all networks: (masked pictures and completions with their captions, sentence)."""
-    gallery, words = [], []
+    """Completions of all networks, as HTML."""
+    columns = []
     for one in exhibits:
         pixels = one.read(path)
         mask_N = one.mask(painted, ratio, int(seed))
         masked, completed, error = one.complete(pixels, mask_N)
-        gallery += [(enlarged(masked), f"{one.name}: {int(mask_N.sum())} of {len(mask_N)} patches removed")]
-        gallery += [(enlarged(completed), f"{one.name}: completed")]
-        words.append(f"{one.name}: squared error of the removed patches {error:.4f}")
-    return gallery, "; ".join(words) + "."
+        figures = [
+            demo_html.figure(as_bytes(masked), f"masked: {int(mask_N.sum())} of {len(mask_N)} patches removed"),
+            demo_html.figure(as_bytes(completed), f"completed: squared error {error:.4f} on the removed patches"),
+        ]
+        columns.append((one.name, demo_html.row(figures)))
+    return demo_html.columns(columns)
+
+
+def passes_answer(exhibits, path, painted, ratio, seed):
+    """Completions in several passes of all networks, as HTML."""
+    columns = []
+    for one in exhibits:
+        pixels = one.read(path)
+        mask_N = one.mask(painted, ratio, int(seed))
+        _, completed, error = one.complete(pixels, mask_N)
+        figures = [demo_html.figure(as_bytes(completed), f"one pass: squared error {error:.4f}")]
+        for number, (picture, so_far) in enumerate(one.passes(pixels, mask_N), 1):
+            figures.append(demo_html.figure(as_bytes(picture), f"after pass {number}: error {so_far:.4f}"))
+        columns.append((one.name, demo_html.row(figures)))
+    note = "Each pass fills in the patches whose prediction is most certain; the next pass sees them. The error counts "
+    return demo_html.columns(columns, note + "all removed patches, with those still gray filled in by that pass.")
 
 
 def layer_answer(exhibits, path, layer, place):
-    """One layer of all networks: (pictures with captions, table as Markdown)."""
-    gallery, rows = [], []
+    """One layer of all networks, as HTML."""
+    columns = []
     for one in exhibits:
         index = min(int(layer), one.model.depth - 1)
         row, column = (min(int(fraction * size), size - 1) for fraction, size in zip(place, one.grid, strict=True))
         pixels = one.read(path)
         found = one.look(pixels, index, row * one.grid[1] + column)
-        title = f"{one.name}, encoder_{index:02d}"
-        framed, size = pixels.copy(), one.model.patch_size
+        framed, size = np.array(as_bytes(pixels)), one.model.patch_size
         framed[row * size : (row + 1) * size, column * size : (column + 1) * size, 0] = 255
-        gallery.append((enlarged(framed), f"{one.name}: the chosen patch (row {row}, column {column})"))
-        gallery.append((enlarged(found["colours_RxCx3"]), f"{title}: principal components"))
+        figures = [demo_html.figure(framed, f"the chosen patch: row {row}, column {column}")]
         if found["attention_RxC"] is not None:
-            gallery.append((enlarged(heat(found["attention_RxC"])), f"{title}: attention of the patch"))
-        for atom, value, patches in found["atoms"]:
-            gallery.append((strip(patches), f"{title}: atom {atom}, code {value:.2f}; strongest training patches"))
-        rows += [f"| {title} | {name.replace('_', ' ')} | {value:.3g} |" for name, value in found["numbers"].items()]
-    return gallery, "\n".join(["| layer | measurement | value |", "|---|---|---|", *rows])
-
-
-def _handlers(gr, exhibits, examples):
-    """What the page calls: complete, look, show, click, pick."""
-
-    def guarded(compute):
-        """User's mistakes as a sentence on the page."""
-
-        @functools.wraps(compute)
-        def run(*arguments):
-            try:
-                return compute(*arguments)
-            except UserError as error:
-                raise gr.Error(str(error), print_exception=False) from None
-
-        return run
-
-    @guarded
-    def complete(path, painting, ratio, seed):
-        return answer(exhibits, path, painted_on(painting), ratio, seed)
-
-    @guarded
-    def look(path, layer, row, column):
-        return layer_answer(exhibits, path, layer, (row, column))
-
-    @guarded
-    def show(path):
-        return enlarged(exhibits[0].read(path)), enlarged(exhibits[0].read(path))
-
-    def click(event: gr.SelectData):  # type: ignore[name-defined]
-        height, width = (
-            size * max(1, SHOWN // max(exhibits[0].images.shape[1:3])) for size in exhibits[0].images.shape[1:3]
-        )
-        return event.index[1] / height, event.index[0] / width
-
-    def pick(event: gr.SelectData):  # type: ignore[name-defined]
-        return str(examples[event.index])
-
-    return types.SimpleNamespace(complete=complete, look=look, show=show, click=click, pick=pick)
-
-
-def build(exhibits, examples):
-    """The page.
-
-    Args:
-        exhibits: one `Exhibit` or two.
-        examples: paths of pictures to choose from.
-
-    Returns:
-        A `gradio.Blocks`, not launched. Its API has `complete` and `layer`.
-
-    Raises:
-        UserError: Gradio is not installed.
-    """
-    try:
-        import gradio as gr
-    except ImportError:
-        raise UserError('the page needs Gradio: pip install "crate-jax[demo]".') from None
-
-    on = _handlers(gr, exhibits, examples)
-    names = " and ".join(one.name for one in exhibits)
-    with gr.Blocks(title=f"Layer by layer: {names}", analytics_enabled=False) as page:
-        gr.Markdown(
-            f"## Layer by layer: {names}\nChoose or upload a picture. Paint over what is to be removed, or leave it to "
-            "the slider; then look at what each encoder layer computes for the patch you click."
-        )
-        with gr.Row():
-            # an image component would open the picture itself, and answer a broken one with a traceback
-            path = gr.File(type="filepath", label="picture")
-            painting = gr.ImageEditor(
-                type="numpy", label="paint over the patches to remove", height=SHOWN, transforms=(), sources=(),
-                brush=gr.Brush(colors=["#ff3030"], default_size=24), layers=False,
-            )  # fmt: skip
-        samples = gr.Gallery(
-            [str(one) for one in examples], label="examples", columns=6, height=150, allow_preview=False
-        )
-        with gr.Row():
-            ratio = gr.Slider(0.1, 0.9, 0.6, step=0.05, label="removed patches, where nothing is painted")
-            seed = gr.Number(0, label="seed of the mask", precision=0)
-            button = gr.Button("Complete", variant="primary")
-        completions = gr.Gallery(label="masked and completed", columns=2 * len(exhibits), height="auto")
-        error = gr.Markdown()
-        depth = max(one.model.depth for one in exhibits)
-        with gr.Row():
-            query = gr.Image(type="numpy", label="click a patch", interactive=False, height=SHOWN)
-            with gr.Column():
-                layer = gr.Slider(0, depth - 1, 0, step=1, label="encoder layer")
-                table = gr.Markdown()
-        row, column = gr.Number(0.5, visible=False), gr.Number(0.5, visible=False)
-        inside = gr.Gallery(label="inside the layer", columns=3 * len(exhibits), height="auto")
-        asked = {"inputs": [path, layer, row, column], "outputs": [inside, table]}
-        samples.select(on.pick, None, path, api_name=False)
-        shown = path.change(on.show, path, [painting, query], api_name=False)
-        shown.success(on.complete, [path, painting, ratio, seed], [completions, error], api_name=False)
-        shown.success(on.look, **asked, api_name=False)
-        button.click(on.complete, [path, painting, ratio, seed], [completions, error], api_name="complete")
-        layer.release(on.look, **asked, api_name="layer")
-        query.select(on.click, None, [row, column], api_name=False).success(on.look, **asked, api_name=False)
-    return page
+            figures.append(demo_html.figure(as_bytes(heat(found["attention_RxC"])), "attention of the chosen patch"))
+        figures.append(demo_html.figure(as_bytes(found["colours_RxCx3"]), "principal components of the codes"))
+        atoms = [(f"atom {atom}", f"{value:.2f}", map(as_bytes, patches)) for atom, value, patches in found["atoms"]]
+        numbers = [(MEASURED[name], f"{value:.3g}") for name, value in found["numbers"].items()]
+        columns.append((f"{one.name}, encoder_{index:02d}", demo_html.layer(figures, numbers, atoms)))
+    return demo_html.columns(columns)
 
 
 def painted_on(painting):

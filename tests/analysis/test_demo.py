@@ -1,5 +1,7 @@
 """The interactive page: what it computes, and its API over HTTP; bad pictures are one sentence."""
 
+import shutil
+import subprocess
 import types
 
 import jax
@@ -8,7 +10,7 @@ import pytest
 from PIL import Image
 
 import crate_jax
-from crate_jax.analysis import demo
+from crate_jax.analysis import demo, demo_page
 from crate_jax.config import default_config
 
 SMALL = {"image_size": 16, "patch_size": 4, "width": 16, "num_heads": 2, "depth": 2, "decoder_depth": 1}
@@ -61,6 +63,32 @@ def test_completion_is_the_networks(crate, picture):
     removed = mask.reshape(4, 4).repeat(4, 0).repeat(4, 1) > 0
     np.testing.assert_allclose(completed[~removed], pixels[~removed] / 255, atol=1e-3)
     np.testing.assert_allclose(masked[removed], 0.5, atol=1e-3)
+    np.testing.assert_allclose(masked[~removed], pixels[~removed] / 255, atol=1e-3)
+
+
+def test_completion_in_passes(crate, picture):
+    """Each pass fills patches and keeps the earlier ones; the first pass's error is that of one pass."""
+    pixels, mask = crate.read(picture), crate.mask(ratio=0.75)
+    steps = crate.passes(pixels, mask)
+    assert len(steps) == 3
+    gray = [np.all(step == 0.5, -1) for step, _ in steps]
+    removed = mask.reshape(4, 4).repeat(4, 0).repeat(4, 1) > 0
+    assert removed.sum() > gray[0].sum() > gray[1].sum() > gray[2].sum() == 0
+    np.testing.assert_allclose(steps[0][0][~gray[0]], steps[2][0][~gray[0]])
+    np.testing.assert_allclose(steps[0][1], crate.complete(pixels, mask)[2], rtol=1e-4)
+    crate.config.norm_pix_loss = True
+    try:
+        with pytest.raises(crate_jax.UserError, match="norm_pix_loss"):
+            crate.passes(pixels, mask)
+    finally:
+        crate.config.norm_pix_loss = False
+
+
+def test_names_tell_runs_apart():
+    assert demo.short_names(["/a/b/quickstart"]) == ["quickstart"]
+    assert demo.short_names(["workdirs/one/seed_0", "workdirs/two/seed_0"]) == ["one/seed_0", "two/seed_0"]
+    assert demo.short_names(["runs/a", "runs/a"]) == ["a", "a"]
+    assert demo.short_names(["photographs"]) == ["photographs"]
 
 
 def test_a_look_into_a_layer(crate, picture):
@@ -99,20 +127,53 @@ def test_bad_pictures_are_one_sentence(crate, tmp_path):
 
 
 def test_the_page_over_http(crate, picture, tmp_path):
-    """Served on loopback; both calls answer, for two networks side by side; a broken picture is a sentence."""
+    """Served on loopback; the calls answer, for two networks side by side; a broken picture is a sentence."""
     pytest.importorskip("gradio")
     from gradio_client import Client, handle_file
 
-    page = demo.build([crate, exhibit(mask_mode="token")], [picture])
+    other = exhibit(mask_mode="token")
+    other.name = "<b>other</b>"
+    page = demo_page.build([crate, other], [(picture, "a")])
     _, url, _ = page.launch(server_name="127.0.0.1", prevent_thread_lock=True, quiet=True, share=False)
     try:
         client = Client(url, verbose=False)
-        gallery, words = client.predict(handle_file(str(picture)), None, 0.5, 0, api_name="/complete")
-        assert len(gallery) == 4 and words.count("squared error") == 2
-        gallery, table = client.predict(handle_file(str(picture)), 1, 0.5, 0.5, api_name="/layer")
-        assert len(gallery) >= 6 and "encoder_01" in table and "nonzero" in table
+        asked = (handle_file(str(picture)), None, 0.5, 0)
+        html = client.predict(*asked, api_name="/complete")
+        assert html.count("<figure>") == 4 and html.count("8 of 16 patches removed") == 2
+        assert "<h4>&lt;b&gt;other" in html and "<b>" not in html
+        assert client.predict(*asked, api_name="/passes").count("<figure>") == 8
+        html = client.predict(asked[0], 1, 0.5, 0.5, api_name="/layer")
+        assert html.count("encoder_01") == 2 and "non-zero" in html and html.count("row 2, column 2") == 2
         (tmp_path / "broken.jpg").write_bytes(b"no picture")
         with pytest.raises(Exception, match="cannot be read as a picture"):
             client.predict(handle_file(str(tmp_path / "broken.jpg")), None, 0.5, 0, api_name="/complete")
     finally:
         page.close()
+
+
+def test_the_page_in_a_browser(crate, picture, tmp_path):
+    """Chromium opens it: the first picture is completed and looked into unasked, and the console has no error."""
+    pytest.importorskip("gradio")
+    browser = shutil.which("chromium") or shutil.which("google-chrome")
+    if browser is None:
+        pytest.skip("no Chromium")
+    crate.look(crate.read(picture), 0, 10), crate.complete(crate.read(picture), crate.mask())  # compiled before
+    page = demo_page.build([crate], [(picture, "a")])
+    _, url, _ = page.launch(server_name="127.0.0.1", prevent_thread_lock=True, quiet=True, share=False)
+    flags = [
+        "--headless=new",
+        "--no-sandbox",
+        "--disable-gpu",
+        "--enable-logging=stderr",
+        f"--user-data-dir={tmp_path}",
+    ]
+    try:
+        command = [browser, *flags, "--virtual-time-budget=30000", "--dump-dom", url]
+        found = subprocess.run(command, capture_output=True, text=True, timeout=200)
+    finally:
+        page.close()
+    assert found.stdout.count("<figure>") == 5 and "encoder_00" in found.stdout
+    errors = [
+        line for line in found.stderr.splitlines() if "CONSOLE" in line and ("Uncaught" in line or "rror" in line)
+    ]
+    assert not errors
