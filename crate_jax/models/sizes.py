@@ -5,6 +5,7 @@ crate_alpha_mae_*    the same frame with CRATE-alpha's layers (arXiv 2405.20299)
 tost_mae_*           with ToST's token statistics (arXiv 2412.17810) and ISTA
 cbsa_mae_*           with CBSA's attention (arXiv 2509.16875) and ISTA
 aot_mae_*            attention only: z + MSSA(LN(z)) and nothing else (AoT, arXiv 2506.03790)
+crate_convex_mae_*   CRATE-MAE with the paper's convex step z + kappa (f - z), kappa learned, output U^T: lowers R^c
 vit_mae_*            He et al. 2022 with Meta's decoder, 8 layers of 512
 vit_mae_base_paper   the 143.8 M of the CRATE-MAE paper's table: a decoder of 8 layers of 768
 vit_mae_small        47.6 M in that table; width 384 with Meta's decoder fits (inferred)
@@ -49,6 +50,7 @@ ALPHA_LAYER = {
 }  # fmt: skip
 _TOST_LAYER = {"compression": "tssa", "layer_scale": 1.0}
 _CBSA_LAYER = {"compression": "cbsa"}
+_CONVEX_LAYER = {"output_projection": "tied", "compression_step": "convex", "kappa": 0.5, "learned_kappa": True}
 _AOT_LAYER = {"sparsification": "none"}
 _TOST_MLP = {"sparsification": "mlp", "sparsification_residual": True}
 
@@ -59,6 +61,7 @@ FAMILIES: dict[str, tuple[Any, dict, dict]] = {
     "tost_mae": (CrateMae, {**_TOST_LAYER, "mask_mode": "drop"}, _CRATE),
     "cbsa_mae": (CrateMae, _CBSA_LAYER, _CRATE),
     "aot_mae": (CrateMae, _AOT_LAYER, _CRATE),
+    "crate_convex_mae": (CrateMae, _CONVEX_LAYER, _CRATE),
     "vit_mae": (VitMae, _META_DECODER, {**_VIT, "base_paper": {**_VIT["base"], "decoder_width": 768}}),
     "crate_classifier": (CrateClassifier, {}, _CRATE_MAE),
     "crate_alpha_classifier": (CrateClassifier, ALPHA_LAYER, _ALPHA),
