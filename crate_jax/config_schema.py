@@ -91,7 +91,13 @@ LEAVES = {
     "model.attention_scale": Leaf(
         None, str, "scale of MSSA: P^-1/2, or the paper's P/(N eps^2)", choices=("official", "paper")
     ),
-    "model.kappa": Leaf(None, float, "step size of a convex, paper or gradient compression step", low=0, high=1000),
+    "model.kappa": Leaf(
+        None,
+        float,
+        "step size of a convex, paper or gradient compression step; a gradient step descends below 2",
+        low=0,
+        high=1000,
+    ),
     "model.learned_kappa": Leaf(None, bool, "kappa is the initial value of a parameter of each layer"),
     "model.epsilon": Leaf(None, float, "eps of the coding rate, in paper and gradient steps", low=1e-3, high=1000),
     "model.layer_scale": Leaf(

@@ -22,9 +22,8 @@ STEPS = [
     {"name": "transposed", "model.output_projection": "transposed"},
     {"name": "convex", "model.output_projection": "tied", "model.compression_step": "convex", "model.kappa": 0.5,
      "model.learned_kappa": True},
-    {"name": "gradient", "model.compression": "gradient", "model.kappa": 0.004},  # below eps^2 / P = 1/128
-    {"name": "neumann", "model.compression": "neumann", "model.kappa": 0.1, "model.learned_kappa": True,
-     "model.epsilon": 16.0},
+    {"name": "gradient", "model.compression": "gradient", "model.kappa": 0.5},
+    {"name": "neumann", "model.compression": "neumann", "model.kappa": 0.5, "model.epsilon": 16.0},
 ]  # fmt: skip
 
 

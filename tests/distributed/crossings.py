@@ -29,7 +29,7 @@ FAMILIES = {
     "alpha": {"model.name": "crate_alpha_mae_small", "model.expansion": 2},
     "tost": {"model.name": "tost_mae_tiny"},
     "cbsa": {"model.name": "cbsa_mae_tiny", "model.pool_size": 2},
-    "gradient": {"model.name": "crate_mae_tiny", "model.compression": "gradient", "model.kappa": 0.1},
+    "gradient": {"model.name": "crate_mae_tiny", "model.compression": "gradient", "model.kappa": 0.5},
     "vit": {"model.name": "vit_mae_small", "model.decoder_width": 16, "model.decoder_num_heads": 2},
 }
 MESHES = {

@@ -212,19 +212,20 @@ def rate(z, p, epsilon):
 
 def test_the_gradient_step_is_the_gradient_through_the_norm():
     """Against central differences of the float64 rate; the step descends, its inverse ascends."""
-    settings = LayerSettings(compression="gradient", kappa=0.05, sparsification="none")
+    settings = LayerSettings(compression="gradient", kappa=0.8, sparsification="none")
     z = jnp.asarray(np.random.default_rng(0).normal(size=(1, TOKENS, WIDTH)), jnp.float32)
     layer = EncoderLayer(settings, HEADS, GRID)
     params = random_layer(layer, z)
     p = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), params)["compression"]
     start = np.asarray(z[0], np.float64)
-    change = (np.asarray(layer.apply({"params": params}, z)[0], np.float64) - start) / (0.05 * TOKENS)
+    change = np.asarray(layer.apply({"params": params}, z)[0], np.float64) - start
+    length = 0.8 * TOKENS * 0.5**2 / (WIDTH // HEADS)  # kappa / a
     for seed in range(4):
         direction = np.random.default_rng(seed).normal(size=start.shape)
         slope = (rate(start + 1e-5 * direction, p, 0.5) - rate(start - 1e-5 * direction, p, 0.5)) / 2e-5
-        np.testing.assert_allclose(-(change * direction).sum(), slope, rtol=2e-3, atol=1e-4)
-    assert rate(start + 0.05 * TOKENS * change, p, 0.5) < rate(start, p, 0.5)
-    assert rate(start - 0.05 * TOKENS * change, p, 0.5) > rate(start, p, 0.5)
+        np.testing.assert_allclose(-(change * direction).sum() / length, slope, rtol=2e-3, atol=1e-4)
+    assert rate(start + change, p, 0.5) < rate(start, p, 0.5)
+    assert rate(start - change, p, 0.5) > rate(start, p, 0.5)
 
 
 def test_the_neumann_step_is_the_gradient_where_its_series_converges():

@@ -1,9 +1,10 @@
 """The exact gradient step on the coding rate against the subspaces, through the layer's own LayerNorm.
 
-    z+ = z - kappa N grad_z R^c_eps(LN(z) | U)
+    z+ = z - kappa / a grad_z R^c_eps(LN(z) | U),    a = P/(N eps^2)
 
-R^c is a sum over N tokens, whose gradient at one token falls as 1 / N: the factor N keeps kappa of order one. No N x N
-array: K factors of P x P (`operators.coding_rate.coding_rate_gradient`).
+In the codes w = LN(z) U_k that is w - kappa w (I + a w^T w)^-1: kappa of 1 removes what lies far below the distortion,
+and a step of kappa below 2 descends where U is orthonormal and tokens have unit variance. No N x N array: K inverses of
+P x P (`operators.coding_rate.coding_rate_gradient`).
 """
 
 import jax
@@ -18,10 +19,11 @@ from crate_jax.operators.subspace_attention import split_heads
 
 
 class RateGradient(Compression):
-    """f(w) = -N grad_z R^c(LN(z) | U); the step is kappa f(w)."""
+    """f(w) = -grad_z R^c(LN(z) | U) / a; the step is kappa f(w)."""
 
     def branch(self, step):
-        slope_BxNxKP = -step.z_BxNxD.shape[-2] * self.slope(step.codes_BxNxKP)
+        tokens, size = step.z_BxNxD.shape[-2], step.codes_BxNxKP.shape[-1] // self.num_heads
+        slope_BxNxKP = -tokens * self.settings.epsilon**2 / size * self.slope(step.codes_BxNxKP)
         slope_BxNxD = product(slope_BxNxKP, step.projection.subspaces_DxKP, transposed=True)
         slope_BxNxD = name_residual(slope_BxNxD, "compressed")
         scale_D, bias_D = step.norm
@@ -45,6 +47,6 @@ class RateGradient(Compression):
 
 
 def cost(settings, num_heads, width, tokens):
-    """U and U^T, a Gram matrix and a solve per head; the Cholesky factors of P x P are not counted."""
+    """U and U^T, a Gram matrix and a product with its inverse per head; the inverses of P x P are not counted."""
     attention = 4 * tokens * width * (width // num_heads)
     return Cost(4 * tokens * width**2, attention, recomputed=2 * tokens * width**2 + attention)

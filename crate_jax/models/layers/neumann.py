@@ -1,7 +1,7 @@
 """Two terms of the Neumann series of the rate's gradient: the exact step without an inverse, linear in the tokens.
 
     grad R^c = a w (I + a w^T w)^-1 = a w - a^2 w (w^T w) + ...,      a = P/(N eps^2),  w = LN(z) U_k
-    z+       = z - kappa N (a w - a^2 w (w^T w)) U^T
+    z+       = z - kappa (w - a w (w^T w)) U^T
 
 The series converges where a ||w||_2^2 < 1, so eps must be large; MSSA keeps the second term alone, with a softmax.
 """
@@ -14,7 +14,7 @@ from crate_jax.operators.subspace_attention import split_heads
 
 
 class NeumannGradient(RateGradient):
-    """f(w) = -N (a w - a^2 w (w^T w)) U^T, through the layer's LayerNorm; the step is kappa f(w)."""
+    """f(w) = -(w - a w (w^T w)) U^T, through the layer's LayerNorm; the step is kappa f(w)."""
 
     def slope(self, codes_BxNxKP):
         codes_BxNxKxP = split_heads(codes_BxNxKP, self.num_heads).astype(jnp.float32)
