@@ -173,7 +173,7 @@ def mssa_against_gradient(z_NxD, subspaces_DxKP, epsilons, *, num_heads, scale=1
     added = moved if output is None else output
 
     @jax.jit
-    def one(epsilon):
+    def one(epsilon, z_NxD, subspaces_DxKP, moved, added):  # XLA folds products of captured arrays, slowly
         exact = gradient_of_rate(z_NxD, subspaces_DxKP, num_heads=num_heads, epsilon=epsilon)
         series = neumann_gradient(z_NxD, subspaces_DxKP, num_heads=num_heads, epsilon=epsilon)
         return {
@@ -181,7 +181,7 @@ def mssa_against_gradient(z_NxD, subspaces_DxKP, epsilons, *, num_heads, scale=1
             "mssa_cosine": cosine(moved - z_NxD, -exact), "added_cosine": cosine(added, -exact),
         }  # fmt: skip
 
-    rows = [one(jnp.float32(epsilon)) for epsilon in epsilons]
+    rows = [one(jnp.float32(epsilon), z_NxD, subspaces_DxKP, moved, added) for epsilon in epsilons]
     return {"epsilon": np.asarray(epsilons), **{key: np.array([float(row[key]) for row in rows]) for key in rows[0]}}
 
 
@@ -208,7 +208,7 @@ def ista_objectives(z_NxD, dictionary_DxD, fractions, *, sparsity, steps):
     lipschitz = jnp.linalg.norm(dictionary_DxD, 2) ** 2
 
     @jax.jit
-    def descend(fraction):
+    def descend(fraction, z_NxD, dictionary_DxD, lipschitz):
         def body(code, _):
             after = proximal_step(code, z_NxD, dictionary_DxD, step_size=fraction / lipschitz, sparsity=sparsity)
             return after, jnp.mean(lasso_objective(after, z_NxD, dictionary_DxD, sparsity=sparsity))
@@ -217,18 +217,18 @@ def ista_objectives(z_NxD, dictionary_DxD, fractions, *, sparsity, steps):
         first = jnp.mean(lasso_objective(start, z_NxD, dictionary_DxD, sparsity=sparsity))
         return jnp.concatenate([first[None], jax.lax.scan(body, start, None, length=steps)[1]])
 
-    return np.stack([np.asarray(descend(jnp.float32(fraction))) for fraction in fractions])
+    return np.stack([np.asarray(descend(jnp.float32(one), z_NxD, dictionary_DxD, lipschitz)) for one in fractions])
 
 
 def reversal_errors(z_NxD, subspaces_DxKP, kappas, *, num_heads, scale=1.0):
     """How well y - kappa MSSA(y) undoes z + kappa MSSA(z): ||z - undone|| / ||z||, one entry a kappa."""
 
     @jax.jit
-    def one(kappa):
+    def one(kappa, z_NxD, subspaces_DxKP):
         def moved(z):
             return mssa(z[None], subspaces_DxKP, num_heads=num_heads, scale=scale)[0]
 
         forward = z_NxD + kappa * moved(z_NxD)
         return jnp.linalg.norm(forward - kappa * moved(forward) - z_NxD) / jnp.linalg.norm(z_NxD)
 
-    return np.array([float(one(jnp.float32(kappa))) for kappa in kappas])
+    return np.array([float(one(jnp.float32(kappa), z_NxD, subspaces_DxKP)) for kappa in kappas])
