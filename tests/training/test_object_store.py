@@ -21,31 +21,38 @@ SHORT |= {"data.validation_split": "test[:64]"}
 
 
 AFTERWARDS = """
-import sys
+import contextlib, io, sys
 from crate_jax.cli.main import main
 train, of = sys.argv[1:], ["--workdir=gs://bucket/run2", "--features=mean@encoder_00"]
 codes = [main(train), main(["knn", *of]), main(["features", *of, "--split=test[:8]", "--out=gs://bucket/f.npz"])]
 codes.append(main([*train, "--config.total_steps=9"]))
 codes.append(main(["data", "--config=quickstart_digits", "--out=gs://misspelt/folder"]))
 print("codes", codes)
+for folder in ("gs://misspelt/run", "gs://bucket/denied"):
+    with contextlib.redirect_stderr(io.StringIO()) as said:
+        code = main([word.replace("gs://bucket/run2", folder) for word in train])
+    assert "Traceback" not in said.getvalue()
+    print("refused", code, said.getvalue().strip().splitlines()[-1])
 """
 
 
 @pytest.fixture(scope="module")
 def store():
-    """(run, server): `run(words, **environment)` is the finished process."""
+    """(run, server): `run(code, words)` is the finished process; nothing named "denied" may be read or written."""
     with bucket() as (environment, server):
+        server.faults.append(lambda method, path: 403 if "denied" in path else None)
 
-        def run(words, timeout=240):
-            words = [sys.executable, "-m", "crate_jax", *words]
+        def run(code, words):
             return subprocess.run(
-                words, env=os.environ | environment, capture_output=True, text=True, timeout=timeout, errors="replace"
-            )
+                [sys.executable, "-c", code, *words],
+                env=os.environ | environment, capture_output=True, text=True, timeout=240, errors="replace",
+            )  # fmt: skip
 
         yield run, server
 
 
 def test_goes_on_and_is_evaluated_in_a_bucket(store, tmp_path, digits, tiny):
+    """And a bucket that is not there, or that refuses, is one sentence; the network is not asked over and over."""
     run, server = store
     words = command(tmp_path, digits, "gs://bucket/run2", **SHORT)[3:]
     stops = "import os, signal; from crate_jax.training import observers as o; before = o.Progress.logged\n"
@@ -53,14 +60,19 @@ def test_goes_on_and_is_evaluated_in_a_bucket(store, tmp_path, digits, tiny):
     stops += "    if step == 5: os.kill(os.getpid(), signal.SIGTERM)\n"
     stops += "o.Progress.logged = logged\n"
     stops += "import sys; from crate_jax.cli.main import main; sys.exit(main(sys.argv[1:]))"
-    stopped = subprocess_of(run, stops, words)
+    stopped = run(stops, words)
     assert stopped.returncode == 143, stopped.stderr
     assert "beginning at step 1 of 8" in stopped.stderr
-    resumed = subprocess_of(run, AFTERWARDS, words)
+    resumed = run(AFTERWARDS, words)
     assert re.search(r"resuming at step [67] of 8 in gs://bucket/run2", resumed.stderr)
     assert "codes [0, 0, 0, 1, 1]" in resumed.stdout, resumed.stdout + resumed.stderr
     assert "total_steps: 8 began the run, now 9" in resumed.stderr
-    assert "there is no bucket gs://misspelt" in resumed.stderr
+    assert "there is no bucket gs://misspelt" in resumed.stderr and "Traceback" not in resumed.stderr
+    misspelt, denied = (line for line in resumed.stdout.splitlines() if line.startswith("refused"))
+    assert misspelt.startswith("refused 1 crate-jax: there is no bucket gs://misspelt "), misspelt
+    assert denied.startswith("refused 1 crate-jax: --workdir=gs://bucket/denied cannot be used: "), denied
+    for name in ("misspelt", "denied"):
+        assert 0 < sum(name in path for _, path, _ in server.log) < 60
     assert any("f.npz" in path for method, path, status in server.log if method == "POST")
     names = {path for method, path, status in server.log if "running.json" in path and method in ("POST", "PUT")}
     assert names, "the lock lies in the bucket"
@@ -68,27 +80,3 @@ def test_goes_on_and_is_evaluated_in_a_bucket(store, tmp_path, digits, tiny):
     accuracy = crate_jax.knn(str(tmp_path / "run2"), features="mean@encoder_00").accuracy
     assert f"{accuracy:.1%}" in resumed.stdout
     assert not (tmp_path / "gs:").exists() and not os.path.exists("gs:")
-
-
-def subprocess_of(run, code, words):
-    """As `run`, with code of its own."""
-    environment = run.__closure__[0].cell_contents
-    return subprocess.run(
-        [sys.executable, "-c", code, *words], env=os.environ | environment, capture_output=True, text=True, timeout=240
-    )
-
-
-@pytest.mark.parametrize(("folder", "status"), [("gs://misspelt/run", None), ("gs://bucket/denied", 403)])
-def test_a_bucket_that_will_not_do_is_one_sentence(store, tmp_path, digits, folder, status):
-    run, server = store
-    if status:
-        server.faults.append(lambda method, path: status if "denied" in path else None)
-    before = len(server.log)
-    done = run(command(tmp_path, digits, folder, **SHORT)[3:], timeout=120)
-    assert done.returncode == 1, done.stderr
-    last = done.stderr.strip().splitlines()[-1]
-    says = (
-        f"crate-jax: --workdir={folder} cannot be used: " if status else "crate-jax: there is no bucket gs://misspelt "
-    )
-    assert last.startswith(says) and "Traceback" not in done.stderr, done.stderr
-    assert len(server.log) - before < 60, "it does not ask over and over"
