@@ -21,9 +21,8 @@ import jax.numpy as jnp
 import numpy as np
 import torch
 
-from crate_jax.interop.checkpoint_file import ParamsCheckpoint, open_checkpoint, write_folder
+from crate_jax.interop.checkpoint_file import ParamsCheckpoint, load_torch_checkpoint, open_checkpoint, write_folder
 from crate_jax.interop.export import official_arrays, write_official
-from crate_jax.interop.torch_checkpoint import load_torch_checkpoint
 from crate_jax.models.trace import trace
 from crate_jax.operators.losses import masked_mse
 from crate_jax.operators.masking import mask_from_noise, num_visible

@@ -24,7 +24,7 @@ _PUBLIC = {
     "crate_jax.operators.masking": ("random_mask",),
     "crate_jax.operators.losses": ("masked_mse",),
     "crate_jax.config": ("load_config", "default_config"),
-    "crate_jax.interop.torch_checkpoint": ("load_torch_checkpoint",),
+    "crate_jax.interop.checkpoint_file": ("load_torch_checkpoint",),
     "crate_jax.evaluation.features": ("extract_features",),
     "crate_jax.analysis.layerwise": ("measure_layers",),
     "crate_jax.analysis.attention_maps": ("attention_maps", "subspace_codes"),
@@ -54,7 +54,7 @@ if TYPE_CHECKING:  # what an editor completes
     from crate_jax.config import default_config, load_config
     from crate_jax.errors import UserError
     from crate_jax.evaluation.features import extract_features
-    from crate_jax.interop.torch_checkpoint import load_torch_checkpoint
+    from crate_jax.interop.checkpoint_file import load_torch_checkpoint
     from crate_jax.models.registry import create_model, init_params
     from crate_jax.models.trace import trace
     from crate_jax.operators.losses import masked_mse

@@ -13,7 +13,7 @@ import numpy as np
 from crate_jax.errors import UserError
 from crate_jax.interop.network import by_layer, needs_decoder, parameter_shapes
 from crate_jax.interop.tensor_files import finished, open_tensors, write_safetensors
-from crate_jax.interop.torch_checkpoint import OfficialCheckpoint, given, read_params, settings_in_words
+from crate_jax.interop.torch_checkpoint import OfficialCheckpoint, check_shapes, given, read_params
 from crate_jax.models.registry import create_model
 from crate_jax.storage import is_remote
 
@@ -22,6 +22,7 @@ FORMAT = 1
 HELD = ("width", "depth", "decoder_depth", "decoder_width", "patch_size", "channels", "image_size", "table_image_size")
 HEADS = ("num_heads", "decoder_num_heads")  # they follow from an official width
 OF_CLASSIFIERS = ("num_classes", "drop_path", "pooling")
+WEIGHTS = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json")
 MODEL, PARAMS, CARRIED = "model.json", "params.safetensors", "carried.safetensors"
 
 
@@ -40,15 +41,7 @@ class FolderCheckpoint:
         self.spare = dict(self.carried.shapes) if self.carried else {}
         self.shapes = parameter_shapes(self.model)
         self.paths = [path for path in self.shapes if not (self.encoder_only and needs_decoder(path))]
-        for path in self.paths:
-            found, wanted = self.source.shapes.get(path), self.shapes[path]
-            if found is None:
-                raise UserError(f"{self.source.path}: tensor {path} is missing; {self.name} has one of shape {wanted}.")
-            if tuple(found) != tuple(wanted):
-                raise UserError(
-                    f"{self.source.path}: tensor {path} has shape {tuple(found)}, but {self.name} with "
-                    f"{settings_in_words(self.overrides)} wants {tuple(wanted)}."
-                )
+        check_shapes(self.source, {path: self.shapes[path] for path in self.paths}, self.name, self.overrides)
 
     def read(self, path):
         """One parameter, f32."""
@@ -83,18 +76,26 @@ def open_checkpoint(path, overrides):
     """A checkpoint of any form, matched to its network and not read yet.
 
     Args:
-        path: `.pth`, `.safetensors`, or a folder that `convert --to=flax` wrote.
+        path: `.pth`, `.safetensors` (or the `.index.json` of several), a folder that `convert --to=flax` wrote, or
+            one with such a file under the hub's name.
         overrides: attributes of the network.
 
     Raises:
-        UserError: as `load_checkpoint`.
+        UserError: unreadable, of another network, or with a tensor missing or of a wrong shape.
     """
     if is_remote(path):
         raise UserError(f"{path}: checkpoint files are read from a local disk; copy it here first, and name the copy.")
-    path = pathlib.Path(path)
-    if path.is_dir():
+    path = pathlib.Path(path).expanduser()
+    if path.is_dir() and weights_in(path) is None:
         return FolderCheckpoint(path, overrides)
-    return OfficialCheckpoint(open_tensors(path), overrides)
+    return OfficialCheckpoint(open_tensors(weights_in(path) or path), overrides)
+
+
+def weights_in(folder):
+    """The file of weights in a folder of the Hugging Face hub's form, which is none of ours; or None."""
+    folder = pathlib.Path(folder)
+    names = () if (folder / MODEL).is_file() else WEIGHTS
+    return next((folder / name for name in names if (folder / name).is_file()), None)
 
 
 def open_for(path, leaves, explicit=()):
@@ -106,7 +107,7 @@ def open_for(path, leaves, explicit=()):
         explicit: names of those that can contradict the file.
 
     Raises:
-        UserError: as `load_checkpoint`.
+        UserError: as `open_checkpoint`.
     """
     leaves = given(leaves)
 
@@ -126,23 +127,21 @@ def open_for(path, leaves, explicit=()):
     return opened
 
 
-def load_checkpoint(path, *, with_decoder=False, **overrides):
-    """What `--checkpoint=P` means.
+def load_torch_checkpoint(path, **overrides):
+    """An official checkpoint, or one of any other form that `open_checkpoint` takes, ready to be applied.
 
     Args:
-        path: `.pth`, `.safetensors`, or a folder that `convert --to=flax` wrote.
-        with_decoder: refuse a file that holds an encoder only.
-        **overrides: attributes of the network; None is "as the file says".
+        path: `.pth` (any wrapping, read with weights_only), `.safetensors`, or a folder.
+        **overrides: attributes of the network: those that no tensor holds (`num_heads`, `lambda_`, `eta`), or another
+            `image_size` (the position table is then resized as the official code does), `dtype`, `mask_mode`, ...
 
     Returns:
-        (model, params).
+        (model, params). A file of Meta's without a decoder gets a fresh one.
 
     Raises:
         UserError: unreadable, of another network, or with a tensor missing or of a wrong shape.
     """
     checkpoint = open_checkpoint(path, given(overrides))
-    if with_decoder and checkpoint.encoder_only:
-        raise UserError(f"{path} holds an encoder only, and this needs its decoder; fetch the file that has both.")
     return checkpoint.model, read_params(checkpoint)
 
 

@@ -23,6 +23,7 @@ import safetensors
 
 from crate_jax.errors import UserError
 from crate_jax.interop.state_dicts import OURS, bare_names, description_of, folded, state_of
+from crate_jax.storage import is_remote
 
 # safetensors' names; those of 8 bits are read as the numbers they are, without scales that a file may hold beside them
 DTYPES = {
@@ -79,7 +80,7 @@ def check_finite(array, name, path):
 class SafetensorsSource(Source):
     """A `.safetensors` file. It is opened for every tensor, so that what was read of it does not stay mapped."""
 
-    def __init__(self, path):
+    def __init__(self, path, bare=bare_names):
         try:
             with safetensors.safe_open(path, framework="numpy") as file:  # checks the header
                 metadata = file.metadata() or {}
@@ -91,7 +92,7 @@ class SafetensorsSource(Source):
                 f"{path} is no readable safetensors file ({_first_line(error)}); fetch it again."
             ) from error
         self.header.pop("__metadata__", None)
-        self.names = bare_names(self.header, path)
+        self.names = bare(self.header, path)
         shapes = {bare: tuple(self.header[name]["shape"]) for bare, name in self.names.items()}
         super().__init__(path, shapes, description_of(metadata.get(OURS), path))
 
@@ -138,9 +139,9 @@ class NumpySource(Source):
 class TorchSource(Source):
     """A file of PyTorch's, unwrapped; only tensors and plain values are loaded."""
 
-    def __init__(self, path):
+    def __init__(self, path, bare=bare_names):
         state, description = state_of(_load_torch(path), path)
-        self.tensors = {bare: state[name] for bare, name in bare_names(state, path).items()}
+        self.tensors = {short: state[name] for short, name in bare(state, path).items()}
         super().__init__(path, {name: tuple(tensor.shape) for name, tensor in self.tensors.items()}, description)
 
     def _read(self, name):
@@ -157,8 +158,30 @@ class TorchSource(Source):
             raise UserError(f"{self.path}: tensor {name} cannot be read ({_first_line(error)})") from error
 
 
+class Shards(Source):
+    """Several files, and the `.index.json` that says which tensor is in which."""
+
+    def __init__(self, path):
+        try:
+            placed = dict(json.loads(path.read_text())["weight_map"])
+            files = {file: path.parent / file for file in sorted(set(placed.values()))}
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise UserError(f"{path} does not say in which file each tensor is ({_first_line(error)}).") from error
+        # a prefix is told by the names of all files together
+        parts = {name: _open_one(file, lambda names, _: {one: one for one in names}) for name, file in files.items()}
+        absent = [name for name, file in placed.items() if name not in parts[file].shapes]
+        if absent:
+            raise UserError(f"{path} names {len(absent)} tensors that its files do not hold, such as {absent[0]}.")
+        self._found = {bare: (parts[placed[name]], name) for bare, name in bare_names(placed, path).items()}
+        super().__init__(path, {bare: part.shapes[name] for bare, (part, name) in self._found.items()}, {})
+
+    def _read(self, name):
+        part, name = self._found[name]
+        return part.read(name)
+
+
 def open_tensors(path):
-    """Opens a file by its content.
+    """Opens a file by its content; `.index.json` stands for the files that it names.
 
     Args:
         path: of a safetensors, PyTorch or NumPy file; the name does not matter.
@@ -167,6 +190,12 @@ def open_tensors(path):
         UserError: no such file, unreadable, truncated, with code in it, or not a state dict.
     """
     path = pathlib.Path(path)
+    if path.name.endswith(".index.json") and path.is_file():
+        return folded(Shards(path))
+    return folded(_open_one(path))
+
+
+def _open_one(path, bare=bare_names):
     if not path.is_file():
         kind = "is no regular file" if path.exists() else "there is no such file"
         raise UserError(f"{path}: {kind}.")
@@ -179,12 +208,12 @@ def open_tensors(path):
         raise UserError(f"{path} only says where Git LFS keeps the file; fetch it by `git lfs pull`.")
     is_torch = start[:2] == b"PK" or start[:1] == b"\x80"
     if start[8:9] == b"{" or (path.suffix.lower() == ".safetensors" and not is_torch):
-        return folded(SafetensorsSource(path))
+        return SafetensorsSource(path, bare)
     if not is_torch:
         raise UserError(f"{path} is no PyTorch file; give a .pth that torch.save wrote, or a .safetensors.")
     if is_numpy_archive(path):  # PyTorch's files are zip archives too
         return NumpySource(path)
-    return folded(TorchSource(path))
+    return TorchSource(path, bare)
 
 
 def is_numpy_archive(path):
@@ -297,6 +326,17 @@ def write_torch(path, shapes, read, description, wrapper="model"):
         state[name] = torch.from_numpy(array).reshape(shape)
     with finished(path) as partial:
         torch.save({wrapper: state, OURS: json.dumps(description)}, partial)
+
+
+def local_target(path):
+    """A path to write to, with `~` expanded.
+
+    Raises:
+        UserError: it is in an object store.
+    """
+    if is_remote(path):
+        raise UserError(f"{path}: files are written to a local disk; name a local one, and copy it there.")
+    return pathlib.Path(path).expanduser()
 
 
 class finished:

@@ -13,7 +13,6 @@ from crate_jax.errors import UserError
 from crate_jax.interop.foreign_names import official_names
 from crate_jax.interop.network import by_layer, links_of, needs_decoder, official_shape, parameter_shapes, stacked
 from crate_jax.interop.recognition import recognise
-from crate_jax.interop.tensor_files import open_tensors
 from crate_jax.models.masked_autoencoder import CrateMae, VitMae
 from crate_jax.models.registry import create_model, init_params
 from crate_jax.operators.positions import sincos_positions
@@ -52,26 +51,18 @@ class OfficialCheckpoint:
         self._check_spare()
 
     def _check_shapes(self):
-        for path, link in self.links.items():
-            found = self.source.shapes.get(link.official)
-            wanted = official_shape(self.model, link, self.shapes[path])
-            if found is None:
-                raise UserError(
-                    f"{self.source.path}: tensor {link.official} is missing; {self.name} has one of shape {wanted}."
-                )
-            if tuple(found) != wanted:
-                raise UserError(
-                    f"{self.source.path}: tensor {link.official} has shape {tuple(found)}, but {self.name} with "
-                    f"{settings_in_words(self.overrides)} wants {wanted}."
-                )
+        items = self.links.items()
+        wanted = {link.official: official_shape(self.model, link, self.shapes[path]) for path, link in items}
+        check_shapes(self.source, wanted, self.name, self.overrides)
 
     def _check_spare(self):
         official = {link.official for link in links_of(self.model)}
-        for name in self.spare:
-            if name not in official and name not in SPARE:
-                raise UserError(
-                    f"{self.source.path}: tensor {name} belongs to no {self.name}; it is a file of another network."
-                )
+        strange = [name for name in self.spare if name not in official and name not in SPARE]
+        if strange:
+            raise UserError(
+                f"{self.source.path}: {_tensors(strange)} belong{'s' * (len(strange) == 1)} to no {self.name}; it is a "
+                "file of another network."
+            )
         inner = getattr(self.model, "decoder_width", None) or self.model.width
         for name, width in (("pos_embed", self.model.width), ("decoder_pos_embed", inner)):
             never_used = isinstance(self.model, CrateMae) and name == "pos_embed"
@@ -102,27 +93,41 @@ class OfficialCheckpoint:
         return self.source.read(name)
 
 
+def check_shapes(source, wanted, name, overrides):
+    """Refuses a file without every tensor of a network, or with one of another shape.
+
+    Args:
+        source: from `tensor_files.open_tensors`.
+        wanted: name to shape.
+        name, overrides: of the network, for the message.
+
+    Raises:
+        UserError: naming the tensors.
+    """
+    settings = f"{name} with {settings_in_words(overrides)}"
+    missing = [one for one in wanted if one not in source.shapes]
+    if missing:
+        are = "are" if len(missing) > 1 else "is"
+        raise UserError(
+            f"{source.path}: {_tensors(missing)} {are} missing, {len(missing)} of the {len(wanted)} that {settings} "
+            "has; the file is of another network, or was cut."
+        )
+    other = [one for one, shape in wanted.items() if tuple(source.shapes[one]) != tuple(shape)]
+    if other:
+        raise UserError(
+            f"{source.path}: tensor {other[0]} has shape {tuple(source.shapes[other[0]])}, but {settings} wants "
+            f"{tuple(wanted[other[0]])}" + (f", and {len(other) - 1} more do not fit." if len(other) > 1 else ".")
+        )
+
+
+def _tensors(names, most=5):
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return f"tensor{'s' * (len(names) > 1)} {', '.join(names[:most])}{more}"
+
+
 def settings_in_words(overrides):
     """`width=48, depth=2`, or that nothing differs."""
     return ", ".join(f"{key}={value}" for key, value in overrides.items()) or "nothing changed"
-
-
-def load_torch_checkpoint(path, **overrides):
-    """An official checkpoint, ready to be applied.
-
-    Args:
-        path: `.pth` (any wrapping, read with weights_only) or `.safetensors`.
-        **overrides: attributes of the network: those that no tensor holds (`num_heads`, `lambda_`, `eta`), or another
-            `image_size` (the position table is then resized as the official code does), `dtype`, `mask_mode`, ...
-
-    Returns:
-        (model, params). A file of Meta's without a decoder gets a fresh one.
-
-    Raises:
-        UserError: unreadable, of another network, or with a tensor missing or of a wrong shape.
-    """
-    checkpoint = OfficialCheckpoint(open_tensors(path), given(overrides))
-    return checkpoint.model, read_params(checkpoint)
 
 
 def given(overrides):

@@ -12,7 +12,8 @@ import pytest
 
 from crate_jax.cli.main import main
 from crate_jax.errors import UserError
-from crate_jax.interop.checkpoint_file import ParamsCheckpoint, load_checkpoint, open_checkpoint, write_folder
+from crate_jax.evaluation.subject import of_checkpoint
+from crate_jax.interop.checkpoint_file import ParamsCheckpoint, load_torch_checkpoint, open_checkpoint, write_folder
 from crate_jax.interop.export import write_official
 from crate_jax.interop.network import parameter_shapes, stacked
 from crate_jax.interop.tensor_files import open_tensors
@@ -58,7 +59,7 @@ def test_out_and_in_again(tmp_path, name):
     model = create_model(name, **settings)
     params = random_params(model)
     write_official(ParamsCheckpoint(model, params, name, settings), tmp_path / "out.safetensors", "safetensors")
-    again, loaded = load_checkpoint(tmp_path / "out.safetensors")
+    again, loaded = load_torch_checkpoint(tmp_path / "out.safetensors")
     assert again == model
     assert all(leaf.tobytes() == flat(loaded)[key].tobytes() for key, leaf in flat(params).items())
 
@@ -86,7 +87,9 @@ def test_tied_projection_is_written_as_what_it_computes(tmp_path):
     write_official(
         ParamsCheckpoint(model, params, "crate_mae_tiny", settings), tmp_path / "t.safetensors", "safetensors"
     )
-    official, learned = load_checkpoint(tmp_path / "t.safetensors", output_projection="learned", mask_mode="token")
+    official, learned = load_torch_checkpoint(
+        tmp_path / "t.safetensors", output_projection="learned", mask_mode="token"
+    )
     images = jax.random.normal(jax.random.key(1), (2, 32, 32, 3))
     expected = jax.jit(model.apply)({"params": params}, images).prediction_BxNxF
     np.testing.assert_allclose(
@@ -106,12 +109,12 @@ def test_encoder_only(tmp_path):
     write_folder(open_checkpoint(tmp_path / "encoder.safetensors", {}), tmp_path / "flax")
     write_official(open_checkpoint(tmp_path / "flax", {}), tmp_path / "back.safetensors", "safetensors")
     assert not any("decoder" in name for name in open_tensors(tmp_path / "back.safetensors").shapes)
-    again, loaded = load_checkpoint(tmp_path / "flax")
+    again, loaded = load_torch_checkpoint(tmp_path / "flax")
     images = jax.random.normal(jax.random.key(1), (2, 32, 32, 3))
     latent = [jax.jit(m.apply)({"params": p}, images).latent_BxTxD for m, p in ((model, params), (again, loaded))]
     np.testing.assert_array_equal(*latent)
     with pytest.raises(UserError, match="encoder only"):
-        load_checkpoint(tmp_path / "flax", with_decoder=True)
+        of_checkpoint(tmp_path / "flax", with_decoder=True)
 
 
 def test_fine_tuned_crate_mae_has_no_official_class(tmp_path):
@@ -121,7 +124,7 @@ def test_fine_tuned_crate_mae_has_no_official_class(tmp_path):
     with pytest.raises(UserError, match="no official class"):
         write_official(checkpoint, tmp_path / "x.safetensors", "safetensors")
     write_folder(checkpoint, tmp_path / "flax")
-    assert load_checkpoint(tmp_path / "flax")[0] == model
+    assert load_torch_checkpoint(tmp_path / "flax")[0] == model
 
 
 def test_meta_against_transformers(parity, tmp_path):

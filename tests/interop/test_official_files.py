@@ -10,9 +10,8 @@ import pytest
 
 from crate_jax.cli.main import main
 from crate_jax.errors import UserError
-from crate_jax.interop.checkpoint_file import load_checkpoint
+from crate_jax.interop.checkpoint_file import load_torch_checkpoint
 from crate_jax.interop.tensor_files import open_tensors, write_safetensors
-from crate_jax.interop.torch_checkpoint import load_torch_checkpoint
 
 DATA = pathlib.Path(__file__).parents[1] / "data"
 GOLDEN = DATA / "official_crate_mae_d48.safetensors"
@@ -48,10 +47,10 @@ def test_there_and_back_without_torch(tmp_path):
     convert("safetensors", tmp_path / "flax", tmp_path / "back.safetensors")
     same_bits(tmp_path / "back.safetensors", GOLDEN)
     for path in (tmp_path / "flax", tmp_path / "back.safetensors"):
-        model, params = load_checkpoint(path)  # what no tensor holds is written beside them
+        model, params = load_torch_checkpoint(path)  # what no tensor holds is written beside them
         assert (model.num_heads, model.lambda_, model.image_size, model.patch_size) == (3, 0.25, 32, 8)
         assert params["encoder"]["compression"]["attention"]["subspaces"].shape == (2, 48, 48)
-    assert load_checkpoint(tmp_path / "flax", lambda_=5.0, dtype="bfloat16")[0].lambda_ == 5.0
+    assert load_torch_checkpoint(tmp_path / "flax", lambda_=5.0, dtype="bfloat16")[0].lambda_ == 5.0
 
 
 def test_there_and_back_with_torch(torch, state, tmp_path):
@@ -150,7 +149,7 @@ def test_what_no_tensor_holds_is_asked_for(capsys, tmp_path):
 
 def test_folders_that_are_none(tmp_path):
     with pytest.raises(UserError, match=r"model\.json"):
-        load_checkpoint(tmp_path)
+        load_torch_checkpoint(tmp_path)
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.tex").write_text("")
     assert main(["convert", "--to=flax", "--num_heads=3", str(GOLDEN), str(tmp_path / "mine")]) == 1

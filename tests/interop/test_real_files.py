@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from crate_jax.errors import UserError
+from crate_jax.interop.checkpoint_file import open_checkpoint
 from crate_jax.interop.state_dicts import bare_names
 from crate_jax.interop.tensor_files import open_tensors, write_safetensors
 
@@ -186,3 +187,44 @@ def test_the_content_says_what_a_file_is(torch, tmp_path):
     (tmp_path / "folder.pth").mkdir()
     with pytest.raises(UserError, match="is no regular file"):
         open_tensors(tmp_path / "folder.pth")
+
+
+@pytest.mark.parametrize("prefix", ["", "model."])
+def test_several_files_and_their_index(tmp_path, prefix):
+    golden = open_tensors(GOLDEN)
+    names, placed = list(golden.shapes), {}
+    for number in range(2):
+        part = names[number::2]
+        shapes = {prefix + name: golden.shapes[name] for name in part}
+        write_safetensors(tmp_path / f"{number}.safetensors", shapes, lambda n: golden.read(n.removeprefix(prefix)), {})
+        placed |= dict.fromkeys(shapes, f"{number}.safetensors")
+    index = tmp_path / "model.safetensors.index.json"
+    index.write_text(json.dumps({"metadata": {}, "weight_map": placed}))
+    same_as_golden(index)
+    assert open_checkpoint(tmp_path, {"num_heads": 3}).model.width == 48  # a folder as the hub has it
+    index.write_text(json.dumps({"weight_map": placed | {"x": "0.safetensors"}}))
+    with pytest.raises(UserError, match="names 1 tensors that its files do not hold, such as x"):
+        open_tensors(index)
+    index.write_text("[]")
+    with pytest.raises(UserError, match="does not say in which file each tensor is"):
+        open_tensors(index)
+
+
+def test_all_that_is_missing_strange_or_of_another_shape_is_named_once(tmp_path):
+    golden = open_tensors(GOLDEN)
+    blocks = [name for name in golden.shapes if name.startswith("blocks.1.")]
+
+    def refusal(shapes):
+        arrays = {name: np.zeros(shape, np.float32) for name, shape in shapes.items()}
+        write_safetensors(tmp_path / "x.safetensors", shapes, arrays.get, {})
+        with pytest.raises(UserError) as error:
+            open_checkpoint(tmp_path / "x.safetensors", {"num_heads": 3})
+        return str(error.value)
+
+    rest = {name: shape for name, shape in golden.shapes.items() if name not in blocks[2:]}
+    assert f"tensors {', '.join(blocks[2:7])}" in refusal(rest)
+    assert f" are missing, {len(blocks) - 2} of the " in refusal(rest)
+    strange = golden.shapes | {"one": (2,), "two": (3,)}
+    assert "tensors one, two belong to no crate_mae_" in refusal(strange)
+    other = golden.shapes | {"norm.weight": (3,), "norm.bias": (3,)}
+    assert "tensor norm.weight has shape (3,)" in refusal(other) and "and 1 more do not fit" in refusal(other)

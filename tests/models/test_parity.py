@@ -10,8 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from crate_jax.interop.checkpoint_file import load_torch_checkpoint
 from crate_jax.interop.export import official_arrays
-from crate_jax.interop.torch_checkpoint import load_torch_checkpoint
 from crate_jax.models.trace import trace
 from crate_jax.operators.losses import masked_mse
 from crate_jax.operators.masking import mask_from_noise, num_visible
