@@ -134,7 +134,7 @@ def convert(name, data_dir, out, workers=None, progress=print):
         raise UserError(f"{builder.data_dir} is stored as {found}; only {FORMATS[0]} is converted.")
     source = epath.Path(builder.data_dir)
     version = source.relative_to(source.parents[len(builder.info.full_name.split("/")) - 1])
-    target = epath.Path(os.path.expanduser(str(out))) / version
+    target = epath.Path(out) / version
     if target == source:
         raise UserError(f"--out={out} is the folder of the data set itself; name another one.")
     try:

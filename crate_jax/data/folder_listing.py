@@ -6,6 +6,7 @@ Only regular files count: a named pipe, a socket or a device that is called `x.p
 import concurrent.futures
 import errno
 import functools
+import logging
 import os
 import pathlib
 import stat
@@ -37,6 +38,16 @@ class Entry(NamedTuple):
     kind: str
     size: int = 0
     real: str | None = None
+
+
+_warned: set = set()
+
+
+def warn_once(message):
+    """Logs a warning, once in a process: a command opens its data several times."""
+    if message not in _warned:
+        _warned.add(message)
+        logging.warning("%s", message)
 
 
 def joined(base, path):
@@ -172,9 +183,13 @@ def pictures_below(base, skip=()):
                 for entry in entries:
                     path = place + entry.name
                     if entry.kind == "folder":
-                        if entry.real not in seen and not (not place and entry.name in skip):
-                            seen.add(entry.real)
-                            below.append(path + "/")
+                        if not place and entry.name in skip:
+                            continue
+                        if entry.real in seen:
+                            others["second way to a folder"] += 1
+                            continue
+                        seen.add(entry.real)
+                        below.append(path + "/")
                     elif is_picture(entry.name) and entry.kind in ("file", "link to nowhere"):
                         found.append((path, entry.size))
                     elif entry.kind == "link to nowhere" and not place:

@@ -17,12 +17,13 @@ from crate_jax.data.folder_listing import (
     pictures_below,
     printable,
     refuse_dangling,
+    warn_once,
 )
 from crate_jax.errors import UserError
 
 SPELLINGS = {
-    "train": r"train(?:ing)?|trn",
-    "validation": r"val(?:id(?:at(?:ion|e))?)?|eval(?:uation)?",
+    "train": r"train(?:ing)?(?:[ _-]?val(?:idation)?)?|trn",
+    "validation": r"val(?:id(?:at(?:ion|e))?)?|eval(?:uation)?|dev(?:elopment)?|h[eo]ld[ _-]?out",
     "test": r"test(?:ing)?|tst",
     "unlabelled": r"unlabell?ed",
 }
@@ -33,7 +34,7 @@ _PATTERNS = {standard: re.compile(_AROUND.format(spelling)) for standard, spelli
 
 def standard_name(name):
     """`train`, `validation` or `test` for a known spelling of one of them, else None."""
-    return next((standard for standard, pattern in _PATTERNS.items() if pattern.fullmatch(name.lower())), None)
+    return next((standard for standard, pattern in _PATTERNS.items() if pattern.fullmatch(name.lower().strip())), None)
 
 
 def held_out(paths):
@@ -119,7 +120,7 @@ class SplitFolders:
         return self._scanned[base]
 
     def check_not_mixed(self, split, train_classes):
-        """Refuses class folders beside split folders.
+        """Refuses class folders beside split folders, and splits one level further down.
 
         Args:
             split: the requested names; such a folder is a split.
@@ -129,11 +130,18 @@ class SplitFolders:
             UserError: see above.
         """
         if not self.standard:
+            self._check_not_below()
             return
         if "train" in self.standard.values():
             others = [name for name in self.others if name not in split]
+            flat = [name for name in others if self._is_flat(name)]
             # a split of one's own (extra/cat/1.png) has classes in it, or the training pictures have none either
-            classes = [name for name in others if train_classes and (name in train_classes or self._is_flat(name))]
+            classes = [name for name in others if train_classes and (name in train_classes or name in flat)]
+            if flat and not train_classes:
+                warn_once(
+                    f"{printable(self.folder)}: {_listed(self.standard)} holds pictures in no class, and beside it lie "
+                    f"{_listed(flat)}, which are not read; if all are classes, move them into one folder called train."
+                )
         else:
             classes = sorted(train_classes)
         if classes:
@@ -141,6 +149,19 @@ class SplitFolders:
                 f"{printable(self.folder)} mixes splits ({_listed(self.standard)}) and classes ({_listed(classes)}); "
                 f"move the class folders into {printable(joined(self.folder, 'train'))}, or rename what is no split."
             )
+
+    def _check_not_below(self):
+        """FOLDER/images/train and FOLDER/images/val would be read as one class, the held-out pictures with the rest."""
+        below = {}
+        for path, _ in self.scan(self.folder)[0]:
+            if path.count("/") > 1:
+                name, inner, _ = path.split("/", 2)
+                below.setdefault(name, set()).add(inner)
+        for name, inner in below.items():
+            found = sorted(one for one in inner if standard_name(one))
+            if len({standard_name(one) for one in found}) > 1:
+                place = printable(joined(self.folder, name))
+                raise UserError(f"{place} holds splits ({_listed(found)}); name it as data.data_dir.")
 
     def _is_flat(self, name):
         return any(e.kind == "file" and is_picture(e.name) for e in entries_of(joined(self.folder, name)))

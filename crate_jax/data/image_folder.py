@@ -9,7 +9,6 @@ pictures come first. Paths lie end to end in one array: a million of them cost w
 import dataclasses
 import functools
 import hashlib
-import logging
 import os
 import unicodedata
 from collections import Counter
@@ -17,15 +16,13 @@ from collections import Counter
 import numpy as np
 
 from crate_jax.data.example import Example
-from crate_jax.data.folder_listing import is_there, joined, printable, read_bytes
+from crate_jax.data.folder_listing import is_there, joined, printable, read_bytes, warn_once
 from crate_jax.data.folder_splits import SplitFolders, held_out
 from crate_jax.data.listed_once import remembered
 from crate_jax.data.reading import retried
 from crate_jax.data.slicing import bounds, parsed
 from crate_jax.errors import UserError
 from crate_jax.storage import is_remote
-
-_warned: set = set()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -112,7 +109,7 @@ def open_folder(folder, split):
     left_out = sum(others.values(), Counter())
     if left_out:
         kinds = ", ".join(f"{count} of {ending}" for ending, count in left_out.most_common(5))
-        warn_once(f"{printable(folder)}: files that are no pictures are left out: {kinds}")
+        warn_once(f"{printable(folder)}: what is no picture is left out: {kinds}")
     index = table(folder, rows, numbered(folders, train_classes, names, split))
     unlabelled = np.flatnonzero(index.labels < 0)
     if 0 < len(unlabelled) < index.num_examples:
@@ -144,13 +141,6 @@ def numbered(folders, train_classes, names, split):
             f"({some}); they are numbered after those, and a classifier cannot get them right."
         )
     return order + sorted(everywhere - train_classes)
-
-
-def warn_once(message):
-    """Logs a warning, once in a process: a command opens its data several times."""
-    if message not in _warned:
-        _warned.add(message)
-        logging.warning("%s", message)
 
 
 def label_of(path):

@@ -45,7 +45,7 @@ def opened(image, max_pixels=MAX_PIXELS):
     """A picture whose header was read, and as a rule nothing else yet.
 
     Args:
-        image: encoded bytes, or pixels HxWxC or HxW (uint8).
+        image: encoded bytes, pixels HxWxC or HxW (uint8), or a Pillow image.
         max_pixels: a larger picture counts as corrupt; see `upright`.
 
     Returns:
@@ -54,6 +54,8 @@ def opened(image, max_pixels=MAX_PIXELS):
     Raises:
         CorruptPicture: no format that is known.
     """
+    if isinstance(image, Image.Image):
+        return image, _orientation(image)
     if not isinstance(image, bytes):
         pixels = np.asarray(image)
         return Image.fromarray(pixels[..., 0] if pixels.ndim == 3 and pixels.shape[-1] == 1 else pixels), 1

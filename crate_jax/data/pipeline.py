@@ -25,7 +25,7 @@ FEW = 64  # chunks for each worker process: with fewer, they take longer to star
 LITTLE = 64 * 64  # pixels of a result: below, handing rows to threads costs more than making them
 
 
-def train_batches(config, image_size, channels, sharding, start_step=0, host_batch=None, indices=None):
+def train_batches(config, image_size, channels, sharding, start_step=0, indices=None):
     """Endless training batches, the first of them number `start_step`, at the same cost for any.
 
     Args:
@@ -34,9 +34,7 @@ def train_batches(config, image_size, channels, sharding, start_step=0, host_bat
         channels: 1 or 3.
         sharding: of the batch's first axis; None gives NumPy arrays with the whole batch.
         start_step: steps finished already.
-        host_batch: a function of a dictionary of NumPy arrays, this process's rows in ascending order, that returns the
-            like; applied before they go to the devices.
-        indices: the examples to train on; None is all of the split.
+        indices: the examples to train on, ascending; None is all of the split.
 
     Returns:
         A Batches iterator of {"image": uint8 BxHxWxC, "label", "index", "epoch": int32 B}, and with `data.mixup` or
@@ -54,22 +52,13 @@ def train_batches(config, image_size, channels, sharding, start_step=0, host_bat
         )
     if config.data.stage_dir:
         source = staged(source, config.data.stage_dir)
-    reader = RowReader(source, recipe_of(config, image_size, channels))
-    rows = rows_needed(sharding, config.batch_size)
-    mixes = config.data.mixup or config.data.cutmix
-
-    def finished(arrays):
-        if mixes:
-            drawn = (config.seed, arrays["epoch"], arrays["index"], image_size, config.data.mixup, config.data.cutmix)
-            arrays = arrays | mixing_plan(*drawn)
-        return host_batch(arrays) if host_batch else arrays
-
     among_N = np.arange(source.num_examples) if indices is None else np.asarray(indices, np.int64)
+    reader = RowReader(source, recipe_of(config, image_size, channels), among_N)
     order = TrainOrder(config.seed, config.batch_size, among_N)
-    return begun(config, reader, order, rows, (start_step, ENDLESS), sharding, config.batch_size, finished)
+    return begun(config, reader, order, (start_step, ENDLESS), sharding, config.batch_size)
 
 
-def evaluation_batches(config, split, image_size, channels, batch_size, sharding=None, limit=None, indices=None):
+def evaluation_batches(config, split, image_size, channels, batch_size, sharding=None, indices=None):
     """The examples of a split in order, each once, unaugmented.
 
     Args:
@@ -79,7 +68,6 @@ def evaluation_batches(config, split, image_size, channels, batch_size, sharding
         channels: 1 or 3.
         batch_size: over all hosts.
         sharding: of the batch's first axis; None gives NumPy arrays with the whole batch.
-        limit: of examples; None is all of them.
         indices: which examples, in this order; None is all of them.
 
     Returns:
@@ -90,13 +78,11 @@ def evaluation_batches(config, split, image_size, channels, batch_size, sharding
         UserError: missing data, or (while iterating) too many corrupt examples.
     """
     source = open_source(config.data.name, split, config.data.data_dir)
-    reader = RowReader(source, recipe_of(config, image_size, channels, training=False), replace=False)
-    rows = rows_needed(sharding, batch_size)
+    reader = RowReader(source, recipe_of(config, image_size, channels, training=False))
     index_N = np.arange(source.num_examples) if indices is None else np.asarray(indices, np.int64)
-    index_N = index_N[:limit]
     steps = -(-len(index_N) // batch_size)
     order = EvaluationOrder(batch_size, index_N)
-    return begun(config, reader, order, rows, (0, steps), sharding, batch_size)
+    return begun(config, reader, order, (0, steps), sharding, batch_size)
 
 
 def num_train_examples(config):
@@ -169,35 +155,35 @@ def workers_of(config, image_size):
     return (-(-workers // processes) if processes else workers), processes
 
 
-def begun(config, reader, order, rows, steps, sharding, batch_size, finished=None):
+def begun(config, reader, order, steps, sharding, batch_size):
     """Batches from their parts.
 
     Args:
         config: with the leaves `data.*`.
         reader: RowReader.
         order: which examples stand where; see Chunks.
-        rows: of the global batch, that this process makes.
         steps: the first, and how many.
         sharding: None leaves the arrays as they are.
         batch_size: over all hosts.
-        finished: a function of the rows, applied before they go to the devices.
 
     Returns:
-        Batches; those for training (`reader.replace`) without "valid".
+        Batches; those for training (with `reader.among_N`) without "valid", and mixed as the config says.
     """
+    rows, training, data = rows_needed(sharding, batch_size), reader.among_N is not None, config.data
     chunks = Chunks(reader, order, rows, *steps, chunk_rows(len(rows), math.prod(reader.recipe.shape)))
 
     def finish(arrays):
-        if reader.replace:
+        if training:
             del arrays["valid"]
-        if finished is not None:
-            arrays = finished(arrays)
+        if training and (data.mixup or data.cutmix):
+            drawn = (config.seed, arrays["epoch"], arrays["index"], reader.recipe.image_size, data.mixup, data.cutmix)
+            arrays = arrays | mixing_plan(*drawn)
         if sharding is None:
             return arrays
         return {key: placed(value, sharding, batch_size, rows) for key, value in arrays.items()}
 
-    ledger = Ledger(reader.source, config.data.max_corrupt_fraction, reader.replace)
+    ledger = Ledger(reader.source, data.max_corrupt_fraction, training)
     threads, processes = workers_of(config, reader.recipe.image_size)
-    if config.data.worker_processes is None and len(chunks) < FEW * processes:
+    if data.worker_processes is None and len(chunks) < FEW * processes:
         threads, processes = min(threads * processes, THREADS), 0
-    return Batches(chunks, (threads, processes), ledger, config.data.prefetch, finish)
+    return Batches(chunks, (threads, processes), ledger, data.prefetch, finish)

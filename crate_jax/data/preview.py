@@ -31,7 +31,8 @@ def augmentation_grid(config, image_size, channels, examples=8, epochs=7):
     source = open_source(config.data.name, config.data.train_split, config.data.data_dir)
     count = min(examples, source.num_examples)
     index_B = np.linspace(0, source.num_examples - 1, count).astype(np.int64)
-    seen = [RowReader(source, recipe_of(config, image_size, channels, training=training)) for training in (False, True)]
+    recipes = [recipe_of(config, image_size, channels, training=training) for training in (False, True)]
+    seen = [RowReader(source, recipe, np.arange(source.num_examples)) for recipe in recipes]
     columns = []
     for column in range(epochs + 1):
         images_BxHxWxC = np.zeros((count, *image_shape(image_size), channels), np.uint8)

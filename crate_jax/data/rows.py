@@ -1,8 +1,8 @@
 """From indices to the rows of a batch: read, decode, augment, and what happens to examples that cannot be read.
 
-A damaged example is replaced by the next index that can be read, which is a function of the data alone: every host,
-every epoch and every resumed run agrees on it. Pictures that are small once decoded are kept, up to a fixed number of
-bytes, so a small data set is decoded once and a large one costs no memory.
+A damaged example is replaced by the next one of those that are trained on and can be read, which is a function of the
+data alone: every host, every epoch and every resumed run agrees on it. Pictures that are small once decoded are kept,
+up to a fixed number of bytes, so a small data set is decoded once and a large one costs no memory.
 """
 
 import dataclasses
@@ -136,15 +136,14 @@ class RowReader:
     Attributes:
         source: a Source.
         recipe: a Recipe.
-        replace: damaged examples are replaced (training); if not, their rows are zero and invalid (evaluation).
-        longest_run: damaged examples in a row before it gives up.
+        among_N: ascending indices of the examples that take the place of damaged ones (training); None: the rows of
+            those are zero and invalid (evaluation).
     """
 
-    def __init__(self, source, recipe, replace=True, longest_run=LONGEST_RUN):
+    def __init__(self, source, recipe, among_N=None):
         self.source = source
         self.recipe = recipe
-        self.replace = replace
-        self.longest_run = longest_run
+        self.among_N = among_N
         self.numbers = augment.NUMBERS + randaugment.NUMBERS * recipe.randaugment
         self.numbers += erasing.NUMBERS + 1 if recipe.erasing else 0
         self.kept = {}
@@ -169,7 +168,7 @@ class RowReader:
         for row, box in enumerate(self._boxes(entries, uniform_BxK)):
             entry, entries[row] = entries[row], None  # one decoded picture at a time: they are larger than the cache
             label = self._fill(images_BxHxWxC[row], entry, uniform_BxK[row], box, damaged)
-            if label is None and self.replace:
+            if label is None and self.among_N is not None:
                 label = self._replace(images_BxHxWxC[row], entry.index, uniform_BxK[row], damaged)
             if label is None:
                 images_BxHxWxC[row], valid_B[row] = 0, False
@@ -178,16 +177,17 @@ class RowReader:
         return label_B, valid_B, damaged
 
     def _replace(self, image_HxWxC, index, uniform_K, damaged):
-        """Fills a row from the next index that can be read; returns its label."""
-        for further in range(1, self.longest_run):
-            (entry,) = self._open(np.array([(index + further) % self.source.num_examples]))
+        """Fills a row from the next example of `among_N` that can be read; returns its label."""
+        place, tried = np.searchsorted(self.among_N, index), min(LONGEST_RUN, len(self.among_N))
+        for further in range(1, tried):
+            (entry,) = self._open(self.among_N[[(place + further) % len(self.among_N)]])
             (box,) = self._boxes([entry], uniform_K[None])
             label = self._fill(image_HxWxC, entry, uniform_K, box, damaged)
             if label is not None:
                 return label
-        first = damaged[-self.longest_run]
+        first = damaged[-tried]
         raise UserError(
-            f"{self.longest_run} examples in a row of {self.source.name} ({self.source.location}) are corrupt, "
+            f"{tried} examples in a row of {self.source.name} ({self.source.location}) are corrupt, "
             f"the first is {first.identity}: {first.reason}"
         )
 

@@ -4,7 +4,7 @@ import re
 
 from crate_jax.errors import UserError
 
-SLICE = re.compile(r"^(?P<split>[\w.\-]+)(\[(?P<first>-?\d+%?)?:(?P<last>-?\d+%?)?\])?$")
+SLICE = re.compile(r"^(?P<split>(?!\.+(?:\[|$))[\w.\-]+)(\[(?P<first>-?\d+%?)?:(?P<last>-?\d+%?)?\])?$")
 
 
 def parsed(split):

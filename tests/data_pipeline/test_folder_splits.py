@@ -56,6 +56,8 @@ def test_classes_have_the_same_numbers_in_every_split(tmp_path, caplog):
         ("ILSVRC2012_img_train", "ILSVRC2012_img_val", "ILSVRC2012_img_test"),
         ("Training Set", "Validation Set", "Test Set"),
         ("trainset", "validate", "testset"),
+        ("trainval", "dev", "test "),
+        ("train", "held_out", "test"),
     ],
 )
 def test_splits_in_any_spelling(tmp_path, train, validation, test):
@@ -94,6 +96,34 @@ def test_splits_and_classes_side_by_side_are_refused(tmp_path, names):
     for split in ("train", "validation"):
         with pytest.raises(UserError, match=r"mixes splits \(.*\) and classes"):
             open_source("image_folder", split, tmp_path)
+
+
+def test_splits_one_level_down_are_refused(tmp_path):
+    """FOLDER/images/train and FOLDER/images/val are no classes of one name: held-out pictures would be trained on."""
+    save(tmp_path, "images/train/1.png", "images/val/2.png", "labels/train/1.png")
+    for split in ("train", "validation"):
+        with pytest.raises(UserError, match=r"images holds splits \(train, val\); name it as data\.data_dir"):
+            found(tmp_path, split)
+    assert found(tmp_path / "images", "val") == {"val/2.png": None}
+
+
+def test_a_class_called_train_is_noticed(tmp_path, caplog):
+    save(tmp_path, "bus/1.png", "car/1.png", "train/1.png", "train/2.png")
+    found(tmp_path, "train")
+    assert "beside it lie bus, car, which are not read" in caplog.text
+
+
+def test_a_split_is_no_way_out_of_the_folder(tmp_path):
+    for split in (".", "..", "..[:5]"):
+        with pytest.raises(UserError, match="is not understood"):
+            found(tmp_path, split)
+
+
+def test_a_second_link_to_a_class_is_said(tmp_path, caplog):
+    save(tmp_path, "train/cat/1.png", "train/dog/1.png", "val/dog/1.png")
+    (tmp_path / "train" / "also").symlink_to(tmp_path / "train" / "cat")
+    assert open_source("image_folder", "train", tmp_path).num_examples == 2
+    assert "1 of second way to a folder" in caplog.text
 
 
 def test_a_split_of_ones_own_stands_beside_the_others(tmp_path, caplog):

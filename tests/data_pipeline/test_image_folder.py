@@ -130,8 +130,8 @@ def test_a_validation_folder_leaves_train_whole(tmp_path):
     assert len(paths(tmp_path, "validation")) == len(paths(tmp_path, "val")) == 30
     assert open_source("image_folder", "validation", tmp_path).class_names == ("cat", "dog")
     assert len(paths(tmp_path, "train[:20%]+val[5:7]")) == 8
-    with pytest.raises(UserError, match="no sub-folder 'holdout'"):
-        paths(tmp_path, "holdout")
+    with pytest.raises(UserError, match="no sub-folder 'other'"):
+        paths(tmp_path, "other")
 
 
 def test_errors_name_the_folder(tmp_path):
@@ -186,6 +186,17 @@ def test_corrupt_files_are_replaced_counted_and_named(damaged_folder, caplog, wo
     again = pipeline.train_batches(damaged_folder, 16, 3, None, start_step=2)
     np.testing.assert_array_equal(next(again)["image"], batches[2]["image"])
     again.close()
+
+
+def test_a_corrupt_file_is_replaced_by_one_of_those_that_are_trained_on(damaged_folder):
+    """Few labels: no label that was not drawn is seen, and no picture without one."""
+    damaged_folder.data.max_corrupt_fraction, damaged_folder.batch_size = 0.5, 6
+    drawn = np.array([0, 3, 4, 19, 20, 39])  # 3, 4, 20 and 39 are damaged
+    iterator = pipeline.train_batches(damaged_folder, 16, 3, None, indices=drawn)
+    batch = next(iterator)
+    iterator.close()
+    label = dict(zip(batch["index"].tolist(), batch["label"].tolist(), strict=True))
+    assert label == {0: 0, 3: 0, 4: 0, 19: 0, 20: 0, 39: 0}  # of 0, 19, 19, 19, 0 and 0; 21 and 22 are of class 1
 
 
 def test_too_many_corrupt_files_are_an_error(damaged_folder):
