@@ -5,6 +5,7 @@ and `analyze` work in a folder.
 """
 
 import dataclasses
+import os
 
 from etils import epath
 
@@ -82,7 +83,7 @@ def subject_of(net, data=None, data_dir=None, out=None):
         leaves["data.data_dir"] = str(data_dir)
     if leaves:
         subject = dataclasses.replace(subject, config=override(subject.config, leaves.items()))
-    return dataclasses.replace(subject, out=epath.Path(out)) if out else subject
+    return dataclasses.replace(subject, out=epath.Path(os.path.expanduser(out))) if out else subject
 
 
 def _held_out_split(name, data_dir):
@@ -115,7 +116,7 @@ def probe(
         features: POOLING@LAYER; None chooses on a held-out part of the training set.
         shots: examples per class of the few-shot probes.
         baselines: of "untrained" and "raw".
-        images: paths of pictures that take the place of the held-out split.
+        images: a path or list of paths of pictures that take the place of the held-out split.
         protocol: "ours", or "paper", "mae", "attentive", which fix the features (`evaluation.protocols`).
 
     Returns:
@@ -136,7 +137,7 @@ def knn(net, data=None, *, data_dir=None, features=None, k=20, temperature=0.07,
         net, data, data_dir: see `subject_of`.
         features: POOLING@LAYER; None chooses.
         k, temperature: neighbours that vote, and the temperature of their weights.
-        images: paths of pictures that take the place of the held-out split.
+        images: a path or list of paths of pictures that take the place of the held-out split.
         approximate: find neighbours by `jax.lax.approx_max_k`, faster on TPU.
 
     Returns:
@@ -155,7 +156,7 @@ def reconstruct(net, data=None, *, data_dir=None, images=None, limit=1024):
 
     Args:
         net, data, data_dir: see `subject_of`.
-        images: paths of pictures that take the place of the held-out split.
+        images: a path or list of paths of pictures that take the place of the held-out split.
         limit: images of the split at most, evenly spaced.
 
     Returns:
@@ -175,7 +176,7 @@ def finetune(
     recipe=None,
     out=None,
     labels_per_class=None,
-    draws=3,
+    draws=None,
     from_scratch=False,
 ):
     """Trains a classifier on top of the network, or resumes: see `evaluation.finetune`.
@@ -185,7 +186,7 @@ def finetune(
         recipe: a config, or the name or file of one; None chooses by the number of training examples and logs it.
         out: folder of the training; None is WORKDIR/finetune/RECIPE.
         labels_per_class: examples of each class that are trained on, beside a network from scratch; None is all.
-        draws: with `labels_per_class`: how often they are drawn.
+        draws: with `labels_per_class`: how often they are drawn; None is 3 times.
         from_scratch: the same network without its pre-training.
 
     Returns:
@@ -193,14 +194,15 @@ def finetune(
     """
     from crate_jax.evaluation import finetune as module
 
+    module.check_flags(labels_per_class, draws, from_scratch)
     subject = subject_of(net, data, data_dir)
     if recipe is None:
         recipe = module.chosen_recipe(subject.config, labels_per_class=labels_per_class)
     config = load_config(recipe) if isinstance(recipe, str) else recipe
-    folder = epath.Path(out) if out else subject.out / "finetune" / module.folder_name(recipe)
-    if labels_per_class:
-        return module.few(subject, config, folder, labels_per_class, draws)
-    return module.full(subject, config, folder, from_scratch=from_scratch)
+    folder = epath.Path(os.path.expanduser(out)) if out else subject.out / "finetune" / module.folder_name(recipe)
+    return module.finetune(
+        subject, config, folder, labels_per_class=labels_per_class, draws=draws, from_scratch=from_scratch
+    )
 
 
 @names_arguments
@@ -210,7 +212,7 @@ def analyze(net, data=None, *, data_dir=None, images=None, limit=64, out=None):
 
     Args:
         net, data, data_dir, out: see `subject_of`.
-        images: paths of pictures that take the place of the held-out split.
+        images: a path or list of paths of pictures that take the place of the held-out split.
         limit: images of the split.
 
     Returns:

@@ -97,7 +97,7 @@ def load_config(name, overrides=()):
     """
     path, argument = find_config(name)
     if path.suffix == ".json":
-        return from_json(path.read_text(), overrides)
+        return from_json(path.read_bytes(), overrides, path)
     config = config_of_file(path, argument)
     if not isinstance(config, ml_collections.ConfigDict):
         raise UserError(f"--config={path}: get_config() returns {type(config).__name__}, not a ConfigDict")
@@ -243,8 +243,13 @@ def _plain(node):
     return {k: _plain(v) if isinstance(v, ml_collections.ConfigDict) else v for k, v in node.items()}
 
 
-def from_json(text, overrides=()):
+def from_json(text, overrides=(), source="config.json"):
     """The config that `to_json` wrote; leaves that did not exist then take their defaults.
+
+    Args:
+        text: str or bytes.
+        overrides: pairs (dotted leaf, text or value).
+        source: of the text, for messages.
 
     Raises:
         UserError: not such a text.
@@ -252,10 +257,10 @@ def from_json(text, overrides=()):
     try:
         tree = json.loads(text)
     except ValueError as error:
-        raise UserError(f"config.json is not JSON ({error}); restore it from the run's config file.") from error
+        raise UserError(f"{source} is not JSON ({error}); restore it from the run's config file.") from error
     if not isinstance(tree, dict):
-        raise UserError("config.json holds no settings; restore it from the run's config file.")
-    return override(ml_collections.ConfigDict(tree, type_safe=False), overrides, source="config.json")
+        raise UserError(f"{source} holds no settings; restore it from the run's config file.")
+    return override(ml_collections.ConfigDict(tree, type_safe=False), overrides, source=str(source))
 
 
 LENGTH = ("total_steps", "total_epochs")

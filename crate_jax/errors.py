@@ -7,10 +7,13 @@ exception. Any other exception is a fault of this package, and keeps its traceba
 
 import difflib
 import functools
+import math
+import numbers
 import re
 
 LONGEST_LIST = 900  # characters; a longer list of known names is no help
 FLAG = re.compile(r"^--(?=[a-z])")
+WORD = 2**31 - 1
 
 
 class UserError(Exception):
@@ -29,6 +32,25 @@ def names_arguments(function):
             raise
 
     return call
+
+
+def check_whole(name, value, low, high=WORD):
+    """Refuses what is no whole number in [low, high]; `name` is the flag or argument, for the message."""
+    is_whole = isinstance(value, numbers.Integral) and not isinstance(value, bool)
+    if not is_whole or not low <= value <= high:
+        raise UserError(f"{name}={_short(value)}: give a whole number from {low} to {high}.")
+
+
+def check_real(name, value, low, high):
+    """Refuses what is no number in [low, high]; `name` as of `check_whole`."""
+    is_real = isinstance(value, numbers.Real) and not isinstance(value, bool) and math.isfinite(value)
+    if not is_real or not low <= value <= high:
+        raise UserError(f"{name}={_short(value)}: give a number from {low:g} to {high:g}.")
+
+
+def _short(value):
+    text = str(value)
+    return text if len(text) <= 40 else f"{text[:40]}..."
 
 
 def nearest(name, known, limit=3):

@@ -10,23 +10,27 @@ import dataclasses
 import os
 import pathlib
 import tempfile
+from collections.abc import Iterator
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from PIL import Image
 
 from crate_jax.config import model_overrides, to_json
-from crate_jax.data.picture import decoded
-from crate_jax.errors import UserError, names_arguments, nearest
+from crate_jax.data.folder_listing import printable, read_bytes
+from crate_jax.data.picture import CorruptPicture, decoded
+from crate_jax.errors import UserError, check_real, check_whole, names_arguments, nearest
 from crate_jax.evaluation.features import check_images, extract_features
 from crate_jax.evaluation.figures import picture_grid
 from crate_jax.evaluation.reconstruct import NOTE, TITLES, complete_tiles, fitted, rows_of
-from crate_jax.evaluation.results import write_text
+from crate_jax.evaluation.results import identity_in, read_result, write_text
 from crate_jax.evaluation.subject import Subject, of_checkpoint, of_run
 from crate_jax.extras import library
-from crate_jax.interop.checkpoint_file import MODEL, ParamsCheckpoint, write_folder
+from crate_jax.interop.checkpoint_file import MODEL, ParamsCheckpoint, weights_in, write_folder
 from crate_jax.interop.export import write_official
+from crate_jax.interop.tensor_files import local_target
 from crate_jax.models.masked_autoencoder import MaskedAutoencoder
 from crate_jax.models.registry import num_parameters
 from crate_jax.operators.masking import KINDS
@@ -77,8 +81,8 @@ class Pretrained:
         """Pictures as the network takes them: the shorter side resized, the middle cropped, normalised as in training.
 
         Args:
-            images: a picture or a list of them: paths, PIL images, or uint8 arrays (H x W, H x W x C); or one uint8
-                array B x H x W x C.
+            images: a picture, or a list or iterator of them: paths (local or gs://), PIL images, or uint8 arrays
+                (H x W, H x W x C); or one uint8 array B x H x W x C.
             tiles: along a side: 4 makes images four times as high and wide, which `reconstruct` completes in tiles.
 
         Returns:
@@ -87,14 +91,13 @@ class Pretrained:
         Raises:
             UserError: what is no picture, or an array of another type or rank.
         """
-        if tiles < 1:
-            raise UserError(f"preprocess: tiles={tiles}; give 1 (the network's own size) or more.")
-        if not isinstance(images, list | tuple) and getattr(images, "ndim", 2) < 4:  # a path, a PIL image, one array
-            images = [images]
+        check_whole("preprocess: tiles", tiles, 1, 64)
+        several = isinstance(images, list | tuple | Iterator) or getattr(images, "ndim", 2) > 3
+        images = images if several else [images]  # a path, a PIL image, one array
         shape, channels = tuple(tiles * side for side in image_shape(self.model.image_size)), self.model.channels
         crops = []
         for image in images:
-            picture = decoded_picture(image, channels)
+            picture = decoded_picture(image, channels, self.config.data.max_pixels)
             crops.append(fitted(picture, shape, self.config.data.interpolation))
         if not crops:
             raise UserError(
@@ -126,6 +129,8 @@ class Pretrained:
             raise UserError(f"reconstruct: a {type(self.model).__name__} has no decoder; take a pre-trained network.")
         check_images(self.model, images_BxHxWxC)
         ratio = self.model.mask_ratio if mask_ratio is None else mask_ratio
+        check_real("mask_ratio", ratio, 0, 1)
+        check_whole("seed", seed, 0)
         if not 0 < int(self.model.num_patches * (1 - ratio)) < self.model.num_patches:
             raise UserError(f"mask_ratio={ratio}: some patches must stay and some be removed; give about 0.75.")
         if mask_kind not in KINDS:
@@ -157,9 +162,9 @@ class Pretrained:
                 card (README.md).
 
         Raises:
-            UserError: no official class is like the network, or the folder holds something else.
+            UserError: no official class is like the network, the folder holds something else, or a remote path.
         """
-        path = pathlib.Path(path)
+        path = local_target(path)
         checkpoint = ParamsCheckpoint(self.model, self.params, self.config.model.name, model_overrides(self.config))
         if path.suffix in (".pth", ".pt", ".safetensors"):
             write_official(checkpoint, path, "safetensors" if path.suffix == ".safetensors" else "torch")
@@ -170,13 +175,11 @@ class Pretrained:
 
     def card(self) -> str:
         """The model card, Markdown: what it is, what it was trained on, results of the run, how to load it."""
-        from crate_jax.evaluation.results import read_result
-
         data, subject = self.config.data, self.subject
         results = []
         for file in sorted(subject.out.glob("*.json")) if subject.own_data else ():
             found = read_result(file)
-            if isinstance(found, dict) and found.get("source", {}).get("parameters") == subject.identity:
+            if identity_in(found) == subject.identity:
                 name = found["data"]["name"]
                 results += [f"| {file.stem} | {name} | {key} | {found[key]:.4g} |" for key in CARD if key in found]
         table = ["| result | data | measure | value |", "| --- | --- | --- | ---: |", *results] if results else []
@@ -250,30 +253,31 @@ class Reconstruction:
         return picture_grid(rows, columns=TITLES, side=1.4, caption=caption)
 
 
-def decoded_picture(image, channels):
+def decoded_picture(image, channels, max_pixels):
     """One picture, a path, a PIL image or a uint8 array, as an upright PIL image.
 
     Raises:
-        UserError: it is none of these.
+        UserError: it is none of these, or cannot be read.
     """
+    called = "a PIL image"
     if isinstance(image, str | os.PathLike):
+        called, path = printable(image), os.path.expanduser(image)
         try:
-            return decoded(pathlib.Path(image).expanduser().read_bytes(), channels)
-        except Exception as error:  # no such file, no picture
-            raise UserError(f"preprocess: {image} cannot be read as a picture ({error}).") from error
-    if hasattr(image, "convert"):
-        image = np.asarray(image.convert("RGBA" if image.mode in ("RGBA", "LA", "P") else "RGB"))
-        if image.shape[-1] == 4:  # transparent parts lie on white
-            alpha = image[..., 3:].astype(np.float32) / 255
-            image = (image[..., :3] * alpha + 255 * (1 - alpha)).round().astype(np.uint8)
-        return decoded(image, channels)
-    array = np.asarray(image)
-    if array.dtype != np.uint8 or array.ndim not in (2, 3) or (array.ndim == 3 and array.shape[-1] not in (1, 3)):
-        raise UserError(
-            f"preprocess: an array of {array.dtype} and shape {array.shape}; give uint8, H x W or H x W x C with 1 "
-            f"or 3 channels (floats from 0 to 1: (255 * x).astype('uint8'))."
-        )
-    return decoded(array, channels)
+            image = read_bytes(path)
+        except Exception as error:  # object stores raise what their client library raises
+            raise UserError(f"preprocess: {called} cannot be read as a picture ({error}).") from error
+    elif not isinstance(image, Image.Image):
+        image = np.asarray(image)
+        called, shape = f"an array of {image.dtype} and shape {image.shape}", image.shape
+        if image.dtype != np.uint8 or 0 in shape or not (len(shape) == 2 or (len(shape) == 3 and shape[2] in (1, 3))):
+            raise UserError(
+                f"preprocess: {called}; give uint8, H x W or H x W x C with 1 or 3 channels (floats from 0 to 1: "
+                "(255 * x).astype('uint8'))."
+            )
+    try:
+        return decoded(image, channels, max_pixels)
+    except CorruptPicture as error:
+        raise UserError(f"preprocess: {called} cannot be read as a picture ({error}).") from error
 
 
 def list_networks() -> list[str]:
@@ -298,17 +302,19 @@ def from_pretrained(source, *, step: int | None = None, **overrides) -> Pretrain
     Raises:
         UserError: there is no such network, or it cannot be read.
     """
-    text, leaves = str(source), [(f"model.{name}", value) for name, value in overrides.items()]
+    if step is not None:
+        check_whole("step", step, 0)
+    text, leaves = os.path.expanduser(str(source)), [(f"model.{name}", value) for name, value in overrides.items()]
     if text.startswith(HUB):
         path = downloaded(text)
     elif (NETWORKS / text / MODEL).is_file() and not pathlib.Path(text).exists():
         path = NETWORKS / text
     else:
-        path = source
+        path = text
     from etils import epath
 
     folder = epath.Path(path)
-    if (folder / "config.json").exists() and not (folder / MODEL).exists():
+    if (folder / "config.json").exists() and not (folder / MODEL).exists() and not weights_in(folder):
         return Pretrained(of_run(str(path), leaves, step=step))
     if not folder.exists():
         known = list_networks()

@@ -28,7 +28,7 @@ def local(text):
 
 
 def output_folder(text, flag="--workdir"):
-    """The folder that a flag names, as an `epath.Path`.
+    """The folder of checkpoints that a flag names, as an `epath.Path`.
 
     Args:
         text: as typed; `~` is the home folder.
@@ -37,15 +37,19 @@ def output_folder(text, flag="--workdir"):
     Raises:
         UserError: nothing is given, no home folder, or characters that checkpoints cannot be found under.
     """
-    text = os.fspath(text)
-    if not text.strip():
-        raise UserError(f"{flag}= is empty; name a folder, such as {flag}=workdirs/first.")
-    found = [character for character in GLOB if character in text]
+    found = [character for character in GLOB if character in os.fspath(text)]
     if found:
         raise UserError(
             f"{flag}={text}: a folder with {' '.join(found)} in its name cannot hold checkpoints (they are patterns of "
             f"file names); take another name."
         )
+    return _folder(text, flag)
+
+
+def _folder(text, flag):
+    text = os.fspath(text)
+    if not text.strip():
+        raise UserError(f"{flag}= is empty; name a folder, such as {flag}=workdirs/first.")
     if is_remote(text):
         return epath.Path(text)
     expanded = os.path.expanduser(text)
@@ -67,7 +71,7 @@ def check_writable(folder, flag):
     if is_remote(folder):
         make_folder(folder)  # which makes none there, and looks for the bucket
         return
-    path = absolute(output_folder(folder, flag))
+    path = absolute(_folder(folder, flag))
     while not path.exists() and path != path.parent:
         path = path.parent
     if not path.is_dir():

@@ -9,9 +9,8 @@ import numpy as np
 from crate_jax.analysis.claims import judge
 from crate_jax.analysis.report import numbers, page, sections
 from crate_jax.analysis.study import study
-from crate_jax.data.pipeline import evaluation_batches
-from crate_jax.errors import UserError
-from crate_jax.evaluation.feature_store import sample
+from crate_jax.errors import UserError, check_whole
+from crate_jax.evaluation.feature_store import sample, split_images
 from crate_jax.evaluation.pictures import picture_data, read_pictures
 from crate_jax.training.objective import normalise
 
@@ -37,16 +36,15 @@ def analyze(subject, *, pictures=None, limit=64, baseline=None):
     """
     started = time.time()
     model, (mean, std) = subject.model, subject.statistics
-    if limit < 2:
-        raise UserError(f"--limit={limit}: at least two images are needed, to compare them.")
+    check_whole("--limit", limit, 2)  # they are compared
     if pictures:
         images, _ = read_pictures(pictures, subject.config, model.image_size, model.channels)
         where, stamp = pictures, subject.stamp(data=picture_data(images))
     else:
-        images = split_images(subject, subject.config.data.validation_split, limit)
+        images = spread_images(subject, subject.config.data.validation_split, limit)
         where = f"{subject.config.data.name}, {subject.config.data.validation_split}"
         stamp = subject.stamp(subject.config.data.validation_split, len(images))
-    train = None if pictures else split_images(subject, subject.config.data.train_split, TRAINING_IMAGES)
+    train = None if pictures else spread_images(subject, subject.config.data.train_split, TRAINING_IMAGES)
     if baseline is not None and baseline.statistics != subject.statistics:
         raise UserError(
             f"--baseline={baseline.source}: its images are normalised with mean {baseline.statistics[0]} and std "
@@ -80,23 +78,19 @@ def analyze(subject, *, pictures=None, limit=64, baseline=None):
     return results, report
 
 
-def split_images(subject, split, limit):
+def spread_images(subject, split, limit):
     """Images from all over a split, unaugmented: uint8 NxHxWxC.
 
     Raises:
         UserError: no such split, or no image in it that can be read.
     """
-    config, model = subject.config, subject.model
-    indices = sample(config.data, split, limit)
-    size = min(limit, 64)
-    batches = evaluation_batches(config, split, model.image_size, model.channels, size, limit=limit, indices=indices)
-    kept = [batch["image"][batch["valid"]] for batch in batches]
-    batches.close()
-    images = np.concatenate(kept) if kept else np.zeros((0,))
+    index_N = sample(subject.config.data, split, limit)
+    if index_N is None:
+        index_N = np.arange(subject.open_split(split).num_examples)
+    images, _, _ = split_images(subject, split, index_N)
     if len(images) < 2:
-        raise UserError(
-            f"split {split!r} of {config.data.name} has {len(images)} readable images; at least 2 are needed."
-        )
+        name = subject.config.data.name
+        raise UserError(f"split {split!r} of {name} has {len(images)} readable images; at least 2 are needed.")
     return images
 
 

@@ -16,7 +16,7 @@ from crate_jax.analysis.layerwise import attention_weights
 from crate_jax.analysis.principal_components import foreground, principal_components
 from crate_jax.data.picture import RESAMPLING, decoded
 from crate_jax.data.sources import open_source
-from crate_jax.errors import UserError
+from crate_jax.errors import check_whole
 from crate_jax.evaluation.figures import picture_grid
 from crate_jax.evaluation.results import Result
 from crate_jax.models.trace import trace
@@ -28,6 +28,7 @@ MASS = 0.6  # of the attention
 SIMILAR = 0.15  # cosine above which two patches are joined
 UNJOINED = 1e-5  # weight of the others, so that the graph is connected
 SHOWN = 6
+MOST = 1000  # composites: as many digits as there are
 BATCH = 32
 
 
@@ -157,8 +158,8 @@ def segment(subject, *, count=128, seed=0):
     Raises:
         UserError: a network without attention, or fewer than 4 composites.
     """
-    if count < 4:
-        raise UserError(f"--limit={count}: give 4 or more composites.")
+    check_whole("--limit", count, 4, MOST)
+    check_whole("seed", seed, 0)
     model = subject.model
     shape, grid, patch = image_shape(model.image_size), model.grid, model.patch_size
     images, mask_BxHxW = composites(count, shape, model.channels, seed)

@@ -19,7 +19,7 @@ def add_arguments(parser):
 
     add_subject_arguments(parser)
     parser.add_argument("--images", help="pictures of your own: files separated by commas, or a folder")
-    parser.add_argument("--limit", type=whole(1), default=64, help="images of the split that are measured")
+    parser.add_argument("--limit", type=whole(2), default=64, help="images of the split that are measured")
     parser.add_argument("--baseline", help="workdir of a second run, measured on the same images and shown beside")
 
 

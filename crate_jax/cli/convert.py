@@ -51,15 +51,15 @@ def open_source(path, settings):
     folder = epath.Path(path)
     if (folder / MODEL).exists() or not (folder / "config.json").exists():
         return open_checkpoint(path, settings)
-    from crate_jax.config import from_json, model_overrides
+    from crate_jax.config import model_overrides
     from crate_jax.errors import UserError
-    from crate_jax.training.run_folder import load
+    from crate_jax.training.run_folder import load, read_config
 
     if settings:
         raise UserError(
             f"{path} is a run, whose config.json says everything of its network; leave {min(settings)} out."
         )
-    config = from_json((folder / "config.json").read_text())
+    config = read_config(path)
     model, params = load(path)
     return ParamsCheckpoint(model, params, config.model.name, model_overrides(config))
 
@@ -68,16 +68,13 @@ def run(arguments):
     """Converts, and says what it converted."""
     import math
     import os
-    import pathlib
 
     from crate_jax.errors import UserError
     from crate_jax.interop.checkpoint_file import write_folder
     from crate_jax.interop.export import write_official
-    from crate_jax.storage import is_remote
+    from crate_jax.interop.tensor_files import local_target
 
-    if is_remote(arguments.target):
-        raise UserError(f"{arguments.target}: files are written to a local disk; name a local one, and copy it there.")
-    source, target = arguments.source, pathlib.Path(arguments.target)
+    source, target = arguments.source, local_target(arguments.target)
     if target.exists() and os.path.exists(source) and target.samefile(source):
         raise UserError(f"{target} is what is to be converted; give another place for the result.")
     checkpoint = open_source(source, model_settings(arguments))

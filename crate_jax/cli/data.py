@@ -55,7 +55,7 @@ def main(config, out, seconds=5.0):
     for part in ("train", "validation"):
         print(f"{part:<13} {sentence(described[part])}")
     grid = augmentation_grid(config, model.image_size, model.channels)
-    path = epath.Path(out).expanduser() / "augmented.png"
+    path = epath.Path(out) / "augmented.png"
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(png(grid.squeeze()))
     print(f"examples      {path}")

@@ -45,12 +45,12 @@ def page(subject, baseline=None, *, limit=128):
 
 def exhibits_of(subject, baseline, limit):
     """An `Exhibit` for each network."""
-    from crate_jax.analysis.analyze import split_images
+    from crate_jax.analysis.analyze import spread_images
     from crate_jax.analysis.demo import Exhibit, short_names
 
     subjects = [one for one in (subject, baseline) if one is not None]
     return [
-        Exhibit(one, split_images(one, one.config.data.train_split, limit), name)
+        Exhibit(one, spread_images(one, one.config.data.train_split, limit), name)
         for one, name in zip(subjects, short_names([one.source for one in subjects]), strict=True)
     ]
 

@@ -32,8 +32,8 @@ def run(arguments):
     if not arguments.out:
         raise UserError("--out=FILE is missing, such as --out=encoder.stablehlo.")
     file = epath.Path(arguments.out)
-    if file.is_dir() and arguments.to == "stablehlo":
-        raise UserError(f"--out={file} is a folder; name the file to write.")
+    if file.is_file() and arguments.to == "savedmodel":
+        raise UserError(f"--out={file} is a file; a SavedModel is a folder, name a new one.")
     arguments.out = None if arguments.workdir else str(file.parent)
     subject = resolve(arguments)
     features = arguments.features or subject.best_features() or "mean@last"

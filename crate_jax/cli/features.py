@@ -37,7 +37,7 @@ def run(arguments):
     if not arguments.out:
         raise UserError("--out=FILE.npz is missing.")
     file = epath.Path(arguments.out)
-    if file.is_dir() or file.suffix != ".npz":
+    if file.suffix != ".npz":
         raise UserError(f"--out={file}: name the file to write, such as features.npz.")
     if bool(arguments.split) == bool(arguments.images):
         raise UserError("give either --split=S or --images=FILES.")

@@ -19,90 +19,58 @@ def add_arguments(parser):
     parser.add_argument("--config", help="the recipe: a file or an installed config (default: by the data set's size)")
     parser.add_argument("--out", help="folder of this training (default: WORKDIR/finetune/RECIPE)")
     parser.add_argument("--labels_per_class", type=whole(1), help="train on K examples per class, and from scratch too")
-    parser.add_argument("--draws", type=whole(1, 1000), default=3, help="with --labels_per_class: number of draws")
+    parser.add_argument("--draws", type=whole(1, 1000), help="with --labels_per_class: number of draws (default: 3)")
     parser.add_argument("--from_scratch", action="store_true", help="the same network without its pre-training")
 
 
 def run(arguments):
     """The command."""
-    from crate_jax.config import load_config
+    import signal
+
+    import jax
+    from etils import epath
+
+    from crate_jax.config import default_config, load_config
+    from crate_jax.distributed.compilation_cache import keep_compiled
     from crate_jax.errors import UserError
+    from crate_jax.evaluation.finetune import check_flags, chosen_recipe, finetune, folder_name
+    from crate_jax.evaluation.subject import of_checkpoint, of_run
+    from crate_jax.training.run_folder import read_config
 
     if bool(arguments.workdir) == bool(arguments.checkpoint):
         raise UserError("give either --workdir=D or --checkpoint=P --config=RECIPE --out=DIR.")
-    arguments.config = arguments.config or choose_recipe(arguments)
-    return finetune(arguments, load_config(arguments.config, arguments.overrides))
-
-
-def choose_recipe(arguments):
-    """The recipe for the size of the data set."""
-    from crate_jax.config import default_config
-    from crate_jax.evaluation.finetune import chosen_recipe
-    from crate_jax.training.run_folder import read_config
-
-    pretrained = read_config(arguments.workdir) if arguments.workdir else default_config()
-    return chosen_recipe(pretrained, arguments.overrides, arguments.labels_per_class)
-
-
-def finetune(arguments, recipe):
-    """Runs the recipe in this process; the exit code."""
-    from etils import epath
-
-    from crate_jax.distributed.compilation_cache import keep_compiled
-    from crate_jax.errors import UserError
-    from crate_jax.evaluation.finetune import folder_name
-    from crate_jax.evaluation.subject import of_checkpoint, of_run
-
+    if arguments.checkpoint and not arguments.out:
+        raise UserError(f"--checkpoint={arguments.checkpoint} also needs --out.")
+    check_flags(arguments.labels_per_class, arguments.draws, arguments.from_scratch)
+    name = arguments.config
+    if not name:
+        pretrained = read_config(arguments.workdir) if arguments.workdir else default_config()
+        name = chosen_recipe(pretrained, arguments.overrides, arguments.labels_per_class)
+    recipe = load_config(name, arguments.overrides)
     if arguments.workdir:
         subject = of_run(arguments.workdir)
-        default = epath.Path(arguments.workdir) / "finetune" / folder_name(arguments.config)
     else:
-        if not arguments.out:
-            raise UserError(f"--checkpoint={arguments.checkpoint} also needs --out.")
-        subject, default = of_checkpoint(arguments.checkpoint, recipe, arguments.out), None
-    out = epath.Path(arguments.out) if arguments.out else default
+        subject = of_checkpoint(arguments.checkpoint, recipe, arguments.out)
+    out = epath.Path(arguments.out or epath.Path(arguments.workdir) / "finetune" / folder_name(name))
     keep_compiled(out)
-    if arguments.labels_per_class:
-        return few(subject, recipe, out, arguments)
-    return full(subject, recipe, out, arguments)
-
-
-def full(subject, recipe, out, arguments):
-    """Fine-tuning on all labels; the exit code."""
-    import signal
-
-    from crate_jax.evaluation import finetune
-
-    result = finetune.full(subject, recipe, out, from_scratch=arguments.from_scratch, second_interrupt=signal.SIG_DFL)
-    if result is None:
-        return recipe.distributed.preemption_exit_code
-    subject.save(result, also=out)
-    say(f"{result.accuracy:.1%} on {result.test_examples} examples, after {result.steps} steps: {out}")
-    return 0
-
-
-def few(subject, recipe, out, arguments):
-    """Few labels; the exit code."""
-    import signal
-
-    from crate_jax.evaluation import finetune
-
-    result = finetune.few(
-        subject, recipe, out, arguments.labels_per_class, arguments.draws, second_interrupt=signal.SIG_DFL
+    result = finetune(
+        subject,
+        recipe,
+        out,
+        labels_per_class=arguments.labels_per_class,
+        draws=arguments.draws,
+        from_scratch=arguments.from_scratch,
+        second_interrupt=signal.SIG_DFL,
     )
     if result is None:
         return recipe.distributed.preemption_exit_code
     subject.save(result, also=out)
-    say(
-        f"{result.labels_per_class} labels a class, {result.draws} draws: pre-trained {result.pretrained:.1%}, from "
-        f"scratch {result.from_scratch:.1%}, raw pixels {result.raw_pixels:.1%}"
-    )
-    return 0
-
-
-def say(sentence):
-    """Prints what came of it; the first process does."""
-    import jax
-
     if jax.process_index() == 0:
-        print(sentence)
+        if arguments.labels_per_class:
+            print(
+                f"{result.labels_per_class} labels a class, {result.draws} draws: pre-trained {result.pretrained:.1%}, "
+                f"from scratch {result.from_scratch:.1%}, raw pixels {result.raw_pixels:.1%}"
+            )
+        else:
+            print(f"{result.accuracy:.1%} on {result.test_examples} examples, after {result.steps} steps: {out}")
+    return 0

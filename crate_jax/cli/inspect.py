@@ -16,7 +16,7 @@ def add_arguments(parser):
     which = parser.add_mutually_exclusive_group(required=True)
     which.add_argument("--config", help="a file, or the name of an installed config")
     which.add_argument("--model", help="crate_mae_base, vit_mae_base, crate_classifier_base, crate_base, ...")
-    parser.add_argument("--out", default=".", help="folder for batch.png (with --config; default: here)")
+    parser.add_argument("--out", help="folder for batch.png (with --config; default: here)")
     parser.add_argument(
         "--batch", action=argparse.BooleanOptionalAction, default=True, help="draw one batch (with --config)"
     )
@@ -43,7 +43,7 @@ def run(arguments):
     print()
     print_counts(config.model.name, model, rows)
     if arguments.config and arguments.batch:
-        draw_batch(config, model, arguments.out)
+        draw_batch(config, model, arguments.out or ".")
 
 
 def print_settings(config, model):

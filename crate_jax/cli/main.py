@@ -35,6 +35,8 @@ OF_RUN = "--config.NAME=VALUE replaces a setting of the run, such as --config.da
 SETTINGS = dict.fromkeys(("reconstruct", "probe", "knn", "features", "analyze"), OF_RUN)
 TRAINS = {"pretrain", "finetune"}
 COMPUTES = TRAINS | {"probe", "knn", "features", "reconstruct", "analyze"}  # on all hosts together
+INTO_WORKDIR = COMPUTES | {"segment"}  # where there is no --out
+PATHS = ("workdir", "out", "checkpoint", "baseline", "source", "target")
 
 
 class _Help(argparse.RawDescriptionHelpFormatter):
@@ -116,6 +118,7 @@ def run(arguments, signals=None):
     rest, overrides = split_overrides(arguments)
     parsed = parser.parse_args(rest)
     parsed.overrides = overrides
+    _expand_home(parsed)
     _check_target(command, parsed)
     if command in COMPUTES:
         from crate_jax.distributed.hosts import joined
@@ -134,18 +137,32 @@ def _listing(command):
     return contextlib.nullcontext() if command in TRAINS else listed_once()
 
 
+def _expand_home(parsed):
+    """Paths that begin with `~`: a shell leaves the one in `--out=~/x` as it is."""
+    for name in PATHS:
+        if getattr(parsed, name, None):
+            setattr(parsed, name, os.path.expanduser(getattr(parsed, name)))
+
+
 def _check_target(command, parsed):
     """Whether results can be written, before any are computed."""
-    import pathlib
-
     from crate_jax.storage import check_writable, is_remote
 
-    out = getattr(parsed, "out", None)
-    if out and command == "features" and not is_remote(out):
-        out = pathlib.Path(out).parent
-    target = out or (command in COMPUTES and parsed.workdir)
-    if target or target == "":
-        check_writable(target, "--out" if out else "--workdir")
+    flag, target = "--out", getattr(parsed, "out", None)
+    is_file = command in ("features", "export")
+    if command == "convert":
+        flag, target, is_file = "OUT", parsed.target, parsed.to != "flax"
+    elif target is None and command in INTO_WORKDIR:
+        flag, target = "--workdir", parsed.workdir
+    elif target is None and command == "inspect" and parsed.config and parsed.batch:
+        target = "."
+    if target is None or (command == "convert" and is_remote(target)):  # which refuses it by itself
+        return
+    if is_file and target and not is_remote(target):
+        if os.path.isdir(target) and not (command == "export" and parsed.to == "savedmodel"):
+            raise UserError(f"{flag}={target} is a folder; name the file to write.")
+        target = os.path.dirname(target) or "."
+    check_writable(target, flag)
 
 
 def _settings(parsed):

@@ -1,37 +1,27 @@
 """Types of numeric flags: a number outside its range is refused with the range, before anything is computed."""
 
 import argparse
-import math
 
-WORD = 2**31 - 1
+from crate_jax.errors import WORD, UserError, check_real, check_whole
 
 
 def whole(low, high=WORD):
     """An argparse type: a whole number in [low, high]."""
-
-    def parse(text):
-        try:
-            value = int(text)
-        except ValueError:
-            value = None
-        if value is None or not low <= value <= high:
-            raise argparse.ArgumentTypeError(f"{text[:40]!r} is not a whole number from {low} to {high}")
-        return value
-
-    return parse
+    return lambda text: _parsed(text, int, check_whole, low, high)
 
 
-def real(low, high, *, positive=False):
-    """An argparse type: a number in [low, high], with `positive` also above 0."""
+def real(low, high):
+    """An argparse type: a number in [low, high]."""
+    return lambda text: _parsed(text, float, check_real, low, high)
 
-    def parse(text):
-        try:
-            value = float(text)
-        except ValueError:
-            value = math.nan
-        if not low <= value <= high or (positive and value <= 0):
-            above = "above 0, " if positive else ""
-            raise argparse.ArgumentTypeError(f"{text[:40]!r} is not a number {above}from {low:g} to {high:g}")
-        return value
 
-    return parse
+def _parsed(text, kind, check, *limits):
+    try:
+        value = kind(text)
+    except ValueError:
+        value = text
+    try:
+        check("", value, *limits)
+    except UserError as error:
+        raise argparse.ArgumentTypeError(str(error).removeprefix("=").rstrip(".")) from None
+    return value

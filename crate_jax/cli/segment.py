@@ -14,7 +14,7 @@ def add_arguments(parser):
     from crate_jax.evaluation.subject_arguments import add_subject_arguments
 
     add_subject_arguments(parser)
-    parser.add_argument("--limit", type=whole(4), default=128, help="images that are made")
+    parser.add_argument("--limit", type=whole(4, 1000), default=128, help="images that are made")
 
 
 def run(arguments):

@@ -12,6 +12,7 @@ KINDS = (  # key in the results, what to call it, colour
     ("untrained_accuracy", "untrained", ORANGE),
     ("raw_pixel_accuracy", "raw pixels", GREY),
 )
+COLUMNS = 8  # of a gallery, at most
 SHOWN = 8  # of a person's own pictures
 
 
@@ -168,18 +169,17 @@ def frame(axis, colour):
     axis.spines[:].set_linewidth(2.5)
 
 
-def gallery(cells, caption, columns=8):
+def gallery(cells, caption):
     """Pictures with a title each.
 
     Args:
         cells: a list of (image, 0 to 1, title).
         caption: a line below.
-        columns: at most.
 
     Returns:
         A matplotlib figure.
     """
-    columns = max(1, min(columns, len(cells)))
+    columns = max(1, min(COLUMNS, len(cells)))
     figure, axes = panels(columns, max(1, -(-len(cells) // columns)), size=(1.3 + 2.2 / columns, 1.8))
     for axis, (image, title) in zip(axes.flat, cells, strict=False):
         picture(axis, image)
@@ -224,11 +224,11 @@ def curve_figure(metrics, results):
     Returns:
         A matplotlib figure.
     """
-    lines = [line for line in read_metrics(metrics) if "loss" in line]
+    lines = [line for line in read_metrics(metrics) if {"loss", "train_accuracy"} <= line.keys()]
     steps = [line["step"] for line in lines]
     figure, ((left, right),) = panels(2, size=(4.3, 3.3))
     left.plot(steps, [line["loss"] for line in lines], color=BLUE, marker="." if len(steps) < 30 else "")
-    left.set_ylim(0, 1.08 * max(line["loss"] for line in lines))
+    left.set_ylim(0, 1.08 * max((line["loss"] for line in lines), default=1.0))
     shares = [100 * line["train_accuracy"] for line in lines]
     right.plot(steps, shares, color=BLUE, marker="." if len(steps) < 30 else "", label="training batches, augmented")
     share = 100 * results["accuracy"]

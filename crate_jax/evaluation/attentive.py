@@ -17,11 +17,10 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from crate_jax.data.pipeline import evaluation_batches
 from crate_jax.distributed.mesh import make_mesh
-from crate_jax.distributed.sharding import batch_sharding, replicated
+from crate_jax.distributed.sharding import replicated
 from crate_jax.errors import UserError
-from crate_jax.evaluation.feature_store import batch_size_of, labelled
+from crate_jax.evaluation.feature_store import batch_size_of, labelled, split_batches
 from crate_jax.evaluation.probe import interval_of
 from crate_jax.evaluation.results import Result
 from crate_jax.operators.normalisation import layer_norm
@@ -67,13 +66,11 @@ def head_logits(head, token_BxNxD):
     return value_BxHxP.reshape(len(value_BxHxP), -1) @ head["kernel"] + head["bias"]
 
 
-def attentive_probe(subject, *, rates=RATES, decays=DECAYS, epochs=EPOCHS):
+def attentive_probe(subject):
     """Trains the heads and tests the best.
 
     Args:
         subject: a `Subject`.
-        rates, decays: learning rates (peak of a cosine) and weight decays of AdamW; every pair is a head.
-        epochs: passes over the training examples.
 
     Returns:
         A `Result`; its numbers are what `probe_attentive.json` holds.
@@ -81,16 +78,21 @@ def attentive_probe(subject, *, rates=RATES, decays=DECAYS, epochs=EPOCHS):
     Raises:
         UserError: no such split, no labels, one class only.
     """
-    settings, grid = subject.config.data, [(rate, decay) for rate in rates for decay in decays]
+    settings, grid = subject.config.data, [(rate, decay) for rate in RATES for decay in DECAYS]
     test_M = _all(subject, settings.validation_split)  # a split that is missing is refused before minutes have passed
     index_N = _all(subject, settings.train_split)
-    held_N = np.random.RandomState(0).permutation(len(index_N)) < len(index_N) // HELD_OUT  # no period of classes
-    training = _Training(subject, grid, epochs, int((~held_N).sum()))
-    for epoch in range(epochs):
+    if len(index_N) < 2:
+        raise UserError(
+            f"split {settings.train_split!r} of data.name={settings.name} has one labelled example; two train."
+        )
+    # at random: in the order of a data set classes may alternate
+    held_N = np.random.RandomState(0).permutation(len(index_N)) < max(1, len(index_N) // HELD_OUT)
+    training = _Training(subject, grid, int((~held_N).sum()))
+    for epoch in range(EPOCHS):
         order = np.random.RandomState(epoch).permutation(index_N[~held_N])
         for batch in training.batches(settings.train_split, order):
             training.step(batch)
-        logger.info("attentive probe: epoch %d of %d", epoch + 1, epochs)
+        logger.info("attentive probe: epoch %d of %d", epoch + 1, EPOCHS)
     share_P, _ = training.accuracy(training.heads, settings.train_split, index_N[held_N])
     best = int(np.argmax(share_P))
     chosen = jax.tree.map(lambda leaf: leaf[best : best + 1], training.heads)
@@ -100,7 +102,7 @@ def attentive_probe(subject, *, rates=RATES, decays=DECAYS, epochs=EPOCHS):
         for (rate, decay), share in zip(grid, share_P, strict=True)
     ]
     results = {"accuracy": float(accuracy), "interval": interval_of(float(accuracy), tested), "protocol": "attentive"}
-    results |= {"features": "attention@last", "epochs": epochs, "grid": tried} | tried[best]
+    results |= {"features": "attention@last", "epochs": EPOCHS, "grid": tried} | tried[best]
     results |= {"train_examples": int((~held_N).sum()), "test_examples": tested}
     results |= subject.stamp(settings.validation_split, tested)
     return Result("probe_attentive", results, {"grid": tried})
@@ -125,12 +127,12 @@ def _all(subject, split):
 class _Training:
     """P heads on one frozen encoder, each with its own learning rate and weight decay."""
 
-    def __init__(self, subject, grid, epochs, examples):
+    def __init__(self, subject, grid, examples):
         self._subject, model = subject, subject.model
         self._mesh = make_mesh(subject.config.mesh)
         size = min(BATCH, batch_size_of(model.image_size, self._mesh.size), max(8, examples // 16))
         self._size = self._mesh.size * max(1, size // self._mesh.size)
-        self._steps, self._done = epochs * -(-examples // self._size), 0
+        self._steps, self._done = EPOCHS * -(-examples // self._size), 0
         self._grid = tuple(jnp.asarray(column, jnp.float32) for column in zip(*grid, strict=True))
         parts = max(count for count in range(1, HEADS + 1) if model.width % count == 0)
         classes = subject.open_split(subject.config.data.train_split).num_classes
@@ -146,14 +148,8 @@ class _Training:
         return self._state[0]
 
     def batches(self, split, index_N):
-        model, where = self._subject.model, batch_sharding(self._mesh)
-        found = evaluation_batches(
-            self._subject.config, split, model.image_size, model.channels, self._size, where, indices=index_N
-        )
-        try:
-            yield from found
-        finally:
-            found.close()
+        subject, size = self._subject, self._size
+        return split_batches(subject.config, subject.model, split, mesh=self._mesh, indices=index_N, size=size)
 
     def step(self, batch):
         done = self._done / self._steps

@@ -66,9 +66,17 @@ class Classification:
         output = self.model.apply(
             {"params": params}, images_BxHxWxC, train=True, index_B=batch["index"], rngs={"dropout": key}
         )
-        loss = jnp.mean(optax.softmax_cross_entropy(output.logits_BxC, target_BxK))
+        known_B = batch["label"] >= 0
+        if self.mixes:
+            known_B &= batch["partner_label"] >= 0
+        loss = mean_of(optax.softmax_cross_entropy(output.logits_BxC, target_BxK), known_B)
         right_B = jnp.argmax(output.logits_BxC, -1) == batch["label"]
-        return loss, {"train_accuracy": jnp.mean(right_B.astype(jnp.float32))}
+        return loss, {"train_accuracy": mean_of(right_B.astype(jnp.float32), known_B)}
+
+
+def mean_of(value_B, known_B):
+    """The mean over the examples that have a label; 0 where none has."""
+    return jnp.sum(jnp.where(known_B, value_B, 0)) / jnp.maximum(jnp.sum(known_B), 1)
 
 
 def layer_rates(depth, decay):

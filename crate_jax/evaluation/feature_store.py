@@ -4,6 +4,7 @@ Small results stay in memory, float32. Large ones are float16 in memory-mapped f
 they depend on (parameters, network, data, normalisation), so that the next command finds them.
 """
 
+import contextlib
 import functools
 import getpass
 import hashlib
@@ -27,6 +28,7 @@ from crate_jax.distributed.sharding import batch_sharding, replicated
 from crate_jax.errors import UserError
 from crate_jax.evaluation.features import parse_features, several_features
 from crate_jax.operators.patches import image_shape
+from crate_jax.storage import is_remote
 from crate_jax.training.objective import normalise
 
 logger = logging.getLogger(__name__)
@@ -42,6 +44,38 @@ SECONDS = 10  # between lines of progress
 def batch_size_of(image_size, devices):
     """Images a batch: bounded in pixels, at most 256 a device, a multiple of the devices."""
     return devices * max(1, min(256, PIXELS_A_BATCH // math.prod(image_shape(image_size))))
+
+
+def split_batches(config, model, split, *, mesh=None, indices=None, size=None):
+    """Batches of a split as evaluation sees them (`pipeline.evaluation_batches`), ended with the loop over them.
+
+    Args:
+        config: its `data` and `seed`.
+        model: the network that the images are for.
+        split: of the data set.
+        mesh: that batches are sharded over; None gives NumPy arrays.
+        indices: of the examples wanted, in order; None is all.
+        size: images a batch; None is `batch_size_of`.
+    """
+    size = size or batch_size_of(model.image_size, mesh.size if mesh else 1)
+    sharding = batch_sharding(mesh) if mesh else None
+    batches = evaluation_batches(config, split, model.image_size, model.channels, size, sharding, indices=indices)
+    try:
+        yield from batches
+    finally:
+        batches.close()
+
+
+def split_images(subject, split, index_N):
+    """Examples of a split by their numbers, without those that are corrupt.
+
+    Returns:
+        (images_BxHxWxC uint8, index_B, label_B).
+    """
+    size = min(batch_size_of(subject.model.image_size, 1), max(len(index_N), 1))
+    batches = split_batches(subject.config, subject.model, split, indices=index_N, size=size)
+    kept = [[batch[key][batch["valid"]] for key in ("image", "index", "label")] for batch in batches]
+    return tuple(np.concatenate(column) for column in zip(*kept, strict=True))
 
 
 def sample(settings, split, most):
@@ -118,9 +152,7 @@ def split_rows(subject, split, names, *, indices=None):
     lengths = _lengths(subject, names)
     if 4 * count * sum(lengths.values()) <= IN_MEMORY or jax.process_count() > 1:
         return _extract(subject, split, names, indices, _Memory(count, lengths))
-    key = _key(subject, source, indices)
-    folder = _local(subject.out) / "features"
-    folder.mkdir(parents=True, exist_ok=True)
+    key, folder = _key(subject, source, indices), _local(subject.out)
     paths = {name: folder / f"{key}-{name.replace('@', '-').replace(' ', '-')}.npy" for name in names}
     numbers = folder / f"{key}-labels-and-indices.npy"
     missing = tuple(name for name in names if not paths[name].exists())
@@ -132,12 +164,17 @@ def split_rows(subject, split, names, *, indices=None):
 
 
 def _local(folder):
-    """Where memory-mapped files go: the folder itself, or for an object store a local one named by it."""
-    if "://" not in str(folder):
-        return pathlib.Path(folder)
+    """Where memory-mapped files go: into the folder, or of one that is remote or read-only a local one named by it."""
+    if not is_remote(folder):
+        local = pathlib.Path(folder) / "features"
+        with contextlib.suppress(OSError):
+            local.mkdir(parents=True, exist_ok=True)
+        if os.access(local, os.W_OK):
+            return local
     name = hashlib.sha256(str(folder).encode()).hexdigest()[:16]
-    local = pathlib.Path(tempfile.gettempdir()) / f"crate_jax_{getpass.getuser()}" / name
-    logger.info("%s cannot be memory-mapped: features go to %s; TMPDIR names another disk", folder, local)
+    local = pathlib.Path(tempfile.gettempdir()) / f"crate_jax_{getpass.getuser()}" / name / "features"
+    local.mkdir(parents=True, exist_ok=True)
+    logger.info("features cannot be mapped in %s, and go to %s; TMPDIR names another disk", folder, local)
     return local
 
 
@@ -243,26 +280,19 @@ def _features_of_batch(params, batch, *, model, mean, std, names):
 
 def _extract(subject, split, names, indices, keeper):
     model, mesh = subject.model, make_mesh(subject.config.mesh)
-    size = batch_size_of(model.image_size, mesh.size)
     # from the host: arrays on one device of a process do not go onto a mesh of several processes
     params = jax.device_put(jax.device_get(subject.params), replicated(mesh))
     mean, std = subject.statistics
-    batches = evaluation_batches(
-        subject.config, split, model.image_size, model.channels, size, batch_sharding(mesh), indices=indices
-    )
     count = subject.open_split(split).num_examples if indices is None else len(indices)
     done, told = 0, time.monotonic()
-    try:
-        for batch in batches:
-            found = _features_of_batch(params, batch, model=model, mean=mean, std=std, names=tuple(names))
-            found, label_B, index_B, valid_B = _on_host(found)
-            keeper.add({name: rows[valid_B] for name, rows in found.items()}, label_B[valid_B], index_B[valid_B])
-            done += len(valid_B)
-            if time.monotonic() - told > SECONDS:
-                told = time.monotonic()
-                logger.info("features of %s, %s: %d of %d examples", subject.source, split, min(done, count), count)
-    finally:
-        batches.close()
+    for batch in split_batches(subject.config, model, split, mesh=mesh, indices=indices):
+        found = _features_of_batch(params, batch, model=model, mean=mean, std=std, names=tuple(names))
+        found, label_B, index_B, valid_B = _on_host(found)
+        keeper.add({name: rows[valid_B] for name, rows in found.items()}, label_B[valid_B], index_B[valid_B])
+        done += len(valid_B)
+        if time.monotonic() - told > SECONDS:
+            told = time.monotonic()
+            logger.info("features of %s, %s: %d of %d examples", subject.source, split, min(done, count), count)
     return keeper.done()
 
 

@@ -9,6 +9,7 @@ masked.
 """
 
 import functools
+import math
 import re
 
 import jax
@@ -20,6 +21,7 @@ from crate_jax.models.trace import trace
 from crate_jax.operators.patches import grid_of
 
 POOLINGS = ("cls", "mean", "cells")
+PIXELS = 16  # images without a value below 0 and with one above this are pixels, not normalised
 
 
 def parse_features(name, depth):
@@ -58,7 +60,7 @@ def check_images(model, images_BxHxWxC):
         images_BxHxWxC: normalised images.
 
     Raises:
-        UserError: integers, or a shape that does not fit.
+        UserError: integers, values that no normalisation gives, or a shape that does not fit.
     """
     shape, dtype = np.shape(images_BxHxWxC), jnp.result_type(images_BxHxWxC)
     advice = "`preprocess` of crate_jax.from_pretrained(...) makes what the network takes"
@@ -70,6 +72,12 @@ def check_images(model, images_BxHxWxC):
         raise UserError(
             f"images of {shape[1]} x {shape[2]} pixels are not divisible into patches of {model.patch_size}; {advice}."
         )
+    if shape[0] and not isinstance(images_BxHxWxC, jax.core.Tracer):
+        low, high = float(jnp.min(images_BxHxWxC)), float(jnp.max(images_BxHxWxC))
+        if not (math.isfinite(low) and math.isfinite(high)) or (low >= 0 and high > PIXELS):
+            raise UserError(
+                f"images with values from {low:g} to {high:g}: the network takes normalised ones; {advice}."
+            )
 
 
 def cell_matrix(size):

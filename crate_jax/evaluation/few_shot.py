@@ -6,7 +6,7 @@ the same examples.
 
 import numpy as np
 
-from crate_jax.errors import UserError
+from crate_jax.errors import UserError, check_whole
 from crate_jax.evaluation.solver import fit, held_out_right, make_design
 
 SHOTS = (5, 10)
@@ -41,7 +41,8 @@ def possible(label_N, shots):
     """
     fewest = int(np.bincount(label_N).min())
     for wanted in shots or ():
-        if wanted < 1 or wanted > fewest:
+        check_whole("--shots", wanted, 1)
+        if wanted > fewest:
             raise UserError(f"--shots={wanted}: the smallest class has {fewest} training examples; give 1 to {fewest}.")
     return tuple(one for one in SHOTS if one <= fewest) if shots is None else tuple(shots)
 

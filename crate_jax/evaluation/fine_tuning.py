@@ -25,7 +25,7 @@ from crate_jax.distributed.mesh import make_mesh
 from crate_jax.distributed.sharding import batch_sharding, check_batch
 from crate_jax.errors import UserError
 from crate_jax.evaluation.classification import Classification, layer_rates, pretrained_start
-from crate_jax.evaluation.feature_store import batch_size_of
+from crate_jax.evaluation.feature_store import evenly_spaced, split_batches
 from crate_jax.evaluation.few_shot import drawn
 from crate_jax.evaluation.head_only import HeadOnly, check_head_only, fold_normalisation, head_factors, save_classifier
 from crate_jax.models.registry import create_model, for_platform, model_class
@@ -40,6 +40,7 @@ logger = logging.getLogger(__name__)
 SMALL, MEDIUM = 10_000, 300_000  # training examples below which the recipe of `recipe_for` is finetune, finetune:medium
 # MAE initialises the head of a probe with deviation 0.01, that of fine-tuning with 2e-5: LARS steps go by its norm
 HEAD_GROWTH = 500.0
+LOOKED_AT = 64  # examples, for labels, of a data set whose labels are known when it is read
 
 
 def classifier_settings(config, model):
@@ -162,9 +163,15 @@ def drawn_examples(config):
     """
     wanted = config.finetune.labels_per_class
     source = open_source(config.data.name, config.data.train_split, config.data.data_dir)
-    if wanted is None:
-        return source.labelled
     label_N = source.labels
+    if wanted is None:
+        some = source.read(evenly_spaced(source.num_examples, LOOKED_AT)) if label_N is None else ()
+        if some and all(example.label < 0 for example in some):
+            raise UserError(
+                f"data.name={config.data.name} has no labels in split {config.data.train_split!r}, and fine-tuning "
+                "needs them; name a labelled one by --config.data.train_split."
+            )
+        return source.labelled
     if label_N is None:
         chunks = np.array_split(np.arange(source.num_examples), max(1, source.num_examples // 4096))
         label_N = np.array([example.label for chunk in chunks for example in source.read(chunk)])
@@ -198,10 +205,7 @@ def accuracy(model, params, config, split):
         known_B = batch["valid"] & (batch["label"] >= 0)
         return jnp.sum((jnp.argmax(logits_BxC, -1) == batch["label"]) & known_B), jnp.sum(known_B)
 
-    size = batch_size_of(model.image_size, mesh.size)
-    batches = pipeline.evaluation_batches(config, split, model.image_size, model.channels, size, batch_sharding(mesh))
-    counts = [jax.device_get(right_of(params, batch)) for batch in batches]
-    batches.close()
+    counts = [jax.device_get(right_of(params, batch)) for batch in split_batches(config, model, split, mesh=mesh)]
     right, seen = (int(sum(count)) for count in zip(*counts, strict=True))
     if not seen:
         raise UserError(f"split {split!r} of data.name={config.data.name} has no labels; choose one that has some.")

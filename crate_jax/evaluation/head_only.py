@@ -17,11 +17,10 @@ import optax
 from etils import epath
 
 from crate_jax.config import flatten, model_overrides
-from crate_jax.data.pipeline import evaluation_batches
 from crate_jax.distributed.mesh import make_mesh
-from crate_jax.distributed.sharding import batch_sharding
 from crate_jax.errors import UserError
-from crate_jax.evaluation.feature_store import batch_size_of
+from crate_jax.evaluation.classification import mean_of
+from crate_jax.evaluation.feature_store import split_batches
 from crate_jax.interop.checkpoint_file import MODEL, ParamsCheckpoint, write_folder
 from crate_jax.training.objective import channel_statistics, normalise
 
@@ -94,9 +93,10 @@ class HeadOnly:
         mean_D, variance_D = jnp.mean(token_BxD, 0), jnp.var(token_BxD, 0)
         normed_BxD = (token_BxD - mean_D) * jax.lax.rsqrt(variance_D + EPSILON)
         logits_BxC = jnp.matmul(normed_BxD, params["head_kernel"], precision="highest") + params["head_bias"]
-        loss = jnp.mean(optax.softmax_cross_entropy_with_integer_labels(logits_BxC, batch["label"]))
+        known_B = batch["label"] >= 0
+        loss_B = optax.softmax_cross_entropy_with_integer_labels(logits_BxC, jnp.maximum(batch["label"], 0))
         right_B = jnp.argmax(logits_BxC, -1) == batch["label"]
-        return loss, {"train_accuracy": jnp.mean(right_B.astype(jnp.float32))}
+        return mean_of(loss_B, known_B), {"train_accuracy": mean_of(right_B.astype(jnp.float32), known_B)}
 
 
 def fold_normalisation(model, params, config, indices=None):
@@ -119,16 +119,11 @@ def fold_normalisation(model, params, config, indices=None):
         token_BxD = jnp.where(batch["valid"][:, None], latent_BxTxD[:, 0].astype(jnp.float32), 0)
         return jnp.sum(token_BxD, 0), jnp.sum(token_BxD**2, 0), jnp.sum(batch["valid"])
 
-    size, split = batch_size_of(model.image_size, mesh.size), config.data.train_split
-    batches = evaluation_batches(
-        config, split, model.image_size, model.channels, size, batch_sharding(mesh), indices=indices
-    )
-    totals = [np.asarray(total, np.float64) for total in jax.device_get(sums(params, next(batches)))]
-    for batch in batches:
-        totals = [total + more for total, more in zip(totals, jax.device_get(sums(params, batch)), strict=True)]
-    batches.close()
-    mean_D = totals[0] / totals[2]
-    deviation_D = np.sqrt(np.maximum(totals[1] / totals[2] - mean_D**2, 0) + EPSILON)
+    batches = split_batches(config, model, config.data.train_split, mesh=mesh, indices=indices)
+    parts = [jax.device_get(sums(params, batch)) for batch in batches]
+    sum_D, square_D, count = (np.sum(column, 0, np.float64) for column in zip(*parts, strict=True))
+    mean_D = sum_D / count
+    deviation_D = np.sqrt(np.maximum(square_D / count - mean_D**2, 0) + EPSILON)
     kernel_DxC = np.asarray(params["head_kernel"], np.float64) / deviation_D[:, None]
     bias_C = np.asarray(params["head_bias"], np.float64) - mean_D @ kernel_DxC
     placed = {"head_kernel": kernel_DxC, "head_bias": bias_C}

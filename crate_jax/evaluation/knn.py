@@ -16,12 +16,19 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from crate_jax.distributed.mesh import make_mesh
-from crate_jax.errors import UserError
+from crate_jax.errors import UserError, check_real, check_whole
 from crate_jax.evaluation.accuracy_figures import SHOWN, neighbours_figure
-from crate_jax.evaluation.feature_store import check_labels, evenly_spaced, labelled, split_features, split_rows
+from crate_jax.evaluation.feature_store import (
+    check_labels,
+    evenly_spaced,
+    labelled,
+    split_features,
+    split_images,
+    split_rows,
+)
 from crate_jax.evaluation.features import candidate_names
 from crate_jax.evaluation.figures import shortened
-from crate_jax.evaluation.pictures import picture_data, picture_features, read_pictures, split_pictures
+from crate_jax.evaluation.pictures import picture_data, picture_features, read_pictures
 from crate_jax.evaluation.probe import CHOSEN_ON, compact_labels, held_out_mask, interval_of
 from crate_jax.evaluation.results import Result
 
@@ -175,7 +182,7 @@ class Bank:
         """The first neighbours of each query, as far as they are drawn: QxKxHxWxC."""
         row_QxK = row_QxK[:, :DRAWN]
         split = self.subject.config.data.train_split
-        images = split_pictures(self.subject, split, self.train.index_N[row_QxK.ravel()])
+        images = split_images(self.subject, split, self.train.index_N[row_QxK.ravel()])[0] / 255
         return images.reshape(*row_QxK.shape, *images.shape[1:])
 
 
@@ -196,8 +203,8 @@ def knn(subject, *, features=None, k=NEIGHBOURS, temperature=TEMPERATURE, pictur
     Raises:
         UserError: no such split, layer or picture, no labels, one class only, fewer examples than k.
     """
-    if temperature <= 0:
-        raise UserError(f"--temperature={temperature:g}: give a number above 0.")
+    check_whole("--k", k, 1)
+    check_real("--temperature", temperature, 1e-3, 1000)
     settings, model, own = subject.config.data, subject.model, None
     if pictures is not None:  # first, so that a file that cannot be read is reported at once
         own = read_pictures(pictures, subject.config, model.image_size, model.channels)
@@ -232,7 +239,7 @@ def knn(subject, *, features=None, k=NEIGHBOURS, temperature=TEMPERATURE, pictur
 def _of_the_test_set(bank, test, share_MxC, row_MxK, results):
     """Examples from all over the test split, neither the best nor the worst."""
     shown, called = evenly_spaced(len(test.label_N), SHOWN), _namer(bank)
-    images = split_pictures(bank.subject, bank.subject.config.data.validation_split, test.index_N[shown])
+    images = split_images(bank.subject, bank.subject.config.data.validation_split, test.index_N[shown])[0] / 255
     neighbours, rows = bank.pictures(row_MxK[shown]), []
     for number, place in enumerate(shown):
         label, winner = test.label_N[place], bank.class_C[share_MxC[place].argmax()]
@@ -289,7 +296,7 @@ def choose_features(subject, *, k, temperature):
     )
     check_labels(label_N, subject, settings.train_split)
     held_N = held_out_mask(label_N)
-    accuracy = {}
+    k, accuracy = min(k, int((~held_N).sum())), {}
     for name, rows_NxG in train.items():
         predicted = predict(rows_NxG[~held_N], label_N[~held_N], rows_NxG[held_N], k=k, temperature=temperature)
         accuracy[name] = np.mean(predicted == label_N[held_N])

@@ -27,14 +27,12 @@ SHOWN = 6  # validation images in a picture
 LAYER_CURVES = ("coding_rate", "nonzero")  # of the measurements of the layers
 
 
-def make_evaluator(config, model, *, features=None, most=MOST):
-    """An evaluator of frozen features.
+def make_evaluator(config, model):
+    """An evaluator of frozen features: the cells in the middle of the encoder.
 
     Args:
         config: of the run.
         model: its network.
-        features: POOLING@LAYER; None is the cells in the middle of the encoder.
-        most: examples of either split at most.
 
     Returns:
         A function (step, params) to {"evaluation/knn": ..., "evaluation/probe": ...}, fractions of one, and
@@ -43,7 +41,7 @@ def make_evaluator(config, model, *, features=None, most=MOST):
     Raises:
         UserError: (when called) no such split, no labels.
     """
-    features = features or f"cells@encoder_{max(0, model.depth // 2 - 1):02d}"
+    features = f"cells@encoder_{max(0, model.depth // 2 - 1):02d}"
     settings = config.data
 
     def evaluate(step, params):
@@ -51,7 +49,7 @@ def make_evaluator(config, model, *, features=None, most=MOST):
         subject = Subject(model, params, config, epath.Path("."), "this run")
         found = {}
         for part, split in (("train", settings.train_split), ("test", settings.validation_split)):
-            rows, label_N = split_features(subject, split, (features,), indices=labelled(settings, split, most))
+            rows, label_N = split_features(subject, split, (features,), indices=labelled(settings, split, MOST))
             check_labels(label_N, subject, split)
             found[part] = np.asarray(rows[features], np.float32), label_N
         (train, label_N), (test, test_label_M) = found["train"], found["test"]

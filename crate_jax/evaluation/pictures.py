@@ -1,7 +1,4 @@
-"""A person's own pictures, by path: upright, on white where transparent, gray or in colour as the network wants.
-
-And pictures of a split by their numbers, for figures.
-"""
+"""A person's own pictures, by path: upright, on white where transparent, gray or in colour as the network wants."""
 
 import hashlib
 import os
@@ -20,7 +17,6 @@ from crate_jax.data.folder_listing import (
     read_bytes,
 )
 from crate_jax.data.picture import decoded
-from crate_jax.data.pipeline import evaluation_batches
 from crate_jax.errors import UserError
 from crate_jax.evaluation.feature_store import batch_size_of
 from crate_jax.evaluation.features import several_features
@@ -30,13 +26,21 @@ from crate_jax.training.objective import normalise
 
 
 def picture_paths(text):
-    """What `--images=` names: files and folders, local or remote, separated by commas.
+    """What `--images=` names: files and folders, local or remote, separated by commas, or a list of them.
 
     A comma may be part of a name: the longest name that exists is taken. Of a folder, the pictures directly in it.
 
     Raises:
         UserError: there is no such file, or no picture in the folder.
     """
+    if isinstance(text, list | tuple):
+        found = [path for one in text for path in picture_paths(one)]
+        if not found:
+            raise UserError("--images: there is no file named.")
+        return found
+    if not isinstance(text, str | os.PathLike):
+        raise UserError(f"--images: {type(text).__name__} is no path; give files or folders (preprocess takes arrays).")
+    text = os.fspath(text)
     parts, found, first = text.split(","), [], 0
     while first < len(parts):
         for last in range(len(parts), first, -1):
@@ -70,7 +74,7 @@ def read_pictures(text, config, image_size, channels):
     """Pictures as a batch: as small as the network's size allows, then a centre crop.
 
     Args:
-        text: of `--images=`.
+        text: see `picture_paths`.
         config: its `data.interpolation` is used.
         image_size: pixels, or (height, width).
         channels: 1 or 3.
@@ -118,16 +122,6 @@ def picture_features(subject, images_BxHxWxC, features):
         rows = several_features(model, subject.params, normalise(padded, *subject.statistics), (features,))
         found.append(jax.device_get(rows[features])[: len(part)])
     return np.concatenate(found)
-
-
-def split_pictures(subject, split, index_N):
-    """Pictures of a split by their numbers, as the network sees them: NxHxWxC from 0 to 1."""
-    model = subject.model
-    size = min(batch_size_of(model.image_size, 1), len(index_N))
-    batches = evaluation_batches(subject.config, split, model.image_size, model.channels, size, indices=index_N)
-    images = np.concatenate([batch["image"] for batch in batches])[: len(index_N)]
-    batches.close()
-    return images / np.float32(255)
 
 
 def class_namer(*sources):

@@ -16,10 +16,18 @@ import numpy as np
 
 from crate_jax.errors import UserError
 from crate_jax.evaluation import accuracy_figures as figures
-from crate_jax.evaluation.feature_store import RAW, check_labels, evenly_spaced, labelled, split_features, split_rows
+from crate_jax.evaluation.feature_store import (
+    RAW,
+    check_labels,
+    evenly_spaced,
+    labelled,
+    split_features,
+    split_images,
+    split_rows,
+)
 from crate_jax.evaluation.features import candidate_names
 from crate_jax.evaluation.few_shot import DRAWS, few_shot_classifiers, possible
-from crate_jax.evaluation.pictures import picture_data, picture_features, read_pictures, split_pictures
+from crate_jax.evaluation.pictures import picture_data, picture_features, read_pictures
 from crate_jax.evaluation.results import Result
 from crate_jax.evaluation.solver import Classifier, fit, held_out_right, make_design
 
@@ -51,7 +59,7 @@ class Choice:
     tried: dict = dataclasses.field(default_factory=dict)
 
 
-def held_out_mask(label_N, fraction=HELD_OUT):
+def held_out_mask(label_N):
     """True for the last examples of each class, in the data set's order; a class keeps at least one to train on.
 
     Raises:
@@ -63,13 +71,13 @@ def held_out_mask(label_N, fraction=HELD_OUT):
     held_N = np.zeros(len(label_N), bool)
     for label in classes:
         members = np.flatnonzero(label_N == label)
-        held_N[members[len(members) - int(np.ceil(fraction * (len(members) - 1))) :]] = True
+        held_N[members[len(members) - int(np.ceil(HELD_OUT * (len(members) - 1))) :]] = True
     if not held_N.any():
         raise UserError("every class has a single training example; a probe needs two or more of some.")
     return held_N
 
 
-def held_out_masks(label_N, few=FEW):
+def held_out_masks(label_N):
     """The held-out parts that a choice averages over, FxN: every fifth of each class in turn, or of many the last.
 
     Raises:
@@ -77,7 +85,7 @@ def held_out_masks(label_N, few=FEW):
     """
     last_N = held_out_mask(label_N)
     folds = round(1 / HELD_OUT)
-    if len(label_N) > few or np.bincount(label_N).min() < folds:
+    if len(label_N) > FEW or np.bincount(label_N).min() < folds:
         return last_N[None]
     masks = np.zeros((folds, len(label_N)), bool)
     for label in np.unique(label_N):
@@ -124,9 +132,9 @@ def compact_labels(train_label_N, test_label_M):
     return train_N, np.where(classes[place_M] == test_label_M, place_M, -1), len(classes)
 
 
-def interval_of(accuracy, examples, draws=2000):
+def interval_of(accuracy, examples):
     """The central 95 % of accuracies over test sets drawn with replacement (bootstrap)."""
-    counts = np.random.RandomState(0).binomial(examples, accuracy, draws)
+    counts = np.random.RandomState(0).binomial(examples, accuracy, 2000)
     return [float(value) for value in np.percentile(counts / examples, [2.5, 97.5])]
 
 
@@ -158,7 +166,7 @@ def probe(subject, *, features=None, shots=None, baselines=BASELINES, pictures=N
     Args:
         subject: a `Subject`.
         features: POOLING@LAYER; None chooses.
-        shots: examples per class of the few-shot probes, numbers; None is 5 and 10, if there are as many.
+        shots: examples per class of the few-shot probes, one or several; None is 5 and 10, if there are as many.
         baselines: of "untrained" (the network with its initial parameters) and "raw" (pixels, at 32 a side at most).
         pictures: of `--images=`: they take the place of the held-out split, and are classified.
 
@@ -168,6 +176,8 @@ def probe(subject, *, features=None, shots=None, baselines=BASELINES, pictures=N
     Raises:
         UserError: no such split, layer, baseline or picture, no labels, one class only, fewer examples than shots.
     """
+    shots = (shots,) if isinstance(shots, int) else shots
+    baselines = [baselines] if isinstance(baselines, str) else baselines
     wrong = [one for one in baselines if one not in BASELINES]
     if wrong:
         raise UserError(f"--baselines={','.join(wrong)}: give some of {', '.join(BASELINES)}, or none.")
@@ -298,7 +308,7 @@ def _errors_figure(subject, probed, called):
     if not len(shown):
         return figures.gallery([], "no test example is wrong")
     split = subject.config.data.validation_split
-    images = split_pictures(subject, split, probed.index_M[shown])
+    images = split_images(subject, split, probed.index_M[shown])[0] / 255
 
     def name(place):
         return called(probed.class_K[place]) if place >= 0 else "unknown"

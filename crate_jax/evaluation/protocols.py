@@ -10,8 +10,8 @@ import dataclasses
 
 from crate_jax.config import load_config
 from crate_jax.errors import UserError
-from crate_jax.evaluation import finetune
 from crate_jax.evaluation.attentive import attentive_probe
+from crate_jax.evaluation.finetune import finetune
 from crate_jax.evaluation.probe import BASELINES, probe
 
 PROTOCOLS = ("ours", "paper", "mae", "attentive")
@@ -28,7 +28,7 @@ def probe_by(
         subject: a `Subject`.
         features, shots, baselines, pictures: of ours, see `evaluation.probe.probe`; the paper's takes `baselines`.
         overrides: pairs (dotted leaf, text or value); MAE's training takes those of a training (`OF_TRAINING`).
-        **interrupt: `second_interrupt` of MAE's training, see `evaluation.finetune.full`.
+        **interrupt: `second_interrupt` of MAE's training, see `evaluation.finetune.finetune`.
 
     Returns:
         A `Result`, or None if MAE's training was preempted.
@@ -52,7 +52,7 @@ def probe_by(
     else:
         leaves = [(name, value) for name, value in overrides if name.partition(".")[0] in OF_TRAINING]
         recipe = load_config("probe_mae", leaves)
-        result = finetune.full(subject, recipe, subject.out / "finetune" / "probe_mae", **interrupt)
+        result = finetune(subject, recipe, subject.out / "finetune" / "probe_mae", **interrupt)
         if result is None:
             return None
     return dataclasses.replace(

@@ -13,9 +13,8 @@ from PIL import ImageOps
 
 from crate_jax.data.augment import centre_crop
 from crate_jax.data.picture import RESAMPLING, decoded
-from crate_jax.data.pipeline import evaluation_batches
-from crate_jax.errors import UserError
-from crate_jax.evaluation.feature_store import batch_size_of, evenly_spaced
+from crate_jax.errors import UserError, check_whole
+from crate_jax.evaluation.feature_store import batch_size_of, evenly_spaced, split_images
 from crate_jax.evaluation.figures import curves, masked_image, picture_grid
 from crate_jax.evaluation.masked_completion import Completed, complete, measure
 from crate_jax.evaluation.pictures import picture_data, read_pictures
@@ -49,6 +48,7 @@ def reconstruct(subject, *, pictures=None, limit=1024):
     Raises:
         UserError: no such split or file; a network that reconstructs nothing.
     """
+    check_whole("--limit", limit, 1)
     model, settings = subject.model, subject.config.data
     if not isinstance(model, MaskedAutoencoder):
         raise UserError(f"{subject.source} is a {type(model).__name__}, which has no decoder; reconstruct a pretrain.")
@@ -80,15 +80,9 @@ def reconstruct(subject, *, pictures=None, limit=1024):
 
 def of_split(subject, split, limit):
     """(images uint8, their numbers, class names) from all over a split."""
-    model = subject.model
-    source, size = subject.open_split(split), batch_size_of(subject.model.image_size, 1)
-    indices = evenly_spaced(source.num_examples, limit)
-    batches = evaluation_batches(subject.config, split, model.image_size, model.channels, size, indices=indices)
-    found = [{key: batch[key][batch["valid"]] for key in ("image", "index", "label")} for batch in batches]
-    batches.close()
-    image, index, label = (np.concatenate([batch[key] for batch in found]) for key in ("image", "index", "label"))
-    called = subject.class_names(split)
-    return image, index, [called(one) if one >= 0 else "" for one in label]
+    indices, called = evenly_spaced(subject.open_split(split).num_examples, limit), subject.class_names(split)
+    images_BxHxWxC, index_B, label_B = split_images(subject, split, indices)
+    return images_BxHxWxC, index_B, [called(label) if label >= 0 else "" for label in label_B]
 
 
 def measured(subject, images_NxHxWxC, index_N, kind, ratio):

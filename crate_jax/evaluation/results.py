@@ -16,6 +16,7 @@ from typing import Any
 import jax
 from etils import epath
 
+from crate_jax.data.folder_listing import warn_once
 from crate_jax.evaluation.figures import save_figure
 
 SHOWN = 6  # numbers in a repr
@@ -70,7 +71,7 @@ class Result:
         Returns:
             The path of the JSON file.
         """
-        folder = epath.Path(folder)
+        folder = epath.Path(os.path.expanduser(folder))
         file = folder / f"{self.kind}{suffix}.json"
         if jax.process_index() == 0:
             write_text(file, json.dumps(self.numbers, indent=2) + "\n")
@@ -89,9 +90,22 @@ def write_text(path, text):
 
 
 def read_result(path):
-    """What a result file holds, or None where there is none."""
+    """What a result file holds, a dictionary; None where there is none, or with a warning a damaged one."""
     path = epath.Path(path)
-    return json.loads(path.read_text()) if path.exists() else None
+    try:
+        found = json.loads(path.read_text()) if path.exists() else None
+    except ValueError:
+        found = ()
+    if found is None or isinstance(found, dict):
+        return found
+    warn_once(f"{path} is damaged, and is left out; measure again.")
+    return None
+
+
+def identity_in(found):
+    """The identity of the parameters that a result is of; None where it does not say."""
+    source = (found or {}).get("source")
+    return source.get("parameters") if isinstance(source, dict) else None
 
 
 def suffix_of(data, own, existing=None):
@@ -105,7 +119,7 @@ def suffix_of(data, own, existing=None):
     here = (data["name"], data["split"])
     if own is None:
         held = (existing or {}).get("data")
-        own = (held["name"], held["split"]) if isinstance(held, dict) else here
+        own = (held.get("name"), held.get("split")) if isinstance(held, dict) else here
     if here == tuple(own):
         return ""
     words = [data["name"]] if data["name"] != own[0] else [data["name"], data["split"]]

@@ -5,6 +5,7 @@ import functools
 import hashlib
 import json
 import logging
+import os
 from typing import Any
 
 import flax
@@ -19,7 +20,7 @@ from crate_jax.distributed.jax_settings import check_jax_settings
 from crate_jax.errors import UserError
 from crate_jax.evaluation.head_only import CLASSIFIER
 from crate_jax.evaluation.pictures import class_namer
-from crate_jax.evaluation.results import read_result, suffix_of, write_text
+from crate_jax.evaluation.results import identity_in, read_result, suffix_of, write_text
 from crate_jax.interop.checkpoint_file import MODEL, open_checkpoint, open_for
 from crate_jax.interop.tensor_files import check_finite
 from crate_jax.interop.torch_checkpoint import read_params
@@ -123,9 +124,10 @@ class Subject:
 
     def best_features(self):
         """The features that `probe` chose for these parameters, or None."""
-        for file in sorted(self.out.glob("probe*.json")) if self.out.exists() else ():
+        folders = dict.fromkeys(one for one in (self.out, epath.Path(self.source)) if one.is_dir())
+        for file in [file for folder in folders for file in sorted(folder.glob("probe*.json"))]:
             found = read_result(file)
-            if found.get("chosen") and found.get("source", {}).get("parameters") == self.identity:
+            if identity_in(found) == self.identity and found.get("chosen"):
                 logger.info("features %s, which %s chose", found["features"], file.name)
                 return found["features"]
         return None
@@ -172,11 +174,11 @@ def of_checkpoint(path, config=None, out=".", *, with_decoder=False, overrides=(
         overrides: pairs (dotted leaf, value) of the command line: their `model.*` can contradict the file.
 
     Raises:
-        UserError: as `interop.checkpoint_file.load_checkpoint`.
+        UserError: as `interop.checkpoint_file.open_checkpoint`.
     """
     if config is None:
-        beside = epath.Path(path) / "config.json"
-        config = read_config(path, overrides) if beside.exists() else override(default_config(), overrides)
+        ours = all((epath.Path(path) / name).exists() for name in ("config.json", MODEL))
+        config = read_config(path, overrides) if ours else override(default_config(), overrides)
     explicit = {name.removeprefix("model.") for name, _ in overrides if name.startswith("model.")}
     opened = open_for(path, model_overrides(config), explicit)
     if with_decoder and opened.encoder_only:
@@ -199,6 +201,7 @@ def of_run(workdir, overrides=(), out=None, step=None):
     Raises:
         UserError: no run there, or an override that its parameters do not fit.
     """
+    workdir = os.path.expanduser(workdir)
     config = read_config(workdir)
     own = (config.data.name, config.data.validation_split)
     step, (model, params) = _newest(workdir) if step is None else (step, load(workdir, step))

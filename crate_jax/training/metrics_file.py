@@ -25,13 +25,7 @@ class MetricsFile:
 
     def __init__(self, path, step):
         self._path, self._remote = epath.Path(path), is_remote(path)
-        kept = []
-        for line in self._path.read_text().splitlines() if self._path.exists() else ():
-            try:
-                if json.loads(line)["step"] <= step:
-                    kept.append(line)
-            except (ValueError, KeyError):
-                continue  # the line that a killed process was writing
+        kept = [json.dumps(line) for line in read_metrics(self._path) if line["step"] <= step]
         self._lines, self._changed, self._failed = kept, True, None
         self._lock, self._closed = threading.Lock(), threading.Event()
         self._upload()
@@ -102,11 +96,16 @@ class MetricsFile:
 
 
 def read_metrics(path):
-    """Every line of a `metrics.jsonl` as a dictionary, in order; what a killed process left half-written is skipped."""
-    lines = []
-    for line in epath.Path(path).read_text().splitlines():
+    """Every line of a `metrics.jsonl` as a dictionary, in order; [] where there is none.
+
+    What is no such line is skipped: a killed process left it half-written, or a disk was full.
+    """
+    lines, path = [], epath.Path(path)
+    for line in path.read_bytes().decode("utf-8", "replace").splitlines() if path.exists() else ():
         try:
-            lines.append(json.loads(line))
+            found = json.loads(line)
         except ValueError:
             continue
+        if isinstance(found, dict) and isinstance(found.get("step"), int):
+            lines.append(found)
     return lines

@@ -37,7 +37,7 @@ class RunFolder:
             if begun and not self.config.exists():
                 raise UserError(f"--workdir={self.path} has checkpoints but no config.json; take another workdir.")
             if begun:
-                check_resumable(from_json(self.config.read_text()), config)
+                check_resumable(from_json(self.config.read_bytes(), source=self.config), config)
 
     def begin(self, config):
         """Writes `config.json`; the first process does. Raises UserError where it cannot be."""
@@ -56,7 +56,7 @@ def read_config(workdir, overrides=()):
     folder = RunFolder(workdir)
     if not folder.config.exists():
         raise UserError(f"--workdir={workdir} holds no run (no config.json); name the workdir of a `pretrain`.")
-    return from_json(folder.config.read_text(), overrides)
+    return from_json(folder.config.read_bytes(), overrides, folder.config)
 
 
 def load(workdir, step=None):

@@ -75,14 +75,14 @@ def test_a_checkpoint_from_the_command_line(folder, data_folder, tmp_path, capsy
     assert all(f'id="{row["section"]}"' in html for row in claimed.values())
     assert "arxiv.org/abs/2411.17182" in html and "nats" in html.split('id="glossary"')[1]
 
-    from crate_jax.analysis.analyze import split_images
+    from crate_jax.analysis.analyze import spread_images
     from crate_jax.config import load_config
     from crate_jax.evaluation.subject import Subject
     from crate_jax.training.objective import normalise
 
     model, params = crate_jax.load_torch_checkpoint(checkpoint, num_heads=3, image_size=32, patch_size=8)
     subject = Subject(model, params, load_config(str(folder / "config.py")), tmp_path, "")
-    images = normalise(split_images(subject, "validation", 4), *subject.statistics)
+    images = normalise(spread_images(subject, "validation", 4), *subject.statistics)
     measured = crate_jax.measure_layers(model, params, images)
     for key in ("coding_rate", "coding_rate_official", "nonzero"):
         written = [layer[key] for layer in results["layers"][:2]]

@@ -17,17 +17,52 @@ def test_results_that_could_not_be_written_are_refused_before_they_are_computed(
         ["knn", f"--workdir={tmp_path}", f"--out={tmp_path}/file"],
         ["features", f"--workdir={tmp_path}", "--split=test", f"--out={tmp_path}/file/x.npz"],
         ["pretrain", "--config=quickstart_digits", f"--workdir={tmp_path}/file/run"],
+        ["segment", f"--workdir={tmp_path}/file"],
+        ["export", f"--workdir={tmp_path}", "--to=stablehlo", f"--out={tmp_path}/file/encoder"],
+        ["convert", "--to=torch", "in.pth", f"{tmp_path}/file/out.pth"],
+        ["convert", "--to=flax", "in.pth", f"{tmp_path}/file"],
     ):
         assert main(words) == 1
         assert "is a file; name a folder" in capsys.readouterr().err
+    for words in (
+        ["export", f"--workdir={tmp_path}", "--to=stablehlo", f"--out={tmp_path}"],
+        ["features", f"--workdir={tmp_path}", "--split=test", f"--out={tmp_path}"],
+        ["convert", "--to=safetensors", "in.pth", f"{tmp_path}"],
+    ):
+        assert main(words) == 1
+        assert "is a folder; name the file to write" in capsys.readouterr().err
+    # a file that is there is written anew, in a folder of any name
+    (tmp_path / "a[b]").mkdir()
+    (tmp_path / "a[b]" / "file").write_text("")
+    assert main(["export", f"--workdir={tmp_path}", "--to=stablehlo", f"--out={tmp_path}/a[b]/file"]) == 1
+    assert "holds no run" in capsys.readouterr().err
     assert main(["pretrain", "--config=quickstart_digits", "--workdir="]) == 1
     assert "--workdir= is empty" in capsys.readouterr().err
+    assert main(["compare", "a", "--out="]) == 1
+    assert "--out= is empty" in capsys.readouterr().err
     monkeypatch.setattr(os, "access", lambda *_: False)
     with pytest.raises(UserError, match="cannot be written to"):
         check_writable(tmp_path / "new" / "folder", "--out")
     monkeypatch.setattr("crate_jax.storage.epath.Path", Unreachable)
     with pytest.raises(UserError, match=r"^gs://bucket cannot be reached: no route to host$"):
         check_writable("gs://bucket/x", "--out")
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["knn", "--workdir=~/run"], "/run holds no run"),
+        (["probe", "--checkpoint=~/x.pth", "--config=probe_cifar10", "--out=~/out"], "/x.pth: there is no such file"),
+        (["export", "--workdir=~/run", "--to=stablehlo", "--out=~/encoder"], "/run holds no run"),
+        (["convert", "--to=flax", "~/x.pth", "~/out"], "/x.pth: there is no such file"),
+    ],
+)
+def test_home_is_expanded_in_every_path(words, said, tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    assert main(words) == 1
+    assert f"{tmp_path}{said}" in capsys.readouterr().err
+    assert not os.path.exists("~")
 
 
 class Unreachable:

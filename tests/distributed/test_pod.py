@@ -163,7 +163,7 @@ def test_every_command_on_two_hosts(tmp_path, digits, commands):
         else:
             (tmp_path / "lines").write_text("\n".join("\x1f".join(line) for line in lines))
             words = [sys.executable, "-c", EVERY_COMMAND, str(tmp_path / "lines")]
-            ends = pair(words, words)
+            ends = pair(words, words, timeout=60 + 120 * len(commands))
             assert [code for code, _ in ends] == [0, 0], ends
         found[hosts] = numbers(workdir)
         assert not list(workdir.rglob("*.partial")) and not list(workdir.rglob("*.draft"))

@@ -1,16 +1,21 @@
 """Every evaluation from one workdir, by its command: files, equal numbers again, resume, mistakes in one sentence."""
 
+import dataclasses
 import json
 import shutil
 
 import jax
 import numpy as np
 import pytest
+from etils import epath
 from PIL import Image
 
 import crate_jax
 from crate_jax.cli.main import main
 from crate_jax.data.picture import decoded
+from crate_jax.evaluation.accuracy_figures import curve_figure
+from crate_jax.evaluation.results import read_result
+from crate_jax.evaluation.subject import of_run
 
 SHORT = ["--config.total_steps=6", "--config.optimizer.warmup_steps=1", "--config.batch_size=16"]
 SHORT += ["--config.checkpoint.every_steps=3", "--config.checkpoint.keep=5", "--config.log_every_steps=1"]
@@ -63,6 +68,24 @@ def test_other_data_have_other_names_and_the_best_layer_is_remembered(workdir, c
     assert main(["features", f"--workdir={workdir}", "--split=test[:9]", f"--out={workdir}/best.npz"]) == 0
     assert read(workdir / "best.npz.json")["features"] == own["features"]
     assert read(workdir / "best.npz.json")["data"]["examples"] == 9
+
+
+def test_results_that_are_damaged_or_old_are_left_out(workdir, tmp_path, caplog):
+    for name, text in (("probe", '{"accuracy": 0.'), ("probe_x", '{"source": "x", "chosen": true}'), ("probe_y", "[]")):
+        (tmp_path / f"{name}.json").write_text(text)
+    subject = dataclasses.replace(of_run(workdir), out=epath.Path(tmp_path))
+    assert subject.suffix("probe", {"name": "x", "split": "y"}) == "-x"
+    assert read_result(tmp_path / "probe.json") is None and "probe.json is damaged" in caplog.text
+    # what `probe` chose is found in the run's own folder too
+    chosen = {"chosen": True, "features": "cls@encoder_00", "source": {"parameters": subject.identity}}
+    (workdir / "probe-chosen.json").write_text(json.dumps(chosen))
+    assert subject.best_features() == "cls@encoder_00"
+    (workdir / "probe-chosen.json").unlink()
+
+
+def test_a_log_that_was_deleted_costs_the_curve_alone(tmp_path):
+    figure = curve_figure(tmp_path / "metrics.jsonl", {"accuracy": 0.5, "from": "scratch", "train_examples": 3})
+    assert "50.0 %" in figure.axes[1].get_legend().get_texts()[1].get_text()
 
 
 def test_reconstruct_writes_numbers_and_figures(workdir):
@@ -185,6 +208,9 @@ FOLDER = ["--config.data.name=image_folder", "--config.data.data_dir={}/flat"]
         ),
         (["finetune", "--workdir={}", FOLDER[0], "--config.data.data_dir={}/one"], "one class only"),
         (["finetune", "--workdir={}", "--labels_per_class=500"], "has only"),
+        (["finetune", "--workdir={}", "--labels_per_class=2", "--from_scratch"], "does not go with"),
+        (["finetune", "--workdir={}", "--draws=2"], "give --labels_per_class=K as well"),
+        (["segment", "--workdir={}", "--limit=5000"], "from 4 to 1000"),
     ],
 )
 def test_mistakes_are_one_sentence(workdir, mistaken, capsys, line, sentence):

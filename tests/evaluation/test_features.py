@@ -95,6 +95,9 @@ def test_pixels_are_refused(network):
     for dtype in (np.uint8, np.int64, bool):
         with pytest.raises(UserError, match="preprocess"):
             crate_jax.extract_features(*network, np.zeros((1, 32, 32, 3), dtype))
+    for value in (200.0, np.nan, np.inf):
+        with pytest.raises(UserError, match="preprocess"):
+            crate_jax.extract_features(*network, np.full((1, 32, 32, 3), value, np.float32))
 
 
 def test_raw_pixels_of_large_images_are_small():

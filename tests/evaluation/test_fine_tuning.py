@@ -14,7 +14,7 @@ import pytest
 from crate_jax.config import default_config, load_config, override
 from crate_jax.data.mixing import mixing_plan
 from crate_jax.errors import UserError
-from crate_jax.evaluation import few_labels, fine_tuning
+from crate_jax.evaluation import fine_tuning, finetune
 from crate_jax.evaluation.classification import Classification, pretrained_start
 from crate_jax.evaluation.fine_tuning import compose, inherited
 from crate_jax.evaluation.head_only import HeadOnly, check_head_only, head_factors
@@ -139,11 +139,11 @@ def test_raw_pixels_are_those_of_the_data_that_is_fine_tuned_on(monkeypatch):
         seen.append((subject.config.data.name, split))
         raise InterruptedError
 
-    monkeypatch.setattr(few_labels, "split_features", split_features)
-    monkeypatch.setattr(few_labels, "drawn_examples", lambda config: None)
+    monkeypatch.setattr(finetune, "split_features", split_features)
+    monkeypatch.setattr(finetune, "drawn_examples", lambda config: None)
     config = override(DIGITS, [("data.name", "cifar10"), ("data.train_split", "train[:50%]")])
     with pytest.raises(InterruptedError):
-        few_labels.raw_pixels(Subject(NETWORK, {}, DIGITS, None, ""), config)
+        finetune.raw_pixels(Subject(NETWORK, {}, DIGITS, None, ""), config)
     assert seen == [("cifar10", "train[:50%]")]
 
 

@@ -1,6 +1,7 @@
 """The Python API: every form of a network opens, says the same, and is saved and opened again."""
 
 import json
+import os
 import subprocess
 import sys
 import types
@@ -47,6 +48,76 @@ def test_preprocess_takes_paths_pictures_and_arrays(net, tmp_path):
     for wrong in (array / 255, "nowhere.png", [], np.zeros((2, 2, 2, 28, 28, 1), np.uint8)):
         with pytest.raises(UserError, match="preprocess"):
             net.preprocess(wrong)
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "PA", "RGB", "RGBA", "CMYK", "YCbCr", "HSV", "I", "F", "I;16"])
+def test_a_pil_image_of_any_mode_is_what_its_file_is(net, tmp_path, mode):
+    ramp = np.arange(28 * 28).reshape(28, 28)
+    if mode in ("I", "F", "I;16"):
+        picture = Image.fromarray((80 * ramp).astype({"I": np.int32, "F": np.float32, "I;16": np.uint16}[mode]))
+    else:
+        picture = Image.fromarray((ramp % 256).astype(np.uint8)).convert("RGBA")
+        picture.putalpha(Image.fromarray(np.uint8(ramp // 4)))
+        picture = picture.convert("P") if mode == "P" else picture.convert("LA" if mode == "PA" else mode)
+        picture = picture.convert(mode)
+    assert picture.mode == mode
+    if mode in ("PA", "HSV"):  # no file has them
+        expected = net.preprocess(picture.convert("RGBA" if mode == "PA" else "RGB"))
+    else:
+        picture.save(tmp_path / "x.tif")
+        expected = net.preprocess(tmp_path / "x.tif")
+    found = net.preprocess(picture)
+    np.testing.assert_allclose(found, expected, atol=0.02)
+    assert float(found.max() - found.min()) > 0.5
+
+
+def test_a_pil_image_is_turned_as_its_file_is(net, tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.fromarray(np.tile(np.arange(56, dtype=np.uint8), (28, 1))).save(tmp_path / "x.png", exif=exif)
+    with Image.open(tmp_path / "x.png") as picture:
+        np.testing.assert_array_equal(net.preprocess(picture), net.preprocess(tmp_path / "x.png"))
+
+
+def test_preprocess_takes_an_iterator_and_refuses_the_rest(net, tmp_path):
+    np.testing.assert_array_equal(net.preprocess(one for one in pixels()), net.preprocess(pixels()))
+    os.mkfifo(tmp_path / "pipe.png")
+    (tmp_path / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\n")
+    wrong = [np.zeros((0, 5), np.uint8), np.zeros((3, 28, 28), np.uint8), np.zeros((28, 28, 4), np.uint8), iter([])]
+    wrong += [
+        np.zeros((0, 28, 28, 1), np.uint8),
+        None,
+        3,
+        b"x",
+        tmp_path,
+        tmp_path / "pipe.png",
+        tmp_path / "broken.png",
+    ]
+    for one in wrong:
+        with pytest.raises(UserError, match="preprocess"):
+            net.preprocess(one)
+
+
+def test_numbers_out_of_range_are_refused(net):
+    images = net.preprocess(pixels())
+    for call in (
+        lambda: net.preprocess(pixels(), tiles=1.5),
+        lambda: net.reconstruct(images, mask_ratio=float("nan")),
+        lambda: net.reconstruct(images, mask_ratio="0.5"),
+        lambda: net.reconstruct(images, seed=-1),
+        lambda: crate_jax.knn(net, k=2.5),
+        lambda: crate_jax.knn(net, k=0),
+        lambda: crate_jax.knn(net, temperature=float("nan")),
+        lambda: crate_jax.probe(net, features="cls@last", shots=(1.5,), baselines=()),
+        lambda: crate_jax.reconstruct(net, limit=-1),
+        lambda: crate_jax.analyze(net, limit=1),
+        lambda: crate_jax.segment(net, count=5000),
+        lambda: crate_jax.finetune(net, labels_per_class=0),
+        lambda: crate_jax.finetune(net, labels_per_class=2, from_scratch=True),
+        lambda: crate_jax.finetune(net, draws=2),
+    ):
+        with pytest.raises(UserError, match=r"give|does not go"):
+            call()
 
 
 def test_features_and_reconstruction(net):

@@ -19,7 +19,7 @@ from crate_jax.errors import UserError
 from crate_jax.storage import output_folder
 from crate_jax.training import observers
 from crate_jax.training.loop import Observer
-from crate_jax.training.metrics_file import MetricsFile
+from crate_jax.training.metrics_file import MetricsFile, read_metrics
 from crate_jax.training.save_times import SaveTimes
 from tests.training.test_resume import command, start, wait_for_step
 
@@ -227,3 +227,13 @@ def test_a_log_that_cannot_be_written_is_one_sentence(tmp_path):
     (tmp_path / "metrics.jsonl").mkdir()
     with pytest.raises(UserError, match=r"metrics\.jsonl cannot be written"):
         log.write(1, {"loss": 1.0})
+
+
+def test_lines_that_are_none_are_left_out_of_a_log(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    assert read_metrics(path) == []
+    kept, odd = b'{"step": 2, "loss": 0.30000000000000004}', b'[]\nnull\n3\n{}\n{"step": "x"}\n\xff\xfe\n'
+    path.write_bytes(b'{"step": 1, "loss": 0.1}\n' + odd + kept + b'\n{"st')
+    assert [line["step"] for line in read_metrics(path)] == [1, 2]
+    MetricsFile(path, 2).close()
+    assert path.read_text() == '{"step": 1, "loss": 0.1}\n{"step": 2, "loss": 0.30000000000000004}\n'
