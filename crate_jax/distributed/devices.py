@@ -4,6 +4,7 @@ import collections
 import contextlib
 import glob
 import importlib.metadata
+import itertools
 import logging
 import os
 import pathlib
@@ -74,10 +75,29 @@ def _unused_accelerator(version):
     return None
 
 
+def chips():
+    """(kind, count) of this machine's accelerators, found without opening them; ("cpu", 0) where there are none."""
+    wanted = {one.strip() for one in os.environ.get("JAX_PLATFORMS", "").split(",")} - {""}
+    if (not wanted or "tpu" in wanted) and tpu_chips():
+        return "tpu", len(glob.glob("/dev/accel[0-9]*") or glob.glob("/dev/vfio/[0-9]*"))
+    if not wanted or wanted & {"cuda", "gpu"}:
+        cards = visible_cards()
+        found = glob.glob("/dev/nvidia[0-9]*") if cards is None else cards
+        return ("cuda", len(found)) if found else ("cpu", 0)
+    return "cpu", 0
+
+
+def visible_cards():
+    """What CUDA_VISIBLE_DEVICES names up to the first that is no card (-1, NoDevFiles), as CUDA does; None: unset."""
+    text = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if text is None:
+        return None
+    return list(itertools.takewhile(re.compile(r"\d+|(GPU|MIG)-.+").fullmatch, map(str.strip, text.split(","))))
+
+
 def nvidia_card(dev="/dev"):
     """Whether this machine has an NVIDIA card that this process may use, found without opening it."""
-    hidden = os.environ.get("CUDA_VISIBLE_DEVICES")
-    if hidden is not None and hidden.strip() in ("", "-1"):
+    if visible_cards() == []:
         return False
     if glob.glob(f"{dev}/nvidia[0-9]*"):
         return True

@@ -159,6 +159,7 @@ def read_owner(path):
         path: of the lock's file, an `epath.Path`.
     """
     try:
-        return json.loads(path.read_text()) if path.exists() else None
+        found = json.loads(path.read_text()) if path.exists() else None
     except (OSError, ValueError):
         return None
+    return found if isinstance(found, dict) else None

@@ -21,7 +21,7 @@ def shares(parallel, kind, count, cores):
 
     Args:
         parallel: points at once.
-        kind, count: from `distributed.chips`.
+        kind, count: from `distributed.devices.chips`.
         cores: of the machine, a sorted list.
 
     Returns:

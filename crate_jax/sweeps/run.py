@@ -19,9 +19,9 @@ import threading
 from etils import epath
 
 from crate_jax.cores import available_cores
-from crate_jax.distributed.chips import chips
 from crate_jax.distributed.cluster import find_cluster, without_cluster
 from crate_jax.distributed.compilation_cache import shared_cache
+from crate_jax.distributed.devices import chips
 from crate_jax.distributed.folder_lock import FolderLock
 from crate_jax.errors import UserError
 from crate_jax.storage import is_remote, make_folder, output_folder, write_whole

@@ -5,8 +5,8 @@ import os
 
 import pytest
 
-from crate_jax.distributed.chips import chips
 from crate_jax.distributed.cluster import without_cluster
+from crate_jax.distributed.devices import chips
 from crate_jax.distributed.folder_lock import FolderLock
 from crate_jax.errors import UserError
 from crate_jax.sweeps import run
@@ -104,8 +104,15 @@ def test_two_processes_do_not_run_one_sweep(sweep, tmp_path, told, monkeypatch):
     assert not {*BY_HAND, "SLURM_STEP_NUM_TASKS"} & {*without_cluster(os.environ | {"SLURM_STEP_NUM_TASKS": "4"})}
 
 
-@pytest.mark.parametrize(("visible", "found"), [("-1", ("cpu", 0)), ("0,1", ("cuda", 2)), ("3,-1,4", ("cuda", 1))])
-def test_hidden_chips_do_not_count(monkeypatch, visible, found):
-    monkeypatch.setenv("JAX_PLATFORMS", "cuda")
+@pytest.mark.parametrize(
+    ("visible", "found"),
+    [
+        ("-1", ("cpu", 0)), ("0,1", ("cuda", 2)), ("3,-1,4", ("cuda", 1)), ("NoDevFiles", ("cpu", 0)), ("", ("cpu", 0)),
+        ("GPU-8932f937, MIG-GPU-1/1/0", ("cuda", 2)),
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("platforms", ["cuda", "cuda,cpu", "gpu"])
+def test_hidden_chips_do_not_count(monkeypatch, visible, found, platforms):
+    monkeypatch.setenv("JAX_PLATFORMS", platforms)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
     assert chips() == found
