@@ -126,13 +126,13 @@ QUICK = [
 ]
 SLOW = [
     "reconstruct --workdir={} --limit=16",
-    "probe --workdir={} --features=mean@encoder_00",
+    "analyze --workdir={} --limit=8",
+    "probe --workdir={} --features=mean@encoder_00 --shots=none",
     " ".join(["finetune --workdir={}", *(f"--config.{name}={value}" for name, value in RECIPE.items())]),
     " ".join(
         ["finetune --workdir={} --labels_per_class=2 --draws=1"]
         + [f"--config.{name}={value}" for name, value in RECIPE.items()]
     ),
-    "analyze --workdir={} --limit=8",
 ]
 
 
