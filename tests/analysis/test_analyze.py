@@ -99,7 +99,7 @@ def test_user_mistakes_are_one_sentence(folder, data_folder, tmp_path, capsys):
         (["--checkpoint=nowhere.pth", *known], "nowhere.pth"),
         ([checkpoint, *known, f"--images={broken}"], "broken.jpg"),
         ([checkpoint, *known, "--images=missing.png"], "missing.png"),
-        ([checkpoint, *known, "--limit=1"], "two images"),
+        ([checkpoint, *known, "--limit=1"], "from 2"),
         ([checkpoint, *known, "--config.data.validation_split=test"], "test"),
         ([f"--workdir={tmp_path}"], "no run"),
         ([f"--checkpoint={broken}", *known], "broken.jpg"),
