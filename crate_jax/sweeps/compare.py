@@ -22,6 +22,7 @@ from crate_jax.models.flops import flops_per_image
 from crate_jax.models.registry import create_model, num_parameters
 from crate_jax.sweeps.comparison_figure import draw
 from crate_jax.sweeps.comparison_tables import numbers_as_csv, tables
+from crate_jax.sweeps.run import POINT
 from crate_jax.training.metrics_file import read_metrics
 from crate_jax.training.run_folder import RunFolder, read_config
 
@@ -54,8 +55,8 @@ def find_runs(names):
     found, unfinished = [], []
     for name in names:
         folder = epath.Path(name)
-        if (folder / "sweep.json").exists():
-            for point in json.loads((folder / "sweep.json").read_text())["points"]:
+        if points := _points(folder):
+            for point in points:
                 if point["status"] in ("done", "running", "stopped") and _config_there(folder / point["name"]):
                     found.append((point["name"], folder / point["name"]))
                 else:
@@ -74,6 +75,17 @@ def find_runs(names):
     if not whole:
         raise UserError(f"{', '.join(map(str, names))}: no run is finished ({'; '.join(unfinished)}).")
     return whole, unfinished
+
+
+def _points(folder):
+    """How the points of a sweep stand, by their own folders where a scheduler ran each; [] for no sweep."""
+    if (folder / "sweep.json").exists():
+        return json.loads((folder / "sweep.json").read_text())["points"]
+    points = {}
+    for path in folder.glob(f"*/{POINT}"):
+        listed = {point["name"]: point for point in json.loads(path.read_text())["points"]}
+        points = listed | points | {path.parent.name: listed.get(path.parent.name)}
+    return [point for point in points.values() if point]
 
 
 def _config_there(path):

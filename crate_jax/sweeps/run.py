@@ -31,6 +31,7 @@ from crate_jax.sweeps.points import as_flags
 logger = logging.getLogger(__name__)
 
 SWEEP_LOCK = "sweep_running.json"  # beside the lock of a point's run, in the same folder with --point
+POINT = "sweep_point.json"  # in a point's workdir, where it ran on its own (--point): what sweep.json says
 DONE = "sweep_done.json"  # in a point's workdir: the commands that are finished
 
 
@@ -192,7 +193,7 @@ def run_sweep(sweep, workdir, *, parallel=1, only=None):
     parallel = max(1, min(parallel, len(points)))
     record = Record(sweep, workdir)
     if only is not None:
-        record.path = epath.Path(workdir) / points[0].name / "sweep_point.json"
+        record.path = epath.Path(workdir) / points[0].name / POINT
     with FolderLock(record.path.parent, "sweep", SWEEP_LOCK):
         record.write()
         return _run_all(sweep, workdir, points, parallel, record)

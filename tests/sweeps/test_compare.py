@@ -63,6 +63,18 @@ def test_a_sweeps_workdir_stands_for_its_points(tmp_path):
     assert "| a | 1 |" in text and "- b: pending" in text
 
 
+def test_points_that_a_scheduler_ran_on_their_own(tmp_path):
+    """Each knows of itself alone; the order is the sweep file's."""
+    for name in ("b", "a"):
+        written(tmp_path / name, 0, 0.6, model__depth=2 if name == "a" else 3)
+        points = [
+            {"name": one, "overrides": {}, "status": "done" if one == name else "pending"} for one in ("b", "c", "a")
+        ]
+        (tmp_path / name / "sweep_point.json").write_text(json.dumps({"points": points}))
+    text = compare([str(tmp_path)], tmp_path / "out")
+    assert text.index("| b | 1 |") < text.index("| a | 1 |") and "- c: pending" in text
+
+
 def test_a_run_that_is_not_finished_is_listed_and_not_averaged(tmp_path):
     runs = [written(tmp_path / f"crate+seed={seed}", seed, 0.6) for seed in range(2)]
     runs.append(written(tmp_path / "crate+seed=2", 2, 0.9, total_steps=200))
