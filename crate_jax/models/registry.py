@@ -6,6 +6,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from crate_jax.config import check_leaf
 from crate_jax.config_schema import LEAVES
 from crate_jax.errors import UserError, nearest
 from crate_jax.models.encoder import WhiteBox
@@ -53,7 +54,8 @@ def create_model(name, **overrides):
 
     Args:
         name: such as "crate_mae_base" or "vit_mae_large" (`models.sizes.NETWORKS`).
-        **overrides: any attribute of the module; None means "from the name". `dtype` may be a string.
+        **overrides: any attribute of the module, within the range of the setting `model.*` of its name; None means
+            "from the name". `dtype` may be a string.
 
     Returns:
         `CrateMae`, `VitMae` or a classifier, not yet initialised.
@@ -67,7 +69,8 @@ def create_model(name, **overrides):
             continue
         if key not in known:
             raise UserError(f"model.{key}: {name} has no such setting{nearest(key, known)}")
-        settings[key] = tuple(value) if isinstance(value, list) else value
+        checked = isinstance(value, str) if key == "dtype" else f"model.{key}" in LEAVES and key != "channels"
+        settings[key] = check_leaf(f"model.{key}", value) if checked else value
     if "dtype" in settings:
         settings["dtype"] = jnp.dtype(settings["dtype"]).type
     model = model_class(name)(**settings)
@@ -85,13 +88,6 @@ def check_model(model):
     def refuse(sentence):
         raise UserError(sentence)
 
-    for name, leaf in LEAVES.items():
-        key = name.removeprefix("model.")
-        if key == name or key == "dtype" or leaf.type is not str or not leaf.choices:
-            continue
-        value = getattr(model, key, leaf.choices[0])
-        if value not in leaf.choices:
-            refuse(f"{name}={value!r} is none of {', '.join(leaf.choices)}")
     for key in ("image_size", "table_image_size"):
         size = getattr(model, key)
         if size is None or not any(side % model.patch_size for side in image_shape(size)):
@@ -125,14 +121,14 @@ def check_model(model):
 
 
 def _check_layers(model, refuse):
-    if model.epsilon <= 0:
-        refuse(f"model.epsilon={model.epsilon}: the distortion eps must be above 0; the default is 0.5.")
     own_step = model.compression in ("gradient", "neumann")
     if own_step and (model.attention_scale != "official" or model.compression_step == "convex"):
         refuse(
             f"model.compression={model.compression!r} has its own step size: leave model.attention_scale and "
             "model.compression_step unset."
         )
+    if own_step and model.output_projection not in ("learned", "tied"):
+        refuse(f"model.compression={model.compression!r} projects by U^T: leave model.output_projection unset.")
     steps = (model.compression_step, model.attention_scale, model.compression)
     if model.learned_kappa and not {"convex", "paper", "gradient", "neumann"} & set(steps):
         refuse("model.learned_kappa needs model.compression_step='convex' or attention_scale='paper'.")
@@ -141,8 +137,6 @@ def _check_layers(model, refuse):
 
 
 def _check_masking(model, refuse):
-    if not 0 < model.mask_ratio < 1:
-        refuse(f"model.mask_ratio={model.mask_ratio} is outside (0, 1); MAE's is 0.75.")
     visible = int(model.num_patches * (1 - model.mask_ratio))
     if visible < 1:
         refuse(

@@ -16,7 +16,10 @@ EPSILON = 0.5  # the default distortion
 OFFICIAL_EPSILON = 0.01  # of the official layer script, which does not square it
 
 _CHOLESKY_LIMIT = 1e5  # beyond, rounding of the Gram matrix (6e-8 of its trace) would swamp the identity
-_SMALL = 8  # a matrix of this size or less is inverted row by row
+_GRADIENT_LIMIT = 1e6  # of a ||w||^2 in the gradient: rounding of the Gram matrix is then at most 6 % of the identity
+_SMALL = 8  # a matrix of this size or less is factored row by row
+
+_product = partial(jnp.matmul, precision="highest")  # on TPU a float32 product would else be made of bfloat16 passes
 
 
 def logdet_gram(x_NxP, scale):
@@ -87,8 +90,9 @@ def coding_rate_gradient(codes_BxNxKxP, *, epsilon=EPSILON):
 
         dR^c / dw_k = a w_k (I + a w_k^T w_k)^-1,    a = P/(N eps^2),    w_k = U_k^T z, tokens as rows
 
-    In the tokens it is sum_k dR^c/dw_k U_k^T. A step against it below 1 / a descends in the codes. One inverse of
-    P x P per subspace; no array of N x N. Accurate where a ||w_k||_F^2 is below about 1e5.
+    In the tokens it is sum_k dR^c/dw_k U_k^T. A step against it below 1 / a descends in the codes. One factorisation
+    per subspace, of the smaller Gram matrix, P x P or N x N. Where a ||w_k||_F^2 is above 1e6, float32 cannot hold
+    I + a w_k^T w_k: there eps is raised, to where it is 1e6.
 
     Args:
         codes_BxNxKxP: the N tokens' coordinates in each of the K subspaces, float32 or bfloat16; computed in float32.
@@ -98,65 +102,81 @@ def coding_rate_gradient(codes_BxNxKxP, *, epsilon=EPSILON):
         Shape and dtype of the codes; nats per unit of the codes.
     """
     num_tokens, size = codes_BxNxKxP.shape[-3], codes_BxNxKxP.shape[-1]
+    x_BxKxNxP = jnp.swapaxes(codes_BxNxKxP, -3, -2).astype(jnp.float32)
+    x_BxKxNxP = x_BxKxNxP.mT if num_tokens < size else x_BxKxNxP  # w (I + a w^T w)^-1 = (I + a w w^T)^-1 w
     scale = size / (num_tokens * epsilon**2)
-    codes_BxKxNxP = jnp.swapaxes(codes_BxNxKxP, -3, -2).astype(jnp.float32)
-    gram_BxKxPxP = jnp.einsum("...np,...nq->...pq", codes_BxKxNxP, codes_BxKxNxP, precision="highest")
-    inverse_BxKxPxP = inverse_from_one(jnp.eye(size, dtype=jnp.float32) + scale * gram_BxKxPxP)
-    solved_BxKxNxP = jnp.einsum("...np,...pq->...nq", codes_BxKxNxP, inverse_BxKxPxP, precision="highest")
-    return (scale * jnp.swapaxes(solved_BxKxNxP, -3, -2)).astype(codes_BxNxKxP.dtype)
+    trace_BxKx1x1 = scale * jnp.sum(jnp.square(x_BxKxNxP), (-1, -2), keepdims=True)
+    scale_BxKx1x1 = scale / jnp.maximum(1, trace_BxKx1x1 / _GRADIENT_LIMIT)
+    gram_BxKxPxP = _product(x_BxKxNxP.mT, x_BxKxNxP)
+    matrix_BxKxPxP = jnp.eye(x_BxKxNxP.shape[-1], dtype=jnp.float32) + scale_BxKx1x1 * gram_BxKxPxP
+    slope_BxKxNxP = scale_BxKx1x1 * solve_from_one(matrix_BxKxPxP, x_BxKxNxP)
+    slope_BxKxNxP = slope_BxKxNxP.mT if num_tokens < size else slope_BxKxNxP
+    return jnp.swapaxes(slope_BxKxNxP, -3, -2).astype(codes_BxNxKxP.dtype)
 
 
-@jax.custom_jvp
-def inverse_from_one(matrix_PxP):
-    """The inverse of symmetric matrices whose eigenvalues are at least 1, by halves.
+def solve_from_one(matrix_PxP, rows_NxP):
+    """The rows x of x M = b for symmetric matrices M whose eigenvalues are at least 1; differentiable in both.
 
-        [A B; B^T C]^-1 = [A^-1 + G S^-1 G^T, -G S^-1; -S^-1 G^T, S^-1],    G = A^-1 B,    S = C - B^T G
-
-    A and S have eigenvalues of at least 1 too, so no row is ever exchanged. The derivative is -M^-1 dM M^-1. Products
-    only: LAPACK's batches wait for threads of the pool that they themselves run in, so that on a CPU as many
+    Products only: LAPACK's batches wait for threads of the pool that they themselves run in, so that on a CPU as many
     independent ones as there are cores can wait for each other without end (jaxlib 0.10.2).
 
     Args:
-        matrix_PxP: any leading axes may come before; float32.
+        matrix_PxP: M; any leading axes may come before; float32.
+        rows_NxP: b, with the same leading axes.
 
     Returns:
-        Shape of `matrix_PxP`.
+        Shape of `rows_NxP`. As accurate as Cholesky's solution: to about 6e-8 of M's largest eigenvalue.
+    """
+    factor_PxP = inverse_factor(jax.lax.stop_gradient(matrix_PxP))
+
+    def solve(_, rows_NxP):
+        return _product(_product(rows_NxP, factor_PxP.mT), factor_PxP)
+
+    return jax.lax.custom_linear_solve(lambda x_NxP: _product(x_NxP, matrix_PxP), rows_NxP, solve, symmetric=True)
+
+
+def inverse_factor(matrix_PxP):
+    """The inverse X of the Cholesky factor, X^T X = M^-1, by halves.
+
+        M = [A B; B^T C]:    X = [X_A 0; -X_S G^T X_A  X_S],    G = X_A B,    S = C - G^T G
+
+    A and S have eigenvalues of at least 1 where M has. G is as small as the root of M's largest eigenvalue; A^-1 B in
+    its place would lose twice the digits.
+
+    Args:
+        matrix_PxP: M; any leading axes may come before; float32.
+
+    Returns:
+        Shape of `matrix_PxP`, lower triangular.
     """
     size = matrix_PxP.shape[-1]
     if size <= _SMALL:
-        return _inverse_by_rows(matrix_PxP)
-    product = partial(jnp.matmul, precision="highest")
+        return _inverse_factor_by_rows(matrix_PxP)
     half = size // 2
     top_HxH, side_HxR, rest_RxR = (
         matrix_PxP[..., :half, :half], matrix_PxP[..., :half, half:], matrix_PxP[..., half:, half:],
     )  # fmt: skip
-    top_HxH = inverse_from_one(top_HxH)
-    gain_HxR = product(top_HxH, side_HxR)
-    rest_RxR = inverse_from_one(rest_RxR - product(side_HxR.mT, gain_HxR))
-    corner_HxR = product(gain_HxR, rest_RxR)
-    return jnp.block([[top_HxH + product(corner_HxR, gain_HxR.mT), -corner_HxR], [-corner_HxR.mT, rest_RxR]])
+    top_HxH = inverse_factor(top_HxH)
+    gain_HxR = _product(top_HxH, side_HxR)
+    rest_RxR = inverse_factor(rest_RxR - _product(gain_HxR.mT, gain_HxR))
+    corner_RxH = -_product(rest_RxR, _product(gain_HxR.mT, top_HxH))
+    return jnp.block([[top_HxH, jnp.zeros_like(side_HxR)], [corner_RxH, rest_RxR]])
 
 
-def _inverse_by_rows(matrix_PxP):
-    """The same by Gauss-Jordan elimination, in place: row k is divided by its pivot and taken from all others."""
-    position_P = jnp.arange(matrix_PxP.shape[-1])
+def _inverse_factor_by_rows(matrix_PxP):
+    """The same by elimination of [M I]: row k, over its pivot, is taken from the rows below."""
+    size = matrix_PxP.shape[-1]
+    position_P, identity_PxP = jnp.arange(size), jnp.broadcast_to(jnp.eye(size, dtype=jnp.float32), matrix_PxP.shape)
 
-    def eliminate(k, matrix_PxP):
-        here_P = position_P == k
-        row_1xP = jax.lax.dynamic_index_in_dim(matrix_PxP, k, -2)
-        pivot_1x1 = jnp.sum(jnp.where(here_P, row_1xP, 0), -1, keepdims=True)
-        divided_1xP = jnp.where(here_P, -1, row_1xP) / pivot_1x1
-        others_PxP = jnp.where(here_P, 0, matrix_PxP) - row_1xP.mT * divided_1xP
-        return jnp.where(here_P[:, None], divided_1xP, others_PxP)
+    def eliminate(k, both_Px2P):
+        row_1x2P = jax.lax.dynamic_index_in_dim(both_Px2P, k, -2)
+        column_Px1 = row_1x2P[..., :size].mT  # what is left of M is symmetric
+        pivot_1x1 = jnp.sum(jnp.where(position_P[:, None] == k, column_Px1, 0), -2, keepdims=True)
+        return both_Px2P - jnp.where(position_P[:, None] > k, column_Px1, 0) / pivot_1x1 * row_1x2P
 
-    return -jax.lax.fori_loop(0, matrix_PxP.shape[-1], eliminate, matrix_PxP)
-
-
-@inverse_from_one.defjvp
-def _inverse_jvp(primals, tangents):
-    inverse_PxP = inverse_from_one(*primals)
-    moved_PxP = jnp.einsum("...pq,...qr,...rs->...ps", inverse_PxP, *tangents, inverse_PxP, precision="highest")
-    return inverse_PxP, -moved_PxP
+    both_Px2P = jax.lax.fori_loop(0, size, eliminate, jnp.concatenate([matrix_PxP, identity_PxP], -1))
+    pivot_Px1 = jnp.sum(both_Px2P[..., :size] * identity_PxP, -1, keepdims=True)
+    return both_Px2P[..., size:] * jax.lax.rsqrt(pivot_Px1)
 
 
 def official_coding_rate(codes_BxNxKxP, *, epsilon=OFFICIAL_EPSILON):

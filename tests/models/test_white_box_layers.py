@@ -242,6 +242,27 @@ def test_the_neumann_step_is_the_gradient_where_its_series_converges():
         assert (np.abs(series - exact).max() < 0.01 * np.abs(exact).max()) == close
 
 
+def reductions(jaxpr):
+    """Operand dtypes and result shapes of every sum of a program."""
+    for equation in jaxpr.eqns:
+        if equation.primitive.name == "reduce_sum":
+            yield str(equation.invars[0].aval.dtype), equation.outvars[0].aval.shape
+        for inner in jax.tree.leaves(list(equation.params.values())):
+            if hasattr(inner, "eqns"):
+                yield from reductions(inner)
+
+
+@pytest.mark.parametrize("options", [
+    *ENCODERS, {"compression": "gradient", "learned_kappa": True}, {"attention_scale": "paper", "learned_kappa": True},
+], ids=str)  # fmt: skip
+def test_gradients_of_parameters_are_summed_in_float32(options):
+    layer, z = EncoderLayer(LayerSettings(**options), HEADS, GRID), jnp.ones((2, TOKENS, WIDTH), jnp.bfloat16)
+    params = jax.eval_shape(lambda: nn.meta.unbox(layer.init(jax.random.key(0), z)["params"]))
+    loss = jax.grad(lambda params: jnp.mean(layer.apply({"params": params}, z).astype(jnp.float32)))
+    low = [shape for dtype, shape in reductions(jax.make_jaxpr(loss)(params).jaxpr) if dtype == "bfloat16"]
+    assert low == []
+
+
 FAMILIES = [
     "crate_mae_tiny",
     "crate_alpha_mae_small",
@@ -254,16 +275,21 @@ SMALL = {"width": 24, "num_heads": 3, "depth": 1, "decoder_depth": 1, "image_siz
 
 
 @pytest.mark.parametrize(
-    ("name", "mask_mode"),
-    [*((name, "drop") for name in FAMILIES), ("crate_mae_tiny", "token"), ("cbsa_mae_tiny", "token")],
+    ("name", "settings"),
+    [
+        *((name, {"mask_mode": "drop"}) for name in FAMILIES),
+        ("crate_mae_tiny", {"mask_mode": "token"}),
+        ("cbsa_mae_tiny", {"mask_mode": "token"}),
+        ("crate_mae_tiny", {"compression": "gradient", "kappa": 0.1, "learned_kappa": True}),
+    ],
 )
-def test_every_family_completes_rectangular_images(name, mask_mode):
+def test_every_family_completes_rectangular_images(name, settings):
     """A step of each family as a masked autoencoder: shapes, finite gradients of every parameter, one layout.
 
     What the encoder sees, all tokens of a grid or some of them, makes a difference to CBSA alone, which pools the grid.
     """
     more = {"decoder_width": 24, "decoder_num_heads": 3} if name.startswith("vit") else {}
-    model = create_model(name, **SMALL, **more, mask_mode=mask_mode)
+    model = create_model(name, **SMALL, **more, **settings)
     params = random_parameters(model)
     images = jax.random.normal(jax.random.key(1), (2, 16, 24, 3))
     mask = random_mask(jax.random.key(2), 2, model.num_patches, model.mask_ratio)
@@ -300,6 +326,7 @@ def test_the_schema_offers_the_layers_that_there_are():
 
 @pytest.mark.parametrize("settings,words", [
     ({"compression": "gradient", "compression_step": "convex"}, "compression='gradient'"),
+    ({"compression": "gradient", "output_projection": "fixed"}, "compression='gradient' projects by U"),
     ({"learned_kappa": True}, "learned_kappa"),
     ({"sparsification": "none", "decoder_map": "overcomplete"}, "decoder_map"),
     ({"epsilon": 0.0, "attention_scale": "paper"}, "epsilon=0.0"),

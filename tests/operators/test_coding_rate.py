@@ -11,9 +11,9 @@ from jax.test_util import check_grads
 from crate_jax.operators.coding_rate import (
     coding_rate,
     coding_rate_gradient,
-    inverse_from_one,
     logdet_gram,
     official_coding_rate,
+    solve_from_one,
     sparse_rate_reduction,
     subspace_coding_rate,
 )
@@ -164,15 +164,38 @@ def test_a_step_against_the_gradient_descends():
 
 @pytest.mark.parametrize("size", [1, 6, 19])
 @pytest.mark.parametrize("largest", [1.0, 30.0, 1e4])
-def test_the_inverse_and_its_derivative(largest, size):
+def test_the_solution_and_its_derivatives(largest, size):
     random = np.random.default_rng(3)
     basis = np.linalg.qr(random.normal(size=(2, size, size)))[0]
     matrix = np.einsum("bpr,r,bqr->bpq", basis, np.geomspace(1, largest, size), basis)
-    inverse = inverse_from_one(jnp.asarray(matrix, jnp.float32))
-    np.testing.assert_allclose(inverse, np.linalg.inv(matrix), atol=2e-6 * largest**0.5)
-    change = random.normal(size=matrix.shape)
-    _, moved = jax.jvp(inverse_from_one, (jnp.asarray(matrix, jnp.float32),), (jnp.asarray(change, jnp.float32),))
-    np.testing.assert_allclose(moved, -np.linalg.inv(matrix) @ change @ np.linalg.inv(matrix), atol=1e-5 * largest**0.5)
+    rows, inverse = random.normal(size=(2, 5, size)), np.linalg.inv(matrix)
+    changes = random.normal(size=matrix.shape), random.normal(size=rows.shape)
+    changes = changes[0] + changes[0].swapaxes(-1, -2), changes[1]
+    given, moved = (tuple(jnp.asarray(x, jnp.float32) for x in pair) for pair in ((matrix, rows), changes))
+    found = jax.jvp(solve_from_one, given, moved)
+    wanted = rows @ inverse, (changes[1] - rows @ inverse @ changes[0]) @ inverse
+    for one, other in zip(found, wanted, strict=True):
+        np.testing.assert_allclose(one, other, atol=1e-4 * largest**0.5)
+
+
+@pytest.mark.parametrize(("count", "size"), [(50, 64), (197, 64), (17, 8)])
+@pytest.mark.parametrize("kind", ["random", "duplicated", "one direction", "a large mean"])
+def test_the_gradient_of_dependent_tokens(kind, count, size):
+    """Where w^T w has no full rank, or one direction holds nearly all: as tokens of a trained network are."""
+    w = np.random.default_rng(0).normal(size=(1, count, 1, size)).astype(np.float32)
+    if kind == "duplicated":  # three quarters of the tokens
+        w[:, count // 4 :] = w[:, :1]
+    elif kind == "one direction":
+        w = w[:, :1] + np.float32(1e-3) * w
+    elif kind == "a large mean":
+        w = w + 3 * w[:, :1]
+    w64 = w[0, :, 0].astype(np.float64)
+    for eps in (1e-3, 0.01, 0.1, 0.5, 1.0):
+        got, a = np.asarray(GRADIENT(jnp.asarray(w), epsilon=eps)[0, :, 0], np.float64), size / (count * eps**2)
+        want = a * w64 @ np.linalg.inv(np.eye(size) + a * w64.T @ w64)
+        assert np.all(np.isfinite(got)) and np.sum(got * want) > 0
+        if a * np.sum(w64**2) < 1e6:
+            np.testing.assert_allclose(got, want, atol=4e-7 * a * np.sum(w64**2) * np.abs(want).max() + 1e-8)
 
 
 def test_the_gradient_step_calls_no_lapack():
@@ -188,3 +211,27 @@ def test_the_gradient_has_gradients_and_no_array_of_tokens_squared():
     program = jax.make_jaxpr(jax.grad(lambda w: jnp.sum(jnp.sin(coding_rate_gradient(w)))))(codes)
     assert "50,50" not in str(program)
     assert np.all(np.isfinite(jax.grad(lambda w: jnp.sum(coding_rate_gradient(w)))(0 * codes)))
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_the_gradient_step_in_layers(dtype):
+    """Scanned, rematerialised and image by image it has the derivatives of the plain loop, forward as in reverse."""
+    codes = jnp.asarray(tokens(11, 2, 9, 24).reshape(2, 9, 2, 12), dtype)
+
+    def layer(w, _):
+        return w - 0.1 * coding_rate_gradient(w), None
+
+    def plain(w):
+        for _ in range(2):
+            w = layer(w, None)[0]
+        return jnp.sum(jnp.sin(w.astype(jnp.float32)))
+
+    def scanned(w):
+        return jnp.sum(jnp.sin(jax.lax.scan(jax.checkpoint(layer), w, length=2)[0].astype(jnp.float32)))
+
+    wanted = np.asarray(jax.jit(jax.grad(plain))(codes), np.float32)
+    tolerance = {"atol": 2e-6 if dtype == "float32" else 2e-2}
+    np.testing.assert_allclose(np.asarray(jax.jit(jax.grad(scanned))(codes), np.float32), wanted, **tolerance)
+    np.testing.assert_allclose(np.asarray(jax.jit(jax.vmap(jax.grad(scanned)))(codes), np.float32), wanted, **tolerance)
+    _, slope = jax.jit(lambda w: jax.jvp(scanned, (w,), (jnp.ones_like(w),)))(codes)
+    np.testing.assert_allclose(slope, wanted.sum(), rtol=1e-4 if dtype == "float32" else 5e-2)

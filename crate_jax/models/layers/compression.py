@@ -12,7 +12,6 @@ from typing import Any
 
 import flax.linen as nn
 import jax
-import jax.numpy as jnp
 
 from crate_jax.models.layers.initializers import xavier, zeros
 from crate_jax.models.layers.norm import LayerNorm, official_norm
@@ -75,15 +74,17 @@ class Subspaces(nn.Module):
     Attributes:
         settings: of the layer.
         num_heads: K; a single head of full width has no learned projection (official code).
+        kind: of the output projection, as in the settings.
     """
 
     settings: LayerSettings
     num_heads: int
+    kind: str
 
     @nn.compact
     def __call__(self, width):
         """A `Projection`."""
-        kind, square = self.settings.output_projection, (width, width)
+        kind, square = self.kind, (width, width)
         subspaces_DxKP = self.param("subspaces", partitioned(xavier, "embed", "heads"), square)
         matrix = bias_D = None
         if kind in ("tied", "transposed"):
@@ -138,7 +139,7 @@ class Compression(nn.Module):
         settings, width = self.settings, z_BxNxD.shape[-1]
         norm = LayerNorm(settings.layer_norm_epsilon, name="attention_norm")
         scale_D, bias_D = norm(z_BxNxD, parameters_only=True)
-        projection = Subspaces(settings, self.num_heads, name="attention")(width)
+        projection = Subspaces(settings, self.num_heads, self.output_projection, name="attention")(width)
         z_BxNxD, codes_BxNxKP = normalised_product(
             z_BxNxD, scale_D, bias_D, projection.subspaces_DxKP, epsilon=norm.epsilon, residual=True,
             kernel=settings.product_kernel, spec=token_spec(z_BxNxD),
@@ -168,6 +169,11 @@ class Compression(nn.Module):
         return step.start_BxNxD + factor * self.branch(step)
 
     @property
+    def output_projection(self):
+        """Kind of the map from heads back to tokens."""
+        return self.settings.output_projection
+
+    @property
     def adds(self):
         """Whether the step is z + direction f(w), with no step size of its own."""
         return self.settings.compression_step != "convex" and self.settings.attention_scale == "official"
@@ -185,7 +191,8 @@ class Compression(nn.Module):
         if self.settings.attention_scale == "paper":
             num_tokens, width = branch_BxNxD.shape[-2:]
             length *= (width // self.num_heads) / (num_tokens * self.settings.epsilon**2)
-        return jnp.asarray(length, branch_BxNxD.dtype) * (branch_BxNxD - step.start_BxNxD)
+        change_BxNxD = branch_BxNxD - step.start_BxNxD
+        return (length * change_BxNxD).astype(change_BxNxD.dtype)  # a learned length's gradient is summed in float32
 
     def kappa(self):
         """Step size: a number, or the layer's parameter."""

@@ -3,18 +3,16 @@
     z+ = z - kappa / a grad_z R^c_eps(LN(z) | U),    a = P/(N eps^2)
 
 In the codes w = LN(z) U_k that is w - kappa w (I + a w^T w)^-1: kappa of 1 removes directions far below the distortion,
-and a step of kappa below 2 descends where U is orthonormal and tokens have unit variance. No N x N array: K inverses of
-P x P (`operators.coding_rate.coding_rate_gradient`).
+and a step of kappa below 2 descends where U is orthonormal and tokens have unit variance. No N x N array: K factors of
+P x P, or of N x N where N is smaller (`operators.coding_rate.coding_rate_gradient`).
 """
 
 import jax
 
 from crate_jax.models.layers.compression import Compression
 from crate_jax.models.layers.settings import Cost
-from crate_jax.operators.affine import product
 from crate_jax.operators.coding_rate import coding_rate_gradient
 from crate_jax.operators.normalisation import layer_norm
-from crate_jax.operators.residuals import name_residual
 from crate_jax.operators.subspace_attention import split_heads
 
 
@@ -24,8 +22,7 @@ class RateGradient(Compression):
     def branch(self, step):
         tokens, size = step.z_BxNxD.shape[-2], step.codes_BxNxKP.shape[-1] // self.num_heads
         slope_BxNxKP = -tokens * self.settings.epsilon**2 / size * self.slope(step.codes_BxNxKP)
-        slope_BxNxD = product(slope_BxNxKP, step.projection.subspaces_DxKP, transposed=True)
-        slope_BxNxD = name_residual(slope_BxNxD, "compressed")
+        slope_BxNxD = step.projection(slope_BxNxKP)
         scale_D, bias_D = step.norm
 
         def norm(z_BxNxD):
@@ -39,6 +36,10 @@ class RateGradient(Compression):
         return coding_rate_gradient(codes_BxNxKxP, epsilon=self.settings.epsilon).reshape(codes_BxNxKP.shape)
 
     @property
+    def output_projection(self):
+        return "tied"  # the chain rule's U^T
+
+    @property
     def adds(self):
         return False
 
@@ -47,6 +48,6 @@ class RateGradient(Compression):
 
 
 def cost(settings, num_heads, width, tokens):
-    """U and U^T, a Gram matrix and a product with its inverse per head; the inverses of P x P are not counted."""
-    attention = 4 * tokens * width * (width // num_heads)
+    """U and U^T; a Gram matrix and two products with its factor per head, which itself is not counted."""
+    attention = 6 * tokens * width * min(tokens, width // num_heads)
     return Cost(4 * tokens * width**2, attention, recomputed=2 * tokens * width**2 + attention)
