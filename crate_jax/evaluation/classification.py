@@ -2,8 +2,8 @@
 
 The classifier is fed as in pre-training (the same normalisation). Layer-wise decay (Bao et al. 2022; MAE): the rate of
 the layer l of L is decay^(L + 1 - l), of the embedding (l = 0) decay^(L + 1), of head and final norm 1. In a CRATE,
-subspaces and dictionary of a layer share their layer's rate; drop path leaves out compression only, since there is no
-residual around ISTA.
+subspaces and dictionary of a layer share their layer's rate; drop path leaves out compression only, unless there is a
+residual around sparsification (CRATE-alpha, ToST).
 """
 
 import dataclasses

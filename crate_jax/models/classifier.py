@@ -7,7 +7,8 @@
                      around the embedding, learned positions
 
 Stochastic depth (Huang et al. 2016) leaves a residual branch out for some images of a training batch, with a rate that
-grows linearly over the layers. A CRATE has a residual around compression only, so that is all that can be left out.
+grows linearly over the layers. A CRATE has a residual around compression only, so that is all that can be left out;
+CRATE-alpha and ToST have one around sparsification as well.
 """
 
 import flax

@@ -155,6 +155,11 @@ class Encoder(nn.Module):
 class WhiteBox(LayerSettings):
     """Mixed into a frame: white-box layers, with every layer setting as an attribute of the network."""
 
+    @property
+    def branches(self):
+        """Residual branches of a layer: compression, and sparsification where it has a residual."""
+        return 1 + self.sparsification_residual
+
     def encoder_layer(self, grid=None):
         """An unbound `EncoderLayer`."""
         return EncoderLayer(settings_of(self), self.num_heads, grid, parent=None)

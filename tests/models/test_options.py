@@ -204,8 +204,15 @@ def test_pretrained_parameters_drop_in(images, name):
     np.testing.assert_allclose(latent, tokens, atol=1e-5)
 
 
-@pytest.mark.parametrize("name", ["crate_classifier_tiny", "vit_classifier_small"])
-@pytest.mark.parametrize("scan_layers", [False, True])
+@pytest.mark.parametrize(
+    ("name", "scan_layers"),
+    [
+        ("crate_classifier_tiny", False),
+        ("crate_classifier_tiny", True),
+        ("vit_classifier_small", False),
+        ("crate_alpha_classifier_small", True),
+    ],
+)
 def test_stochastic_depth(images, name, scan_layers):
     """Off outside training; in training some images lose some steps, and the last layer loses all at a rate of 1."""
     shape = {**SIZE, "depth": 3, "scan_layers": scan_layers}
@@ -224,7 +231,8 @@ def test_stochastic_depth(images, name, scan_layers):
     moved = np.asarray(logits(model, seed=1))
     np.testing.assert_array_equal(moved, logits(model, seed=1))
     kinds = len(np.unique(np.round(moved, 3), axis=0))
-    steps = 2 if name.startswith("crate") else 4  # the first layer's rate is 0; each other has so many branches
+    steps = 2 * model.branches  # the first layer's rate is 0; each other has so many branches
+    assert model.branches == (1 if name == "crate_classifier_tiny" else 2)
     assert 2 < kinds <= 2**steps
     rngs = {"dropout": jax.random.key(0)}
     half, none = (

@@ -13,6 +13,7 @@ from crate_jax.models.layers import cbsa, compression, gradient, ista, mlp, mssa
 from crate_jax.models.layers.initializers import kaiming
 from crate_jax.models.layers.norm import LayerNorm, official_norm, prefixed
 from crate_jax.models.layers.settings import Cost, LayerSettings
+from crate_jax.models.layers.stochastic_depth import drop_path
 from crate_jax.models.layout import constrain, partitioned, token_spec
 from crate_jax.operators.normalised import normalised_product
 from crate_jax.operators.residuals import name_residual
@@ -51,13 +52,14 @@ MEANINGS = {
 }  # fmt: skip
 
 
-def sparsify(module, settings, z_BxNxD, name):
-    """z+ of the sparsification step that the settings name, as a submodule of `module`."""
+def sparsify(module, settings, z_BxNxD, name, keep_Bx1x1=None):
+    """z+ of the sparsification step that the settings name, as a submodule of `module`; its residual branch times
+    stochastic depth's factor of each image."""
     if settings.sparsification == "none":
         return z_BxNxD
     step = SPARSIFICATIONS[settings.sparsification][0](settings, name=name, parent=module)
     out_BxNxD = step(z_BxNxD)
-    return z_BxNxD + out_BxNxD if settings.sparsification_residual else out_BxNxD
+    return z_BxNxD + drop_path(out_BxNxD, keep_Bx1x1) if settings.sparsification_residual else out_BxNxD
 
 
 class EncoderLayer(nn.Module):
@@ -74,13 +76,13 @@ class EncoderLayer(nn.Module):
     grid: tuple | None = None
 
     @nn.compact
-    def __call__(self, z_BxNxD, keep_1xBx1x1=None):
+    def __call__(self, z_BxNxD, keep_SxBx1x1=(None, None)):
         self.sow("intermediates", "input", z_BxNxD)
-        keep_Bx1x1 = None if keep_1xBx1x1 is None else keep_1xBx1x1[0]
         compress = COMPRESSIONS[self.settings.compression][0]
-        z_BxNxD = compress(self.settings, self.num_heads, grid=self.grid, name="compression")(z_BxNxD, keep_Bx1x1)
+        z_BxNxD = compress(self.settings, self.num_heads, grid=self.grid, name="compression")(z_BxNxD, keep_SxBx1x1[0])
         self.sow("intermediates", "compressed", z_BxNxD)
-        z_BxNxD = constrain(sparsify(self, self.settings, z_BxNxD, "sparsification"), "images", None, None)
+        z_BxNxD = sparsify(self, self.settings, z_BxNxD, "sparsification", keep_SxBx1x1[-1])
+        z_BxNxD = constrain(z_BxNxD, "images", None, None)
         self.sow("intermediates", "output", z_BxNxD)
         return z_BxNxD
 
