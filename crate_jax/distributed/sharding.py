@@ -1,5 +1,7 @@
 """Which array is sharded over which mesh axis: one table of rules for the logical axis names of `models.layout`."""
 
+import math
+
 import flax.linen as nn
 import jax
 from jax.sharding import NamedSharding, PartitionSpec
@@ -44,6 +46,10 @@ def rules_for(settings):
     return tuple(rules.items())
 
 
+def _ways(mesh, axes):
+    return math.prod(mesh.shape[axis] for axis in axes)
+
+
 def parameter_shardings(boxed, mesh, rules=RULES):
     """A sharding for each parameter.
 
@@ -70,13 +76,12 @@ def parameter_shardings(boxed, mesh, rules=RULES):
                 raise UserError(f"the parameter {name} has a logical axis {axis!r}, which no rule of the mesh covers.")
         spec = nn.logical_to_mesh_axes(leaf.names, rules)
         for size, axes in zip(leaf.value.shape, spec, strict=True):
-            ways = 1
-            for axis in (axes,) if isinstance(axes, str) else axes or ():
-                ways *= mesh.shape[axis]
-            if size % ways:
+            axes = (axes,) if isinstance(axes, str) else axes or ()
+            if size % (ways := _ways(mesh, axes)):
+                over = " * ".join(f"mesh.{axis}" for axis in axes)
                 raise UserError(
-                    f"mesh.{axes}={ways} does not divide an axis of {size} of the parameter {name}; "
-                    f"choose a mesh axis that does."
+                    f"{over}={ways} does not divide an axis of {size} of the parameter {name}; choose a mesh axis that "
+                    f"does."
                 )
         return NamedSharding(mesh, spec)
 
@@ -96,16 +101,19 @@ def replicated(mesh):
     return NamedSharding(mesh, PartitionSpec())
 
 
-def check_batch(batch_size, accumulate, mesh):
-    """Refuses a batch that cannot be sharded evenly.
+def check_batch(batch_size, accumulate, mesh, rules=RULES):
+    """Refuses a batch that cannot be sharded evenly: as it is read, and as the rules shard `images` within the step.
 
     Raises:
         UserError: naming the batch size and what divides it.
     """
-    ways = mesh.shape["data"] * mesh.shape["fsdp"] * accumulate
+    over = dict(rules)["images"]
+    shards = {axes: _ways(mesh, axes) for axes in (("data", "fsdp"), (over,) if isinstance(over, str) else over or ())}
+    ways = math.lcm(*shards.values()) * accumulate
     if batch_size % ways:
+        counted = " and ".join(" * ".join(f"mesh.{axis}" for axis in axes) for axes in shards if axes)
         raise UserError(
-            f"batch_size={batch_size} is not divisible by mesh.data * mesh.fsdp * optimizer.accumulate = {ways}; "
+            f"batch_size={batch_size} is not divisible by {counted}, times optimizer.accumulate: {ways}; "
             f"choose one that is, such as {-(-batch_size // ways) * ways}. A run that has begun keeps its batch_size: "
             f"resume it on a number of devices that divides it, or let mesh.tensor take more of them."
         )

@@ -22,7 +22,7 @@ from crate_jax.config_schema import LEAVES
 from crate_jax.data import pipeline
 from crate_jax.data.sources import open_source
 from crate_jax.distributed.mesh import make_mesh
-from crate_jax.distributed.sharding import batch_sharding, check_batch
+from crate_jax.distributed.sharding import batch_sharding, check_batch, rules_for
 from crate_jax.errors import UserError
 from crate_jax.evaluation.classification import Classification, layer_rates, pretrained_start
 from crate_jax.evaluation.feature_store import evenly_spaced, split_batches
@@ -31,6 +31,7 @@ from crate_jax.evaluation.head_only import HeadOnly, check_head_only, fold_norma
 from crate_jax.models.registry import create_model, for_platform, model_class
 from crate_jax.training.objective import channel_statistics, normalise
 from crate_jax.training.observers import on_one_device
+from crate_jax.training.preflight import PRE_TRAINING, check_effect
 from crate_jax.training.program import build_program
 from crate_jax.training.run import run_training
 from crate_jax.training.start import with_params
@@ -51,16 +52,12 @@ def classifier_settings(config, model):
         model: the network.
 
     Returns:
-        A dictionary from dotted leaf to value.
-
-    Raises:
-        UserError: no classifier has this encoder.
+        A dictionary from dotted leaf to value. The position table is that of the pre-training's image size, resized
+        where fine-tuning is at another.
     """
     name = config.model.name
     if "_mae_" in name:
         name = name.replace("_mae_", "_classifier_").removesuffix("_paper")
-    elif "classifier" not in name and not name.startswith("crate_"):
-        raise UserError(f"model.name={name}: there is no classifier with its encoder.")
     fields = {field.name for field in dataclasses.fields(model_class(name))} - {"parent", "name", "num_classes"}
     found = {"model.name": name}
     for leaf in LEAVES:
@@ -68,7 +65,7 @@ def classifier_settings(config, model):
         if leaf.startswith("model.") and attribute in fields and hasattr(model, attribute):
             value = getattr(model, attribute)
             found[leaf] = jnp.dtype(value).name if attribute == "dtype" else value
-    return found
+    return found | {"model.table_image_size": model.table_image_size or model.image_size}
 
 
 def recipe_for(pretrained, overrides=(), labels_per_class=None):
@@ -105,9 +102,6 @@ def inherited(recipe, pretrained, model):
 
     Returns:
         A dictionary from dotted leaf to value.
-
-    Raises:
-        UserError: no classifier has this encoder.
     """
     said = given(recipe) - {"model.name"}
     own_data = "data.name" not in said or recipe.data.name == pretrained.data.name
@@ -133,10 +127,7 @@ def compose(recipe, pretrained, model, *, source=None, identity=None, labels_per
     Raises:
         UserError: no labels, or settings that do not go together.
     """
-    if recipe.init_from is not None:
-        raise UserError(
-            f"init_from={recipe.init_from} is for pretrain; finetune begins with --workdir or --checkpoint."
-        )
+    check_effect(recipe, PRE_TRAINING, "fine-tuning", "pretrain")
     begin = {"source": source, "identity": identity, "labels_per_class": labels_per_class, "draw": draw}
     leaves = inherited(recipe, pretrained, model) | {f"finetune.{name}": value for name, value in begin.items()}
     config = override(recipe, leaves.items())
@@ -235,7 +226,7 @@ def fine_tune(config, out, encoder=None, second_interrupt=None):
     mean, std = channel_statistics(config, model.channels)
     mixes = bool(config.data.mixup or config.data.cutmix)
     head_only, accumulate, decay = config.finetune.head_only, config.optimizer.accumulate, config.optimizer.layer_decay
-    check_batch(config.batch_size, accumulate, make_mesh(config.mesh))
+    check_batch(config.batch_size, accumulate, make_mesh(config.mesh), rules_for(config.mesh))
     if head_only:  # its batch statistics are those of the whole batch, so it cuts the batch itself
         check_head_only(config, model, encoder)
         objective, factors = HeadOnly(model, mean, std, accumulate), head_factors

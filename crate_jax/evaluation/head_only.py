@@ -23,6 +23,7 @@ from crate_jax.evaluation.classification import mean_of
 from crate_jax.evaluation.feature_store import split_batches
 from crate_jax.interop.checkpoint_file import MODEL, ParamsCheckpoint, write_folder
 from crate_jax.training.objective import channel_statistics, normalise
+from crate_jax.training.step import micro_batches
 
 CLASSIFIER = "classifier"  # in a workdir: the folded network
 EPSILON = 1e-6  # of the variance, as in Meta's code
@@ -81,9 +82,7 @@ class HeadOnly:
         frozen = jax.lax.stop_gradient(params)
         if self.micro_batches == 1:
             return encode(image_BxHxWxC)
-        # interleaved, so that a part takes as many rows from each device as from any other
-        parts = image_BxHxWxC.reshape(-1, self.micro_batches, *image_BxHxWxC.shape[1:]).swapaxes(0, 1)
-        token_AxMxD = jax.lax.map(encode, parts)
+        token_AxMxD = jax.lax.map(encode, micro_batches(image_BxHxWxC, self.micro_batches))
         return token_AxMxD.swapaxes(0, 1).reshape(len(image_BxHxWxC), -1)
 
     def __call__(self, params, batch, key):

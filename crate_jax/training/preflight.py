@@ -6,7 +6,9 @@ from crate_jax.data.sources import open_source
 from crate_jax.errors import UserError
 from crate_jax.models.registry import model_class
 
-FINE_TUNING = ("data.mixup", "data.cutmix", "data.label_smoothing", "optimizer.layer_decay")  # and finetune.*
+# beginnings of the settings that one kind of training reads
+FINE_TUNING = ("data.mixup", "data.cutmix", "data.label_smoothing", "optimizer.layer_decay", "finetune.")
+PRE_TRAINING = ("init_from", "norm_pix_loss", "masking.", "objective.")
 
 
 def check_autoencoder(name):
@@ -22,6 +24,22 @@ def check_autoencoder(name):
         )
 
 
+def check_effect(config, beginnings, here, there):
+    """Refuses settings that a training would ignore.
+
+    Args:
+        config: a checked config.
+        beginnings: of the names of these settings.
+        here, there: what ignores them, and what does not.
+
+    Raises:
+        UserError: naming the first that is not at its default.
+    """
+    for name, value in flatten(config).items():
+        if name.startswith(beginnings) and value != LEAVES[name].default:
+            raise UserError(f"{name}={shown(value)} has no effect on {here}, only on {there}; leave it out.")
+
+
 def check_objective(config, model):
     """Refuses what the objective of pre-training would ignore, and targets that are not defined for a network.
 
@@ -32,9 +50,7 @@ def check_objective(config, model):
     Raises:
         UserError: a setting of fine-tuning only; targets of a single pixel that are to be standardised.
     """
-    for name, value in flatten(config).items():
-        if (name in FINE_TUNING or name.startswith("finetune.")) and value != LEAVES[name].default:
-            raise UserError(f"{name}={shown(value)} has no effect on pre-training, only on finetune; leave it out.")
+    check_effect(config, FINE_TUNING, "pre-training", "finetune")
     if config.norm_pix_loss and model.patch_size**2 * model.channels < 2:
         raise UserError(
             "norm_pix_loss=True: a patch of one pixel and one channel has no variance to be standardised by; choose a "

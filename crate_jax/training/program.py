@@ -116,7 +116,7 @@ def build_program(config, num_examples, *, mesh=None, model=None, objective=None
         model = create_model(config.model.name, **model_overrides(config))
         model = for_platform(model, mesh.devices.flat[0].platform, mesh.size)
     settings, rules = config.optimizer, rules_for(config.mesh)
-    check_batch(config.batch_size, settings.accumulate, mesh)
+    check_batch(config.batch_size, settings.accumulate, mesh, rules)
     _check_kernels(model, mesh, rules)
     objective = objective or masked_completion(config, model)
     optimizer = make_optimizer(config, num_examples, scale_by_layer)

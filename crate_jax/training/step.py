@@ -9,6 +9,12 @@ from crate_jax.distributed.sharding import RULES, batch_sharding, replicated
 from crate_jax.models.layout import constrain
 
 
+def micro_batches(x, count):
+    """B x ... to A x B/A x ... . Interleaved, so that every device cuts its own shard and no row crosses to another."""
+    parts = jnp.swapaxes(x.reshape(-1, count, *x.shape[1:]), 0, 1)
+    return constrain(parts, None, "images", *(None,) * (x.ndim - 1))
+
+
 def make_train_step(objective, optimizer, schedule, *, accumulate=1, ema=None):
     """One optimizer step, as a pure function.
 
@@ -27,16 +33,11 @@ def make_train_step(objective, optimizer, schedule, *, accumulate=1, ema=None):
     """
     gradient = jax.value_and_grad(objective, has_aux=True)
 
-    def micro_batches(x):
-        """B to A x B/A. Interleaved, so that every device cuts its own shard and no image crosses to another."""
-        parts = jnp.swapaxes(x.reshape(x.shape[0] // accumulate, accumulate, *x.shape[1:]), 0, 1)
-        return constrain(parts, None, "images", *(None,) * (x.ndim - 1))
-
     def gradients(params, batch, key):
         if accumulate == 1:
             (loss, scalars), grads = gradient(params, batch, key)
             return loss, scalars, grads
-        parts = jax.tree.map(micro_batches, batch)
+        parts = jax.tree.map(lambda x: micro_batches(x, accumulate), batch)
 
         def one(total, part):
             (loss, scalars), grads = gradient(params, part, key)

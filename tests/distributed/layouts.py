@@ -23,6 +23,32 @@ SHARDED_ONLY = {  # not trained
 STEPS = 8
 
 
+def work_of_a_shard(mesh):
+    """Collectives in programs that every device can run on its own part of a batch."""
+    import flax.linen as nn
+    import jax
+    import jax.numpy as jnp
+
+    from crate_jax.distributed.sharding import RULES, batch_sharding
+    from crate_jax.operators.coding_rate import coding_rate_gradient
+    from crate_jax.training.step import micro_batches
+
+    def slope(codes):
+        return jax.grad(lambda codes: jnp.sum(jnp.sin(coding_rate_gradient(codes).astype(jnp.float32))))(codes)
+
+    def parts(images):
+        with nn.logical_axis_rules(RULES), jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
+            return micro_batches(images, 2)
+
+    found = {}
+    for function, shape in ((slope, (16, 20, 2, 12)), (parts, (16, 4, 4, 1))):
+        array = jax.ShapeDtypeStruct(shape, jnp.bfloat16, sharding=batch_sharding(mesh))
+        text = jax.jit(function).lower(array).compile().as_text()
+        kinds = ("all-gather", "all-reduce", "all-to-all", "collective-permute")
+        found[function.__name__] = [kind for kind in kinds if kind in text]
+    return found
+
+
 def main():
     os.environ["XLA_FLAGS"] = with_devices(8)
     import jax
@@ -78,6 +104,7 @@ def main():
             "biggest_share": biggest_share,
         }
     del told["batches"]
+    told["alone"] = work_of_a_shard(make_mesh(override(default_config(), [("mesh.fsdp", 2)]).mesh))
     json.dump(told, sys.stdout)
 
 

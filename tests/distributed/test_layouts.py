@@ -32,6 +32,10 @@ def test_the_program_holds_the_constraints(told):
     assert told["data 8"]["collectives"] > 0 == told["one"]["collectives"]
 
 
+def test_what_a_device_can_do_alone_has_no_collectives(told):
+    assert told["alone"] == {"slope": [], "parts": []}
+
+
 def test_parameters_are_really_split(told):
     assert told["data 8"]["biggest_share"] == 1
     assert told["fsdp 4"]["biggest_share"] == 1 / 4

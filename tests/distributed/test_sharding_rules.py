@@ -16,7 +16,7 @@ from jax.sharding import AbstractMesh, AxisType
 from crate_jax.config import default_config, load_config, model_overrides, override
 from crate_jax.config_files import installed_configs
 from crate_jax.distributed.mesh import AXES, mesh_shape
-from crate_jax.distributed.sharding import RULES, parameter_shardings, rules_for
+from crate_jax.distributed.sharding import RULES, check_batch, parameter_shardings, rules_for
 from crate_jax.errors import UserError
 from crate_jax.models.registry import boxed_shapes, create_model
 from crate_jax.training.optimizer import make_optimizer
@@ -99,6 +99,15 @@ def test_rules_of_a_config_replace_ours():
     ):
         with pytest.raises(UserError, match=r"mesh\.rules"):
             rules_for(override(default_config(), [("mesh.rules", wrong)]).mesh)
+
+
+def test_a_batch_is_divided_as_the_rules_shard_images():
+    mesh = AbstractMesh((1, 1, 4), AXES, axis_types=(AxisType.Auto,) * 3)
+    check_batch(6, 2, mesh)
+    rules = rules_for(override(default_config(), [("mesh.rules", "(('images', ('data', 'tensor')),)")]).mesh)
+    check_batch(8, 2, mesh, rules)
+    with pytest.raises(UserError, match=r"batch_size=6 is not .*mesh\.data \* mesh\.tensor.*: 8; .* such as 8"):
+        check_batch(6, 2, mesh, rules)
 
 
 WRONG_NAME, DOUBLE = "((['a'], 'data'),)", "(('embed', ('fsdp', 'fsdp')),)"

@@ -16,10 +16,11 @@ from crate_jax.data.mixing import mixing_plan
 from crate_jax.errors import UserError
 from crate_jax.evaluation import fine_tuning, finetune
 from crate_jax.evaluation.classification import Classification, pretrained_start
-from crate_jax.evaluation.fine_tuning import compose, inherited
+from crate_jax.evaluation.fine_tuning import classifier_settings, compose, inherited
 from crate_jax.evaluation.head_only import HeadOnly, check_head_only, head_factors
 from crate_jax.evaluation.subject import Subject
 from crate_jax.models.registry import create_model
+from crate_jax.operators.positions import resize_positions, sincos_positions
 from crate_jax.training.state import TrainState
 from crate_jax.training.step import make_train_step
 from tests.compiling import with_devices
@@ -73,6 +74,26 @@ def test_what_is_not_given_is_inherited(flags, leaf, value):
     group, _, last = leaf.rpartition(".")
     config = override(recipe, leaves.items())
     assert (config[group] if group else config)[last] == value
+
+
+def test_what_only_pre_training_reads_is_refused():
+    for leaf, value in (("norm_pix_loss", "True"), ("masking.kind", "block")):
+        with pytest.raises(UserError, match=f"{leaf}=.* has no effect on fine-tuning"):
+            compose(load_config("finetune", [(leaf, value)]), DIGITS, NETWORK)
+
+
+def test_positions_at_another_size_are_those_of_the_pre_training_resized():
+    leaves = inherited(load_config("finetune", [("model.image_size", 16)]), DIGITS, NETWORK)
+    assert leaves["model.table_image_size"] == 8
+    larger = CLASSIFIER.clone(image_size=16, table_image_size=8)
+    table = larger.resized_positions(16, (4, 4))[0]
+    np.testing.assert_allclose(table, resize_positions(sincos_positions((2, 2), 16), (2, 2), (4, 4)), atol=1e-6)
+
+
+def test_a_published_classifier_is_fine_tuned_as_itself():
+    network = create_model("tost_small", **SIZE)
+    leaves = classifier_settings(override(DIGITS, [("model.name", "tost_small")]), network)
+    assert leaves["model.name"] == "tost_small" and leaves["model.sparsification"] == "mlp"
 
 
 def test_classes_are_those_of_the_data():
