@@ -48,7 +48,7 @@ def pretrain(config, workdir):
     from crate_jax.analysis import watching
     from crate_jax.training.pretraining import pretrain as run
 
-    config = load_config(config) if isinstance(config, str) else config
+    config = load_config(config) if isinstance(config, str) else override(config)
     outcome, interrupted = run(config, workdir, watch=watching.measuring_observers)
     if interrupted and outcome.preempted:
         raise KeyboardInterrupt

@@ -126,9 +126,9 @@ def override(config, overrides=(), *, source="the config"):
             raise UserError(f"--config.{name}: there is no such setting{nearest(name, LEAVES)}")
         flat[name] = _parse(name, value) if isinstance(value, str) else value
         leaves.add(name)
-    folder = flat["data.data_dir"]
-    if isinstance(folder, str) and folder and "://" not in folder:  # a stored config is read from other folders too
-        flat["data.data_dir"] = local(os.path.abspath(os.path.expanduser(folder)))
+    for name in ("data.data_dir", "init_from"):  # a stored config is read from other folders too
+        if isinstance(path := flat[name], str) and path.strip() and "://" not in path:
+            flat[name] = local(os.path.abspath(os.path.expanduser(path)))
     return _nest({name: check_leaf(name, value) for name, value in flat.items()}, leaves)
 
 

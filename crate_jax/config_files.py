@@ -30,12 +30,12 @@ def installed_configs():
 def arguments_of(path):
     """The arguments that a config file says its `get_config` takes, without running it; () if it says none."""
     try:
-        body = ast.parse(path.read_text()).body
-    except (OSError, SyntaxError, ValueError):
-        return ()
-    for node in body:
-        if isinstance(node, ast.Assign) and any(getattr(target, "id", None) == "ARGUMENTS" for target in node.targets):
-            return tuple(ast.literal_eval(node.value))
+        for node in ast.parse(path.read_text()).body:
+            targets = node.targets if isinstance(node, ast.Assign) else ()
+            if any(getattr(target, "id", None) == "ARGUMENTS" for target in targets):
+                return tuple(ast.literal_eval(node.value))
+    except (OSError, SyntaxError, ValueError, TypeError):  # unreadable, or no literal
+        pass
     return ()
 
 

@@ -2,30 +2,34 @@
 
 from crate_jax.errors import UserError
 
+_DRAWS = "initial values, masks and stochastic depth of a seed would be others"
+_IMPLICIT = "numbers such as the step's are transferred implicitly"
+_UNGUARDED = (None, "allow", "log", "log_explicit")
+
 
 def check_jax_settings():
-    """Refuses 64-bit draws, disabled compilation and guarded transfers, however they were set.
+    """Refuses other random numbers, disabled compilation, strict promotion and guarded transfers, however set.
 
     Raises:
         UserError: naming the setting and how to unset it.
     """
     import jax
 
-    for name, wrong, why in (
-        ("jax_enable_x64", bool, "initial values, masks and stochastic depth of a seed would be others"),
-        ("jax_disable_jit", bool, "the train step is a compiled program"),
-        ("jax_transfer_guard", _guards, "numbers such as the step's are transferred implicitly"),
-        ("jax_transfer_guard_host_to_device", _guards, "numbers such as the step's are transferred implicitly"),
-        ("jax_transfer_guard_device_to_host", _guards, "metrics are read from the device"),
-        ("jax_transfer_guard_device_to_device", _guards, "batches are laid out over the mesh"),
+    for name, allowed, why in (
+        ("jax_enable_x64", (False,), _DRAWS),
+        ("jax_default_prng_impl", ("threefry2x32",), _DRAWS),
+        ("jax_threefry_partitionable", (True,), _DRAWS),
+        ("jax_disable_jit", (False,), "the train step is a compiled program"),
+        ("jax_numpy_dtype_promotion", ("standard",), "bfloat16 and float32 are combined implicitly"),
+        ("jax_numpy_rank_promotion", ("allow", "warn"), "a bias is broadcast implicitly"),
+        ("jax_transfer_guard", _UNGUARDED, _IMPLICIT),
+        ("jax_transfer_guard_host_to_device", _UNGUARDED, _IMPLICIT),
+        ("jax_transfer_guard_device_to_host", _UNGUARDED, "metrics are read from the device"),
+        ("jax_transfer_guard_device_to_device", _UNGUARDED, "batches are laid out over the mesh"),
     ):
-        value = getattr(jax.config, name, None)
-        if wrong(value):
+        value = getattr(jax.config, name, allowed[0])
+        if value not in allowed:
             raise UserError(
                 f"{name.upper()}={value} is set, and {why}; unset this environment variable, or call "
-                f'jax.config.update("{name}", {"None" if wrong is _guards else "False"}) first.'
+                f'jax.config.update("{name}", {allowed[0]!r}) first.'
             )
-
-
-def _guards(value):
-    return value is not None and str(value).startswith("disallow")

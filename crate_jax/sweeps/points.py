@@ -14,6 +14,8 @@ import itertools
 import pathlib
 import re
 
+import numpy as np
+
 from crate_jax.config import flatten, load_config
 from crate_jax.config_files import find_config, installed_configs, run_config_file
 from crate_jax.config_schema import LEAVES
@@ -112,7 +114,8 @@ def load_sweep(name):
             raise UserError(f"--config={path}: EVALUATE has {command!r}{nearest(command, EVALUATIONS)}")
     points = []
     for one in hyper:
-        overrides = {key: value for key, value in one.items() if key != "name"}
+        # a number of NumPy's, as np.linspace makes them, is no JSON
+        overrides = {k: v.item() if isinstance(v, np.generic) else v for k, v in one.items() if k != "name"}
         name = safe(one["name"]) if "name" in one else name_of(overrides)
         points.append(Point(name, overrides, fingerprint(load_config(path, overrides.items()))))
     names = [point.name for point in points]

@@ -114,6 +114,9 @@ def test_configs_by_name_by_argument_and_by_file(tmp_path, monkeypatch):
     )
     assert load_config("mine.py").total_steps == load_config("mine.py:few").total_steps == 3
     assert load_config(f"{file}:many").total_steps == 9
+    (tmp_path / "made.py").write_text(f"{file.read_text()}ARGUMENTS = tuple(sorted(ARGUMENTS))\n")
+    (tmp_path / "other.py").write_text(file.read_text().replace('("few", "many")', "tuple({'few'})"))
+    assert load_config("made.py:many").total_steps == 9 and load_config("other.py").total_steps == 3
     (tmp_path / "config.json").write_text(to_json(load_config("mine.py:many")))
     assert load_config("config.json").total_steps == 9
     for name, said in [
@@ -150,10 +153,32 @@ def test_every_installed_config_is_a_config():
         load_config("imagenet:larg")
 
 
-@pytest.mark.parametrize(
-    ("name", "value"), [("JAX_ENABLE_X64", "1"), ("JAX_DISABLE_JIT", "1"), ("JAX_TRANSFER_GUARD", "disallow")]
-)
-def test_jax_settings_that_change_or_break_a_run_are_refused(name, value):
-    code = "from crate_jax.distributed.jax_settings import check_jax_settings; check_jax_settings()"
-    done = subprocess.run([sys.executable, "-c", code], env=os.environ | {name: value}, capture_output=True, text=True)
-    assert done.returncode == 1 and f"UserError: {name}=" in done.stderr and "unset" in done.stderr
+JAX_SETTINGS = """
+import jax
+from crate_jax.distributed.jax_settings import check_jax_settings
+from crate_jax.errors import UserError
+for name, wrong in (
+    ("jax_transfer_guard", "disallow"), ("jax_disable_jit", True), ("jax_enable_x64", True),
+    ("jax_default_prng_impl", "unsafe_rbg"), ("jax_threefry_partitionable", False),
+    ("jax_numpy_rank_promotion", "raise"), ("jax_numpy_dtype_promotion", "strict"), (None, None),
+):
+    try:
+        check_jax_settings()
+        print("not refused", name)
+    except UserError as error:
+        print(error)
+        before, _, first = str(error).partition("jax.config.update(")
+        eval("jax.config.update(" + first.removesuffix(" first."))
+    check_jax_settings()
+    if name:
+        jax.config.update(name, wrong)
+"""
+
+
+def test_jax_settings_that_change_or_break_a_run_are_refused():
+    """However they were set; the sentence says what to call."""
+    env = os.environ | {"JAX_DEFAULT_PRNG_IMPL": "rbg"}
+    done = subprocess.run([sys.executable, "-c", JAX_SETTINGS], env=env, capture_output=True, text=True)
+    said = done.stdout.splitlines()
+    assert done.returncode == 0 and len(said) == 8 and "not refused" not in done.stdout, done.stdout + done.stderr
+    assert said[0].startswith("JAX_DEFAULT_PRNG_IMPL=rbg is set, and initial values") and "unset" in said[0]

@@ -1,5 +1,7 @@
 """What a sweep file says: combinations, names that stay, mistakes that are told."""
 
+import json
+
 import pytest
 
 from crate_jax.config import load_config, model_overrides
@@ -54,6 +56,12 @@ def test_a_file_becomes_points_whose_flags_read_back(tmp_path):
     flags = [flag.removeprefix("--config.").partition("=") for flag in as_flags(sweep.points[1].overrides)]
     config = load_config(sweep.path, [(name, value) for name, _, value in flags])
     assert config.seed == 1 and config.data.crop_scale == (0.5, 1.0)
+
+
+def test_points_made_by_numpy_are_plain_numbers(tmp_path):
+    text = "import numpy as np\ndef get_hyper(): return leaf('seed', np.arange(2))"
+    (_, point) = load_sweep(written(tmp_path, text)).points
+    assert point.name == "seed=1" and json.dumps(point.overrides) == '{"seed": 1}'
 
 
 @pytest.mark.parametrize(

@@ -47,13 +47,26 @@ def test_a_run_begins_with_the_parameters_of_another_and_nothing_else(short, con
     jax.tree.map(np.testing.assert_array_equal, starting_params(tmp_path / "saved", config, model), given)
 
 
+def test_a_path_is_the_same_however_it_is_written(constant, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    written = [override(constant, [("init_from", path)]) for path in ("run", "./run/", str(tmp_path / "run"))]
+    assert written[0] == written[1] == written[2] and written[0].init_from == str(tmp_path / "run")
+
+
+def test_a_config_of_python_is_checked_as_one_of_the_command_line(constant, tmp_path):
+    wrong = override(constant)
+    wrong.optimizer.learning_rat = 1.0
+    with pytest.raises(UserError, match=r"there is no setting optimizer\.learning_rat; did you mean"):
+        crate_jax.pretrain(wrong, tmp_path / "run")
+
+
 def test_what_a_run_cannot_begin_with_is_named(short, constant):
     model = create_model("crate_mae_tiny", image_size=28, patch_size=7, channels=1, width=32, num_heads=2, depth=2)
     with pytest.raises(UserError, match=r"init_from=.*does not fit crate_mae_tiny: .* has shape .*model\.\*"):
         starting_params(short, constant, model)
     with pytest.raises(UserError, match="init_from=/nowhere: there is no such"):
         starting_params("/nowhere", constant, model)
-    with pytest.raises(UserError, match="init_from=x is for pretrain"):
+    with pytest.raises(UserError, match=r"init_from=.*x' has no effect on fine-tuning, only on pretrain"):
         compose(load_config("finetune", [("init_from", "x")]), constant, model)
 
 

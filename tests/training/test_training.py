@@ -48,6 +48,23 @@ def test_epochs_count_the_whole_split_and_steps_win(tiny):
         learning_rate(override(tiny, [("optimizer.warmup_steps", 20)]), 100)
 
 
+@pytest.mark.parametrize(
+    ("leaves", "says"),
+    [
+        ({"total_steps": None, "total_epochs": 1e6, "batch_size": 1}, "total_epochs=1000000.0 are 4000000000 steps"),
+        ({"total_steps": None}, "neither total_steps nor total_epochs"),
+        ({"optimizer.warmup_steps": 12}, "optimizer.warmup_steps=12 is not shorter than the run of 12"),
+        (
+            {"optimizer.warmup_steps": None, "optimizer.warmup_epochs": 1.0},
+            r"optimizer.warmup_epochs=1.0 \(250 steps\) is not shorter",
+        ),
+    ],
+)
+def test_a_length_that_cannot_be_is_named(tiny, leaves, says):
+    with pytest.raises(UserError, match=says):
+        learning_rate(override(tiny, leaves.items()), 4000)
+
+
 def test_adamw_is_textbook_adamw(tiny):
     config = override(tiny, [("optimizer.clip_norm", None), ("optimizer.warmup_steps", 0), ("total_steps", 1000)])
     optimizer = make_optimizer(config, 1000)
