@@ -88,17 +88,8 @@ def parameter_rows(model):
 def _order(path):
     """Stage, then step of the layer, then matrices before what is added to them."""
     steps = (
-        "compression",
-        "linear",
-        "attention",
-        "qkv",
-        "output",
-        "sparsification",
-        "expansion",
-        "mlp_norm",
-        "up",
-        "down",
-    )
+        "compression", "linear", "attention", "qkv", "output", "sparsification", "expansion", "mlp_norm", "up", "down",
+    )  # fmt: skip
     last = path.rpartition("/")[2]
     inner = next((number for number, step in enumerate(steps) if f"/{step}" in path), -1)
     late = last.endswith("bias") + 2 * last.startswith("output")
@@ -160,15 +151,8 @@ def table_text(rows, split=None):
         where = ", ".join(row.axes if split is None else (split(axis) or "-" for axis in row.axes))
         layers = f"{row.layers} x" if row.layers > 1 else ""
         lines.append((row.path, layers, shape, f"{row.size:,}", where, row.meaning))
-    heads = (
-        "parameter",
-        "layers",
-        "shape",
-        "numbers",
-        "logical axes" if split is None else "sharded over",
-        "what it is",
-    )
-    lines.insert(0, heads)
+    where = "logical axes" if split is None else "sharded over"
+    lines.insert(0, ("parameter", "layers", "shape", "numbers", where, "what it is"))
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     aligned = "<><><<"  # numbers to the right
     return "\n".join(

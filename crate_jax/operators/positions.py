@@ -72,11 +72,8 @@ def resize_positions(table_TxD, old_grid, new_grid):
     """
     if tuple(old_grid) == tuple(new_grid):
         return table_TxD
+    library, how = (np, {}) if isinstance(table_TxD, np.ndarray) else (jnp, {"precision": "highest"})
+    by_row, by_column = (bicubic_matrix(*both).astype(np.float32) for both in zip(old_grid, new_grid, strict=True))
     patches = table_TxD[1:].reshape(*old_grid, -1)
-    by_row = bicubic_matrix(old_grid[0], new_grid[0]).astype(np.float32)
-    by_column = bicubic_matrix(old_grid[1], new_grid[1]).astype(np.float32)
-    if isinstance(table_TxD, np.ndarray):
-        resized = np.einsum("ar,bc,rcd->abd", by_row, by_column, patches)
-        return np.concatenate([table_TxD[:1], resized.reshape(-1, table_TxD.shape[1])]).astype(table_TxD.dtype)
-    resized = jnp.einsum("ar,bc,rcd->abd", by_row, by_column, patches, precision="highest")
-    return jnp.concatenate([table_TxD[:1], resized.reshape(-1, table_TxD.shape[1])]).astype(table_TxD.dtype)
+    resized = library.einsum("ar,bc,rcd->abd", by_row, by_column, patches, **how)
+    return library.concatenate([table_TxD[:1], resized.reshape(-1, table_TxD.shape[1])]).astype(table_TxD.dtype)

@@ -24,6 +24,12 @@ def _told_elsewhere(record):
     return record.levelno < logging.ERROR
 
 
+def _items(state):
+    """What a checkpoint of a state holds, by item."""
+    items = {"params": state.params, "progress": {"step": state.step, "opt_state": state.opt_state}}
+    return items if state.ema is None else items | {"ema": state.ema}
+
+
 class Checkpoints:
     """The checkpoints of one run.
 
@@ -63,9 +69,7 @@ class Checkpoints:
         Raises:
             UserError: it cannot be written (a full disk, say) or read back; older checkpoints stay.
         """
-        items = {"params": state.params, "progress": {"step": state.step, "opt_state": state.opt_state}}
-        if state.ema is not None:
-            items["ema"] = state.ema
+        items = _items(state)
         try:
             self._proven = self._proven or bool(self.steps())
             self.folder.mkdir(parents=True, exist_ok=True)
@@ -130,23 +134,19 @@ class Checkpoints:
         Raises:
             UserError: there are checkpoints, and none can be read.
         """
-        items = {"params": abstract.params, "progress": {"step": abstract.step, "opt_state": abstract.opt_state}}
-        if abstract.ema is not None:
-            items["ema"] = abstract.ema
         self._clear_unfinished()
         broken, below = [], None
         while True:
             step = agreed(max((s for s in self.steps() if below is None or s < below), default=-1))
             if step < 0:
                 break
-            found = self._restore_whole(step, items)
+            found = self._restore_whole(step, _items(abstract))
             if found is not None:
                 self._set_aside(broken)
                 return abstract.replace(
                     params=found["params"],
-                    step=found["progress"]["step"],
-                    opt_state=found["progress"]["opt_state"],
-                    ema=found["ema"] if abstract.ema is not None else None,
+                    **found["progress"],
+                    ema=found.get("ema"),
                     bad_step=jax.device_put(jnp.full((), -1, jnp.int32), abstract.bad_step.sharding),
                 )
             broken.append(step)
