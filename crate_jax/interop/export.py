@@ -100,7 +100,10 @@ def initial_tensors(model):
 
 def warn_of_options(model):
     """Says which options the official class does not have: there, the same tensors compute something else."""
-    official = {"skip": "input", "attention_scale": "official", "positions": "added"}
+    official = {
+        "skip": "input", "attention_scale": "official", "positions": "added", "compression": "mssa",
+        "compression_step": "add",
+    }  # fmt: skip
     changed = [
         f"{name}={getattr(model, name)}" for name, value in official.items() if getattr(model, name, value) != value
     ]

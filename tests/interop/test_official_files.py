@@ -11,7 +11,9 @@ import pytest
 from crate_jax.cli.main import main
 from crate_jax.errors import UserError
 from crate_jax.interop.checkpoint_file import load_torch_checkpoint
+from crate_jax.interop.export import warn_of_options
 from crate_jax.interop.tensor_files import open_tensors, write_safetensors
+from crate_jax.models.registry import create_model
 
 DATA = pathlib.Path(__file__).parents[1] / "data"
 GOLDEN = DATA / "official_crate_mae_d48.safetensors"
@@ -163,3 +165,11 @@ def test_a_failed_write_leaves_nothing(tmp_path):
     with pytest.raises(RuntimeError):
         write_safetensors(tmp_path / "x.safetensors", {"a": (2,)}, read, {})
     assert not list(tmp_path.iterdir())
+
+
+def test_what_the_official_class_computes_otherwise_is_said(caplog):
+    warn_of_options(create_model("crate_mae_tiny"))
+    assert not caplog.text
+    for option in ({"compression": "gradient"}, {"compression_step": "subtract"}):
+        warn_of_options(create_model("crate_mae_tiny", **option))
+        assert "The official class has no {}={}".format(*option.popitem()) in caplog.messages[-1]
