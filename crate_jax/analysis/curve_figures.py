@@ -19,7 +19,7 @@ def layer_curves(study):
         "attention_self": ("attention of a token to itself", "mean weight"),
     }
     wanted = {key: text for key, text in wanted.items() if key in study.layers["network"]}
-    columns = min(3, len(wanted))
+    columns = 2 if len(wanted) == 4 else min(3, len(wanted))
     figure, axes = panels(columns, -(-len(wanted) // columns))
     for axis, (key, (title, unit)) in zip(axes.reshape(-1), wanted.items(), strict=False):
         for kind, layers in study.layers.items():
@@ -92,7 +92,7 @@ def objective_curves(study):
 
 def step_curves(study):
     """Each encoder layer's own steps: does compression descend on R^c, does ISTA descend on LASSO?"""
-    figure, axes = panels(3)
+    figure, axes = panels(3 if "lasso_after" in study.parts["steps"] else 1)
     axes = axes[0]
     steps = {key: value.mean(-1) for key, value in study.parts["steps"].items()}
     layers = np.arange(len(steps["added_cosine"]))
@@ -104,8 +104,6 @@ def step_curves(study):
     axes[0].set_ylim(-1.05, 1.05)
     label(axes[0], title="cosine with the descent of $R^c$(LN(z))", x="encoder layer", y="> 0 compresses", legend=True)
     if "lasso_after" not in steps:
-        axes[1].set_axis_off()
-        axes[2].set_axis_off()
         return figure
     for key, name, style in (
         ("lasso_start", "non-negative start", {"color": ORANGE, "marker": "s", "linestyle": "--"}),
@@ -147,7 +145,8 @@ def subspace_figures(study):
     """Spectra of the U_k and D, and how much the subspaces share."""
     parts = study.parts
     names = list(parts["subspaces"])
-    figure, axes = panels(3)
+    dictionaries = parts.get("dictionaries", {})
+    figure, axes = panels(3 if dictionaries else 2)
     axes = axes[0]
     for row, name in enumerate(names):
         spectrum = parts["subspaces"][name]["spectrum_KxP"].mean(0)
@@ -170,7 +169,8 @@ def subspace_figures(study):
         axes[1].set_ylim(0, 1)
     label(axes[1], title="overlap between subspaces", x="layer", y="0 orthogonal, 1 the same", legend=heads > 1)
     layer_axis(axes[1], names)
-    dictionaries = parts.get("dictionaries", {})
+    if not dictionaries:
+        return figure
     for row, held in enumerate(dictionaries.values()):
         spectrum = held["spectrum_D"]
         colour = _along(row, len(dictionaries))

@@ -1,8 +1,8 @@
 """Similarity of states: the decoder as the encoder's inverse, and the layers of two networks.
 
 Decoder layer l should undo encoder layer L + 1 - l, so Y^l should be Z^(L-l). Every state of the encoder (Z^0 the
-embedding, ..., Z^L after the final norm) is compared with every state of the decoder (Y^0 = Z^L, ..., Y^L), so that the
-predicted pairs stand beside their baselines: the other layers, and another image. Y^0 = Z^L holds by construction.
+embedding, ..., Z^L after the final norm) is compared with every state of the decoder (Y^0, made from Z^L, ..., Y^L),
+so that the predicted pairs stand beside their baselines: the other layers, and another image.
 
     cosine    between the tokens themselves, each scaled to unit length
     cka       linear CKA (Kornblith et al. 2019), debiased (Song et al. 2012): the same up to a rotation and a scale of

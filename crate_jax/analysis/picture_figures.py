@@ -26,7 +26,7 @@ def attention_by_head(study, statistics):
     pixels = _pixels(study.images[: min(4, len(attention))], statistics)
     heads = range(min(HEADS, attention.shape[1]))
     rows = [[pixels[b]] + [_heat(attention[b, k, 0, 1:].reshape(grid)) for k in heads] for b in range(len(pixels))]
-    titles = ["image", *[f"subspace {k}" for k in heads]]
+    titles = ["image", *_head_names(study, heads)]
     return picture_grid(
         rows, columns=titles, caption=f"encoder layer {layer}; query: the class token; each map by itself"
     )
@@ -44,8 +44,12 @@ def attention_by_layer(study, statistics, image=0):
         maps = [_heat(attention[image, k, 1 + query, 1:].reshape(grid)) for k in heads]
         rows.append([_marked(pixels, query, grid, study.model.patch_size), *maps])
         names.append(f"layer {layer}")
-    titles = ["query", *[f"subspace {k}" for k in heads]]
+    titles = ["query", *_head_names(study, heads)]
     return picture_grid(rows, columns=titles, names=names, caption="query: the framed patch; each map by itself")
+
+
+def _head_names(study, heads):
+    return [f"{'subspace' if study.has_subspaces else 'head'} {k}" for k in heads]
 
 
 def _query(study, image, grid):

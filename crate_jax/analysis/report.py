@@ -86,7 +86,10 @@ def sections(study, statistics):
     made = []
     for name, says, figures in _sections(study, statistics):
         held = {file: _png(draw()) for file, draw in figures.items()}
-        made.append({"name": name, **words[name], "found": says(study), "figures": held})
+        said = words[name]
+        if not study.has_subspaces:
+            said |= {key.removesuffix("_plain"): text for key, text in said.items() if key.endswith("_plain")}
+        made.append({"name": name, **said, "found": says(study), "figures": held})
         if not study.has_subspaces:
             made[-1]["predicts"] = ""
     return made
@@ -116,7 +119,8 @@ def page(study, made, claimed, facts):
     verdicts = [row["verdict"] for row in claimed]
     return environment.from_string(_template("report.html")).render(
         sections=made, claims=claimed, others=list(study.others), facts=facts, alarms=alarms(encoder_rows(study)),
-        dpi=DPI, draws=DRAWS, fewest=FEWEST, counts={one: verdicts.count(one) for one in VERDICTS},
+        has_subspaces=study.has_subspaces, dpi=DPI, draws=DRAWS, fewest=FEWEST,
+        counts={one: verdicts.count(one) for one in VERDICTS},
     )  # fmt: skip
 
 
