@@ -50,7 +50,11 @@ class Encoder(nn.Module):
     learned_positions = False
     embedding_norms = False  # LayerNorm before and after the embedding
     norm_epsilon = 1e-6  # of the norm after the last layer
-    branches = 1  # residual branches of a layer, for stochastic depth
+
+    @property
+    def branches(self):
+        """Residual branches of a layer, for stochastic depth."""
+        return 1
 
     def encoder_layer(self, grid=None):
         """An unbound layer of the encoder, for tokens of a full grid of patches or (None) of some of them."""
@@ -168,7 +172,10 @@ class WhiteBox(LayerSettings):
 class Transformer:
     """Mixed into a frame: the layers of a ViT."""
 
-    branches = 2
+    @property
+    def branches(self):
+        """Attention and the MLP."""
+        return 2
 
     def encoder_layer(self, grid=None):
         """An unbound `ViTLayer`."""
