@@ -10,8 +10,8 @@ exact gradient step, and at what loss of probe accuracy against the official ste
 quickstart's settings otherwise. About five minutes per point on one CPU core.
 
 Answer (docs/white_box.md): with tied projections compression lowers R^c at every layer, though not along its gradient;
-`convex` at the official loss. The exact gradient step descends, and does not learn to complete (one seed). `neumann` was
-not run.
+`convex` does at the official loss. The exact gradient step descends, and does not learn to complete (one seed).
+`neumann` was not run.
 """
 
 from crate_jax.config import load_config

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import struct
 import subprocess
@@ -154,12 +155,12 @@ def test_damaged_records_are_corrupt_and_damaged_files_are_not(stored, tmp_path,
     shutil.copytree(stored["array_record"] / "thirty" / "1.2.3", folder)
     path = sorted(folder.glob("thirty-train*"))[1]
     content = bytearray(path.read_bytes())
-    (place,) = (content.find(b"PNG", content.find(b"PNG") + 3),)  # of the second picture in the file
-    content[place] ^= 1
+    for match in list(re.finditer(b"PNG", content))[:4]:  # masks and images, in an order that changes from run to run
+        content[match.start()] ^= 1
     path.write_bytes(content)
     source = open_source("thirty", "train", tmp_path)
     damaged = [index for index, example in enumerate(source.read(np.arange(30))) if example.error]
-    assert 1 <= len(damaged) <= 2
+    assert 1 <= len(damaged) <= 4
     path.write_bytes(content[:1000])
     tfds_records._open_files.forget(str(path))
     with pytest.raises(UserError, match=rf"{path.name} cannot be read"):

@@ -4,7 +4,7 @@ import pytest
 from matplotlib.figure import Figure
 
 from crate_jax.evaluation.figures import save_figure
-from crate_jax.sweeps.compare import markdown
+from crate_jax.sweeps.comparison_tables import markdown
 
 
 @pytest.mark.parametrize("name", ["a$b_$", "$$", "cost $5 to $9 {", r"$\nope$", "coding rate $R^c$ of $x"])
