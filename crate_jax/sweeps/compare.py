@@ -23,6 +23,7 @@ from crate_jax.models.registry import create_model, num_parameters
 from crate_jax.sweeps.comparison_figure import draw
 from crate_jax.sweeps.comparison_tables import numbers_as_csv, tables
 from crate_jax.sweeps.run import POINT
+from crate_jax.training.checkpoint import Checkpoints
 from crate_jax.training.metrics_file import read_metrics
 from crate_jax.training.run_folder import RunFolder, read_config
 
@@ -93,10 +94,10 @@ def _config_there(path):
 
 
 def last_step(path):
-    """The last step in a run's log; 0 where there is none."""
-    metrics = RunFolder(path).metrics
-    lines = read_metrics(metrics) if metrics.exists() else []
-    return max((line["step"] for line in lines), default=0)
+    """The last step of a run, by its log or its checkpoints; 0 where there are none."""
+    folder = RunFolder(path)
+    logged = (line["step"] for line in read_metrics(folder.metrics))
+    return max((*logged, *Checkpoints(folder.checkpoints).steps()), default=0)
 
 
 def measure(path):

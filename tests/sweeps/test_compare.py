@@ -84,6 +84,15 @@ def test_a_run_that_is_not_finished_is_listed_and_not_averaged(tmp_path):
         compare(runs[2:], tmp_path / "out")
 
 
+def test_a_finished_run_without_its_log_is_finished(tmp_path):
+    run = written(tmp_path / "run", 0, 0.6)
+    (tmp_path / "run" / "metrics.jsonl").unlink()
+    (tmp_path / "run" / "checkpoints" / "100").mkdir(parents=True)
+    (tmp_path / "run" / "checkpoints" / "100" / "_CHECKPOINT_METADATA").write_text("{}")
+    text = compare([run], tmp_path / "out")
+    assert "| run | 1 |" in text and "60.0 |" in text and "training loss" not in text
+
+
 def test_what_is_missing_is_shown_as_missing(tmp_path):
     runs = [written(tmp_path / "a", 0, 0.6), written(tmp_path / "b", 0, None, model__depth=2)]
     compare(runs, tmp_path / "out")
