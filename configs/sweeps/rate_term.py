@@ -6,6 +6,8 @@
 Question: R of the batch's features is what MCR^2 (arXiv 2006.08558) and SimDINO (arXiv 2502.10385) maximise against
 collapse. What does it do for kNN and the probe, at what loss of reconstruction? 1,000 steps, the quickstart's settings
 otherwise; about four minutes per point on one CPU core.
+
+Answer (docs/results.md; one seed): it costs 0.2 and 0.7 dB, and kNN falls by 0.9 and 1.5 points.
 """
 
 from crate_jax.config import load_config
