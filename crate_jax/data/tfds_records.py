@@ -160,12 +160,30 @@ def records(path, numbers):
     return [found] if len(numbers) == 1 else [record for number in numbers for record in records(path, [number])]
 
 
+def import_tfds():
+    """TensorFlow Datasets.
+
+    Raises:
+        UserError: it is missing, or beside a protobuf that is older than its generated code (Colab's GPU image).
+    """
+    try:
+        import tensorflow_datasets
+        import tensorflow_datasets.core  # after a first import that failed, the module is there without it
+    except Exception as error:  # protobuf's VersionError is a plain Exception
+        why = str(error).strip().split(". ")[0]
+        raise UserError(
+            "TensorFlow Datasets cannot be imported, which data sets other than image_folder and the embedded ones "
+            f"need ({why}); install crate-jax in an environment of its own, with "
+            "protobuf>=6.31.1."
+        ) from error
+    return tensorflow_datasets
+
+
 def tfds_data_dir(data_dir):
     """TFDS's root folder: as requested, else TFDS's own place."""
     if data_dir:
         return os.path.expanduser(str(data_dir))
-    import tensorflow_datasets as tfds
-
+    tfds = import_tfds()
     return os.path.expanduser(os.environ.get("TFDS_DATA_DIR") or str(tfds.core.constants.DATA_DIR))
 
 
@@ -182,10 +200,9 @@ def read_only_builder(name, data_dir):
     Raises:
         UserError: not there; with the command that prepares it.
     """
-    import tensorflow_datasets as tfds
     from etils import epath
 
-    root = tfds_data_dir(data_dir)
+    tfds, root = import_tfds(), tfds_data_dir(data_dir)
     try:
         if data_dir and epath.Path(root, "dataset_info.json").exists():
             return tfds.builder_from_directory(root)
@@ -201,8 +218,7 @@ def read_only_builder(name, data_dir):
 
 def missing(name, root):
     """One sentence on a data set that is not there."""
-    import tensorflow_datasets as tfds
-
+    tfds = import_tfds()
     bare = name.partition("/")[0].partition(":")[0]
     known = {*tfds.list_builders(with_community_datasets=False), *EMBEDDED, "image_folder"}
     if bare not in known:
@@ -226,8 +242,7 @@ def image_and_label(name, features):
     Raises:
         UserError: there is no image.
     """
-    import tensorflow_datasets as tfds
-
+    tfds = import_tfds()
     images = [key for key, feature in features.items() if isinstance(feature, tfds.features.Image)]
     labels = [key for key, feature in features.items() if isinstance(feature, tfds.features.ClassLabel)]
     if not images:
@@ -249,8 +264,7 @@ def open_records(name, split, data_dir):
     Raises:
         UserError: missing data set or split, no images.
     """
-    import tensorflow_datasets as tfds
-
+    tfds = import_tfds()
     builder = read_only_builder(name, data_dir)
     image_key, label_key = image_and_label(name, builder.info.features)
     try:

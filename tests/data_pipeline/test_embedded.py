@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+import types
 
 import numpy as np
 import pytest
@@ -60,6 +61,14 @@ def test_fingerprints_are_those_of_the_first_version():
     """Results of version 0.1, which read the same examples from disk, stay comparable."""
     assert open_source("embedded_photographs", "train[10:50%]+test").fingerprint == "96f5b0cf6c56c561"
     assert open_source("embedded_digits", "train[10:50%]+test").fingerprint == "1b458caf95dcf599"
+
+
+def test_a_tfds_that_cannot_be_imported_is_one_sentence(monkeypatch, tmp_path):
+    """What is left of a first import that failed has no `core`."""
+    monkeypatch.delitem(sys.modules, "tensorflow_datasets.core", raising=False)
+    monkeypatch.setitem(sys.modules, "tensorflow_datasets", types.ModuleType("tensorflow_datasets"))
+    with pytest.raises(UserError, match=r"TensorFlow Datasets cannot be imported.*protobuf>=6.31.1"):
+        open_source("cifar10", "train", tmp_path)
 
 
 @pytest.mark.parametrize("name", ["embedded_photographs", "embedded_digits"])
