@@ -7,6 +7,7 @@ exception. Any other exception is a fault of this package, and keeps its traceba
 
 import difflib
 import functools
+import logging
 import math
 import numbers
 import re
@@ -14,6 +15,7 @@ import re
 LONGEST_LIST = 900  # characters; a longer list of known names is no help
 FLAG = re.compile(r"^--(?=[a-z])")
 WORD = 2**31 - 1
+_warned: set = set()
 
 
 class UserError(Exception):
@@ -51,6 +53,13 @@ def check_real(name, value, low, high):
 def _short(value):
     text = str(value)
     return text if len(text) <= 40 else f"{text[:40]}..."
+
+
+def warn_once(message):
+    """Logs a warning, once in a process: a command opens its data several times."""
+    if message not in _warned:
+        _warned.add(message)
+        logging.warning("%s", message)
 
 
 def nearest(name, known, limit=3):

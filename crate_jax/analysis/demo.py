@@ -266,32 +266,35 @@ def short_names(sources):
 
 def answer(exhibits, path, painted, ratio, seed):
     """Completions of all networks, as HTML."""
-    columns = []
-    for one in exhibits:
-        pixels = one.read(path)
-        mask_N = one.mask(painted, ratio, int(seed))
+
+    def figures(one, pixels, mask_N):
         masked, completed, error = one.complete(pixels, mask_N)
-        figures = [
+        return [
             demo_html.figure(as_bytes(masked), f"masked: {int(mask_N.sum())} of {len(mask_N)} patches removed"),
             demo_html.figure(as_bytes(completed), f"completed: squared error {error:.4f} on the removed patches"),
         ]
-        columns.append((one.name, demo_html.row(figures)))
-    return demo_html.columns(columns)
+
+    return demo_html.columns(_rows(exhibits, path, painted, ratio, seed, figures))
 
 
 def passes_answer(exhibits, path, painted, ratio, seed):
     """Completions in several passes of all networks, as HTML."""
-    columns = []
-    for one in exhibits:
-        pixels = one.read(path)
-        mask_N = one.mask(painted, ratio, int(seed))
+
+    def figures(one, pixels, mask_N):
         _, completed, error = one.complete(pixels, mask_N)
-        figures = [demo_html.figure(as_bytes(completed), f"one pass: squared error {error:.4f}")]
+        yield demo_html.figure(as_bytes(completed), f"one pass: squared error {error:.4f}")
         for number, (picture, so_far) in enumerate(one.passes(pixels, mask_N), 1):
-            figures.append(demo_html.figure(as_bytes(picture), f"after pass {number}: error {so_far:.4f}"))
-        columns.append((one.name, demo_html.row(figures)))
+            yield demo_html.figure(as_bytes(picture), f"after pass {number}: error {so_far:.4f}")
+
     note = "Each pass fills in the patches whose prediction is most certain; the next pass sees them. The error counts "
-    return demo_html.columns(columns, note + "all removed patches, with those still gray filled in by that pass.")
+    note += "all removed patches, with those still gray filled in by that pass."
+    return demo_html.columns(_rows(exhibits, path, painted, ratio, seed, figures), note)
+
+
+def _rows(exhibits, path, painted, ratio, seed, figures):
+    """(name, row of the figures of the masked picture) of each network."""
+    asked = ((one, one.read(path), one.mask(painted, ratio, int(seed))) for one in exhibits)
+    return [(one.name, demo_html.row(figures(one, pixels, mask_N))) for one, pixels, mask_N in asked]
 
 
 def layer_answer(exhibits, path, layer, place):

@@ -18,7 +18,7 @@ import numpy as np
 from crate_jax.analysis.inverse import states
 from crate_jax.operators.losses import patch_mse
 from crate_jax.operators.masking import mask_from_noise, visible_first
-from crate_jax.operators.normalisation import layer_norm
+from crate_jax.operators.normalisation import layer_norm, unit_length
 from crate_jax.operators.patches import grid_of, patchify, unpatchify
 
 
@@ -35,13 +35,7 @@ def head_pixels(params, tokens_BxTxD):
 
 def _relative(masked_SxBxTxD, whole_SxBxTxD, where_BxT):
     """||masked - whole||^2 / ||whole||^2 over the tokens chosen, both scaled to unit length: SxB."""
-
-    def unit(z):
-        z = z.astype(jnp.float32)
-        square = jnp.sum(jnp.square(z), -1, keepdims=True)
-        return z * jax.lax.rsqrt(jnp.where(square > 0, square, 1.0))
-
-    distance_SxBxT = jnp.sum(jnp.square(unit(masked_SxBxTxD) - unit(whole_SxBxTxD)), -1)
+    distance_SxBxT = jnp.sum(jnp.square(unit_length(masked_SxBxTxD) - unit_length(whole_SxBxTxD)), -1)
     return jnp.sum(distance_SxBxT * where_BxT, -1) / jnp.maximum(jnp.sum(where_BxT, -1), 1)
 
 

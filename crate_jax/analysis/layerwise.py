@@ -15,6 +15,7 @@ from crate_jax.errors import UserError
 from crate_jax.models.stacks import STACKS, layer_params
 from crate_jax.models.trace import trace
 from crate_jax.operators.coding_rate import EPSILON, official_coding_rate, subspace_coding_rate
+from crate_jax.operators.normalisation import unit_length
 from crate_jax.operators.patches import grid_of
 from crate_jax.operators.subspace_attention import split_heads, subspace_attention_weights
 
@@ -103,10 +104,7 @@ def effective_rank(tokens_BxTxD):
 
 def token_similarity(tokens_BxTxD):
     """Mean cosine between two different tokens of an image; a token of zeros counts as orthogonal to all."""
-    tokens = tokens_BxTxD.astype(jnp.float32)
-    square = jnp.sum(jnp.square(tokens), -1, keepdims=True)
-    unit = tokens * jax.lax.rsqrt(jnp.where(square > 0, square, 1.0))
-    count = tokens.shape[1]
+    unit, count = unit_length(tokens_BxTxD), tokens_BxTxD.shape[1]
     pairs_B = jnp.sum(jnp.square(jnp.sum(unit, 1)), -1) - jnp.sum(jnp.square(unit), (1, 2))
     return pairs_B / max(count * (count - 1), 1)
 

@@ -6,7 +6,6 @@ Only regular files count: a named pipe, a socket or a device that is called `x.p
 import concurrent.futures
 import errno
 import functools
-import logging
 import os
 import pathlib
 import stat
@@ -38,16 +37,6 @@ class Entry(NamedTuple):
     kind: str
     size: int = 0
     real: str | None = None
-
-
-_warned: set = set()
-
-
-def warn_once(message):
-    """Logs a warning, once in a process: a command opens its data several times."""
-    if message not in _warned:
-        _warned.add(message)
-        logging.warning("%s", message)
 
 
 def joined(base, path):

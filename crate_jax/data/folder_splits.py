@@ -17,9 +17,8 @@ from crate_jax.data.folder_listing import (
     pictures_below,
     printable,
     refuse_dangling,
-    warn_once,
 )
-from crate_jax.errors import UserError
+from crate_jax.errors import UserError, warn_once
 
 SPELLINGS = {
     "train": r"train(?:ing)?(?:[ _-]?val(?:idation)?)?|trn",

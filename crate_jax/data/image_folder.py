@@ -16,12 +16,12 @@ from collections import Counter
 import numpy as np
 
 from crate_jax.data.example import Example
-from crate_jax.data.folder_listing import is_there, joined, printable, read_bytes, warn_once
+from crate_jax.data.folder_listing import is_there, joined, printable, read_bytes
 from crate_jax.data.folder_splits import SplitFolders, held_out
 from crate_jax.data.listed_once import remembered
 from crate_jax.data.reading import retried
 from crate_jax.data.slicing import bounds, parsed
-from crate_jax.errors import UserError
+from crate_jax.errors import UserError, warn_once
 from crate_jax.storage import is_remote
 
 

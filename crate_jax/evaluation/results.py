@@ -16,7 +16,7 @@ from typing import Any
 import jax
 from etils import epath
 
-from crate_jax.data.folder_listing import warn_once
+from crate_jax.errors import warn_once
 from crate_jax.evaluation.figures import save_figure
 
 SHOWN = 6  # numbers in a repr

@@ -167,7 +167,7 @@ class Shards(Source):
             files = {file: path.parent / file for file in sorted(set(placed.values()))}
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise UserError(f"{path} does not say in which file each tensor is ({_first_line(error)}).") from error
-        # a prefix is told by the names of all files together
+        # a prefix shows in the names of all files together
         parts = {name: _open_one(file, lambda names, _: {one: one for one in names}) for name, file in files.items()}
         absent = [name for name, file in placed.items() if name not in parts[file].shapes]
         if absent:

@@ -12,6 +12,8 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 
+from crate_jax.operators.normalisation import unit_length
+
 EPSILON = 0.5  # the default distortion
 OFFICIAL_EPSILON = 0.01  # of the official layer script, which does not square it
 
@@ -193,11 +195,7 @@ def official_coding_rate(codes_BxNxKxP, *, epsilon=OFFICIAL_EPSILON):
     Returns:
         rate_B, nats, float32.
     """
-    codes_BxNxKxP = codes_BxNxKxP.astype(jnp.float32)
-    square_BxNxKx1 = jnp.sum(jnp.square(codes_BxNxKxP), -1, keepdims=True)
-    safe_BxNxKx1 = jnp.where(square_BxNxKx1 > 0, square_BxNxKx1, 1.0)  # keeps the gradient at zero finite, too
-    unit_BxNxKxP = codes_BxNxKxP * jax.lax.rsqrt(safe_BxNxKx1)
-    return subspace_coding_rate(unit_BxNxKxP, epsilon=epsilon**0.5)
+    return subspace_coding_rate(unit_length(codes_BxNxKxP), epsilon=epsilon**0.5)
 
 
 def features_coding_rate(latent_BxTxD, *, epsilon=EPSILON):
@@ -214,8 +212,7 @@ def features_coding_rate(latent_BxTxD, *, epsilon=EPSILON):
         The rate, nats, float32, one number.
     """
     mean_BxD = jnp.mean(latent_BxTxD[:, 1:].astype(jnp.float32), 1)
-    square_Bx1 = jnp.sum(jnp.square(mean_BxD), -1, keepdims=True)
-    return coding_rate(mean_BxD * jax.lax.rsqrt(jnp.maximum(square_Bx1, 1e-12)), epsilon=epsilon)
+    return coding_rate(unit_length(mean_BxD), epsilon=epsilon)
 
 
 def sparse_rate_reduction(z_BxNxD, codes_BxNxKxP, *, sparsity, epsilon=EPSILON):

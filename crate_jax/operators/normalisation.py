@@ -7,6 +7,13 @@ import jax
 import jax.numpy as jnp
 
 
+def unit_length(z_BxNxD):
+    """Tokens scaled to length one, float32. A token of zeros stays zero, and the gradient there is finite."""
+    z32_BxNxD = z_BxNxD.astype(jnp.float32)
+    square_BxNx1 = jnp.sum(jnp.square(z32_BxNxD), -1, keepdims=True)
+    return z32_BxNxD * jax.lax.rsqrt(jnp.where(square_BxNx1 > 0, square_BxNx1, 1.0))
+
+
 def layer_norm(z_BxNxD, scale_D, bias_D, *, epsilon):
     """LayerNorm of every token.
 

@@ -48,7 +48,7 @@ def find_runs(names):
     """Workdirs and what to call them: a sweep's workdir stands for its points.
 
     Returns:
-        ([(label, path)] of what is finished, [sentence] about what is not).
+        ([(label, path, last step)] of what is finished, [sentence] about what is not).
 
     Raises:
         UserError: neither a run nor a sweep, or nothing that is finished.
@@ -72,7 +72,7 @@ def find_runs(names):
         if not step or (total and step < total):
             unfinished.append(f"{label}: step {step} of {total or 'unknown'}")
         else:
-            whole.append((label, path))
+            whole.append((label, path, step))
     if not whole:
         raise UserError(f"{', '.join(map(str, names))}: no run is finished ({'; '.join(unfinished)}).")
     return whole, unfinished
@@ -100,11 +100,14 @@ def last_step(path):
     return max((*logged, *Checkpoints(folder.checkpoints).steps()), default=0)
 
 
-def measure(path):
-    """(config, {quantity: number}, {quantity: (data, split, fingerprint)}, claims of analysis.json) of a run."""
+def measure(path, step):
+    """(config, {quantity: number}, {quantity: (data, split, fingerprint)}, claims of analysis.json).
+
+    Of a run that ended at `step`.
+    """
     config = read_config(path)
     model = create_model(config.model.name, **model_overrides(config))
-    numbers = {"parameters": num_parameters(model), "gflops": flops_per_image(model) / 1e9, "steps": last_step(path)}
+    numbers = {"parameters": num_parameters(model), "gflops": flops_per_image(model) / 1e9, "steps": step}
     lines = [line for line in read_metrics(RunFolder(path).metrics) if "loss" in line]
     if lines:
         numbers["loss"] = float(np.mean([line["loss"] for line in lines[-LAST_LINES:]]))
@@ -134,8 +137,8 @@ def make_rows(runs):
         UserError: results of runs on one data set that were measured on different examples.
     """
     rows, seen = {}, {}
-    for label, path in runs:
-        config, numbers, measured_on, claims = measure(path)
+    for label, path, step in runs:
+        config, numbers, measured_on, claims = measure(path, step)
         for quantity, data in measured_on.items():
             first, known = seen.setdefault((config.data.name, quantity), (label, data))
             if known != data:
