@@ -21,7 +21,6 @@ BASE = [
     "tensorboard>=2.19,<3",
     "tensorflow-datasets>=4.9.9,<5",
     "array-record>=0.8.3,<0.9",
-    "grain>=0.2.18,<0.3",
     "importlib-resources>=6",  # tensorflow-datasets imports it without saying so
     "etils[epath]>=1.13",
     "numpy>=2.1,<3",

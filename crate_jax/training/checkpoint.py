@@ -97,7 +97,8 @@ class Checkpoints:
 
     def _unwritten(self, error):
         words = storage_error(error)
-        if words is None and not isinstance(error, ValueError | RuntimeError):
+        of_jax = isinstance(error, jax.errors.JaxRuntimeError)  # a lost host, or want of memory
+        if of_jax or (words is None and not isinstance(error, ValueError | RuntimeError)):
             return error
         full = "no space left" in str(error).lower()
         why = "the disk is full" if full else words or str(error).strip().split("\n")[0][:300]
@@ -163,8 +164,8 @@ class Checkpoints:
             try:
                 return self._manager.restore(step, args=ocp.args.Composite(**restores))
             except Exception as error:  # Orbax and TensorStore raise many kinds for a damaged file
-                if jax.process_count() > 1:
-                    raise
+                if jax.process_count() > 1 or isinstance(error, jax.errors.JaxRuntimeError):
+                    raise  # the latter: want of memory, say, for which no checkpoint is set aside
                 wrong = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         logger.warning("the checkpoint of step %d cannot be read (%s); trying the one before", step, wrong[:300])
         return None
@@ -204,6 +205,8 @@ class Checkpoints:
                     step_now, args=ocp.args.Composite(**{item: ocp.args.StandardRestore(abstract)})
                 )
                 return restored[item]
+            except jax.errors.JaxRuntimeError:  # a lost host, or memory: an older checkpoint is no better
+                raise
             except Exception as error:
                 logger.warning("the checkpoint of step %d cannot be read: %s", step_now, str(error)[:200])
         raise UserError(f"the checkpoints in {self.folder} cannot be read, or belong to another network.")

@@ -111,3 +111,32 @@ def test_a_full_disk_is_told_and_keeps_the_last_checkpoint(small_disk, capfd):
     again = Checkpoints(small_disk / "c", keep=2)
     assert int(again.restore_newest(abstract()).step) == 1
     assert [path.name for path in pathlib.Path(small_disk / "c").iterdir()] == ["1"], "room is made for another try"
+
+
+def test_a_host_lost_while_saving_is_not_taken_for_a_full_disk(tmp_path, monkeypatch):
+    lost = jax.errors.JaxRuntimeError("UNKNOWN: Gloo AllGather failed: Read error: Connection reset by peer")
+
+    def fails(*_, **__):
+        raise lost
+
+    for method in ("save", "wait_until_finished"):
+        checkpoints = saved(tmp_path / method, (1,), keep=2)
+        with monkeypatch.context() as patched:
+            patched.setattr(checkpoints._manager, method, fails)
+            with pytest.raises(jax.errors.JaxRuntimeError, match="Gloo AllGather"):
+                checkpoints.save(2, state(2))
+        checkpoints.close()
+
+
+def test_a_host_lost_while_reading_is_not_taken_for_a_damaged_checkpoint(tmp_path, monkeypatch, caplog):
+    checkpoints = saved(tmp_path / "c", (1, 2), keep=2)
+
+    def fails(*_, **__):
+        raise jax.errors.JaxRuntimeError("UNKNOWN: Gloo AllGather failed: Read error: Connection reset by peer")
+
+    monkeypatch.setattr(checkpoints._manager, "restore", fails)
+    with pytest.raises(jax.errors.JaxRuntimeError, match="Gloo AllGather"):
+        checkpoints.restore_item("params", abstract().params)
+    with pytest.raises(jax.errors.JaxRuntimeError, match="Gloo AllGather"):
+        checkpoints.restore_newest(abstract())
+    assert not caplog.records
