@@ -45,15 +45,15 @@ def main(config, out, seconds=5.0):
 
     from crate_jax.config import model_overrides
     from crate_jax.data.picture import png
-    from crate_jax.data.pipeline import describe
     from crate_jax.data.preview import augmentation_grid, images_per_second
+    from crate_jax.data.sources import open_source
     from crate_jax.models.registry import create_model
 
     model = create_model(config.model.name, **model_overrides(config))
-    described = describe(config)
-    print(f"data set      {described['name']}, augmentation {described['augmentation']}")
-    for part in ("train", "validation"):
-        print(f"{part:<13} {sentence(described[part])}")
+    data = config.data
+    splits = {"train": data.train_split, "validation": data.validation_split}
+    lines = [f"{part:<13} {sentence(open_source(data.name, split, data.data_dir))}" for part, split in splits.items()]
+    print(f"data set      {data.name}, augmentation {data.augmentation}", *lines, sep="\n")
     grid = augmentation_grid(config, model.image_size, model.channels)
     path = epath.Path(out) / "augmented.png"
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -64,9 +64,9 @@ def main(config, out, seconds=5.0):
         print(f"speed         {speed:,.0f} images/s at {model.image_size} pixels, batches of {config.batch_size}")
 
 
-def sentence(part):
+def sentence(source):
     """One line on a split."""
-    classes = part["class_names"]
+    classes = source.class_names or ()
     names = ", ".join(classes[:6]) + (" ..." if len(classes) > 6 else "")
-    labels = f"{part['classes']} classes ({names})" if part["classes"] else "no labels"
-    return f"{part['split']}: {part['examples']:,} examples, {labels}, in {part['location']} [{part['fingerprint']}]"
+    labels = f"{len(classes)} classes ({names})" if classes else "no labels"
+    return f"{source.split}: {source.num_examples:,} examples, {labels}, in {source.location} [{source.fingerprint}]"

@@ -5,6 +5,7 @@ never waits for so long that a signal to the process is not seen (see `ready`).
 """
 
 import contextlib
+import dataclasses
 import logging
 import queue
 import re
@@ -12,9 +13,9 @@ import signal
 import threading
 import time
 
-import jax
 import numpy as np
 
+from crate_jax.data.example import Source
 from crate_jax.data.loader import loaded
 from crate_jax.errors import UserError
 
@@ -53,14 +54,7 @@ class Batches:
         return self
 
     def ready(self, timeout):
-        """Waits for the next batch.
-
-        Args:
-            timeout: seconds, at most.
-
-        Returns:
-            True if `next` would return (or raise) at once.
-        """
+        """Waits for the next batch for at most `timeout` seconds; True if `next` would return (or raise) at once."""
         if self._next is None and not self._stop.is_set():
             begun = time.perf_counter()
             try:
@@ -87,11 +81,9 @@ class Batches:
         """Ends the workers and forgets what they made; may be called twice."""
         self._stop.set()
         self._next = None
-        while True:
-            try:
+        with contextlib.suppress(queue.Empty):
+            while True:
                 self._ready.get_nowait()
-            except queue.Empty:
-                break
         if self._thread is threading.current_thread():
             return
         self._thread.join(1)
@@ -111,16 +103,13 @@ def _fill(chunks, workers, ledger, finish, ready, stop, kept):
 
     def put(*entry):
         while not stop.is_set():
-            try:
-                ready.put(entry, timeout=0.1)
-                return
-            except queue.Full:
-                continue
+            with contextlib.suppress(queue.Full):
+                return ready.put(entry, timeout=0.1)
 
     try:
         with loaded(chunks, *workers) as iterator:
             kept.append(iterator)
-            for arrays in host_batches(iterator, chunks, ledger):
+            for arrays in _host_batches(iterator, chunks, ledger):
                 put(finish(arrays), len(ledger.corrupt), None)
                 if stop.is_set():
                     return
@@ -140,20 +129,8 @@ def _explained(error):
     )
 
 
-def host_batches(iterator, chunks, ledger):
-    """Joins chunks to the rows of this process, batch by batch.
-
-    Args:
-        iterator: over the chunks.
-        chunks: a Chunks, for their number and size.
-        ledger: a Ledger.
-
-    Yields:
-        A dictionary of arrays, rows in ascending order.
-
-    Raises:
-        UserError: too many corrupt examples.
-    """
+def _host_batches(iterator, chunks, ledger):
+    """Joins chunks to the rows of this process, batch by batch: dictionaries of arrays, rows in ascending order."""
     for _ in range(chunks.num_steps):
         arrays, damaged = None, []
         for part in range(chunks.per_batch):
@@ -169,30 +146,31 @@ def host_batches(iterator, chunks, ledger):
     ledger.check(final=True)
 
 
+@dataclasses.dataclass
 class Ledger:
-    """Which examples of a source are corrupt, and whether they are too many."""
+    """Which examples of a source are corrupt, and whether they are too many.
 
-    def __init__(self, source, max_fraction, replace):
-        """An empty one.
+    Attributes:
+        source: that is read.
+        max_fraction: of the examples read, that may be corrupt.
+        replaces: corrupt examples are replaced by others, which are read too.
+        corrupt: what they are called.
+        read: examples so far.
+    """
 
-        Args:
-            source: a Source.
-            max_fraction: of the examples read, that may be corrupt.
-            replace: corrupt examples are replaced by others, which are read too.
-        """
-        self.source = source
-        self.max_fraction = max_fraction
-        self.replace = replace
-        self.corrupt = set()
-        self.read = 0
+    source: Source
+    max_fraction: float
+    replaces: bool
+    corrupt: set = dataclasses.field(default_factory=set)
+    read: int = 0
 
     def enter(self, read, damaged):
         """Counts the examples of one batch; names each corrupt one once."""
-        for one in damaged:
-            if one.index not in self.corrupt:
-                self.corrupt.add(one.index)
-                logging.warning("corrupt example %s is left out: %s", one.identity, one.reason)
-        self.read += read + (len(damaged) if self.replace else 0)  # each was followed by reading another one
+        for example in damaged:
+            if example.identity not in self.corrupt:
+                self.corrupt.add(example.identity)
+                logging.warning("corrupt example %s is left out: %s", example.identity, example.error)
+        self.read += read + (len(damaged) if self.replaces else 0)  # each was followed by reading another one
         self.check()
 
     def check(self, final=False):
@@ -205,24 +183,3 @@ class Ledger:
                 f"corrupt, more than data.max_corrupt_fraction={self.max_fraction}; repair or remove those that the "
                 "warnings name, or allow a larger fraction."
             )
-
-
-def placed(local, sharding, batch_size, rows):
-    """A global array from the rows of this process.
-
-    Args:
-        local: rows in ascending order, any further axes.
-        sharding: over axis 0.
-        batch_size: B.
-        rows: the number in the global batch of each local row.
-
-    Returns:
-        jax.Array with batch_size rows.
-    """
-
-    def shard(index):
-        first = np.searchsorted(rows, index[0].start or 0)
-        last = np.searchsorted(rows, batch_size if index[0].stop is None else index[0].stop)
-        return local[first:last]
-
-    return jax.make_array_from_callback((batch_size, *local.shape[1:]), sharding, shard)

@@ -11,6 +11,8 @@ import os
 import struct
 import tempfile
 
+from etils import epath
+
 from crate_jax.cores import available_cores
 from crate_jax.data.reading import retried
 from crate_jax.data.tfds_records import read_only_builder
@@ -18,21 +20,16 @@ from crate_jax.errors import UserError
 from crate_jax.storage import is_remote
 
 FRAME = 12  # bytes before the content: length and checksum
-FORMATS = ("tfrecord", "array_record")  # TFDS's names, which are a part of its file names
 INFO = "dataset_info.json"
-CRC32C = [0] * 256
-for _byte in range(256):
-    _value = _byte
-    for _ in range(8):
-        _value = (_value >> 1) ^ (0x82F63B78 if _value & 1 else 0)
-    CRC32C[_byte] = _value
 
 
 def masked_crc32c(content):
     """TFRecord's checksum of some bytes: CRC-32C, rotated and shifted by a constant; slow, meant for the length."""
     value = 0xFFFFFFFF
     for byte in content:
-        value = (value >> 8) ^ CRC32C[(value ^ byte) & 0xFF]
+        value ^= byte
+        for _ in range(8):
+            value = (value >> 1) ^ (0x82F63B78 if value & 1 else 0)
     value ^= 0xFFFFFFFF
     return (((value >> 15) | (value << 17)) + 0xA282EAD8) & 0xFFFFFFFF
 
@@ -49,8 +46,6 @@ def tfrecords(path):
     Raises:
         UserError: the chain breaks: the file is cut off or damaged.
     """
-    from etils import epath
-
     count = 0
     with epath.Path(path).open("rb") as file:
         while header := file.read(FRAME):
@@ -67,25 +62,12 @@ def tfrecords(path):
     raise UserError(f"{path} is cut off or damaged after {count} records; copy or prepare it again.")
 
 
-def convert_file(source, target, num_records):
-    """Writes the records of one TFRecord file as an ArrayRecord file, unless it is there.
-
-    Args:
-        source, target: paths, local or gs://.
-        num_records: that the data set says the file has.
-
-    Returns:
-        Whether the file was written.
-
-    Raises:
-        UserError: the source is damaged, or cannot be read.
-    """
+def _convert_file(source, target, num_records):
+    """Writes the records of one TFRecord file as an ArrayRecord file, unless it is there."""
     from array_record.python.array_record_module import ArrayRecordWriter
-    from etils import epath
 
-    target = epath.Path(target)
     if target.exists():
-        return False
+        return
     local = None if is_remote(target) else target.parent
     with tempfile.TemporaryDirectory(dir=local, prefix=".unfinished-") as folder:
         unfinished = os.path.join(folder, "unfinished")
@@ -107,17 +89,15 @@ def convert_file(source, target, num_records):
             retried(lambda: epath.Path(unfinished).copy(target), target)
         else:
             os.replace(unfinished, target)
-    return True
 
 
-def convert(name, data_dir, out, workers=None, progress=print):
+def convert(name, data_dir, out, progress=print):
     """Converts every split of a TFDS data set.
 
     Args:
         name: of the data set, "name" or "name/config:version".
         data_dir: its present root folder, as `data.data_dir`.
         out: TFDS root folder to write to, to be named as `data.data_dir` afterwards; local or gs://.
-        workers: files at once; None: as many as there are cores, at most 16.
         progress: called with a line for people.
 
     Returns:
@@ -126,12 +106,10 @@ def convert(name, data_dir, out, workers=None, progress=print):
     Raises:
         UserError: no such data set, another format, a damaged file, a folder that cannot be written.
     """
-    from etils import epath
-
     builder = read_only_builder(name, data_dir)
     found = builder.info.file_format.value
-    if found != FORMATS[0]:
-        raise UserError(f"{builder.data_dir} is stored as {found}; only {FORMATS[0]} is converted.")
+    if found != "tfrecord":
+        raise UserError(f"{builder.data_dir} is stored as {found}; only tfrecord is converted.")
     source = epath.Path(builder.data_dir)
     version = source.relative_to(source.parents[len(builder.info.full_name.split("/")) - 1])
     target = epath.Path(out) / version
@@ -141,14 +119,13 @@ def convert(name, data_dir, out, workers=None, progress=print):
         target.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(f"--out={out} cannot be written ({error}); name another folder.") from error
-    files, names = [], set()
-    for split in builder.info.splits.values():
-        for path, length in zip(split.filepaths, split.shard_lengths, strict=True):
-            names.add(epath.Path(path).name)
-            renamed = epath.Path(path).name.replace(f".{FORMATS[0]}", f".{FORMATS[1]}")
-            files.append((str(path), target / renamed, length))
-    with concurrent.futures.ThreadPoolExecutor(workers or min(len(available_cores()), 16)) as pool:
-        pending = [pool.submit(convert_file, *file) for file in files]
+    files = [
+        (str(path), target / _renamed(epath.Path(path).name), length)
+        for split in builder.info.splits.values()
+        for path, length in zip(split.filepaths, split.shard_lengths, strict=True)
+    ]
+    with concurrent.futures.ThreadPoolExecutor(min(len(available_cores()), 16)) as pool:
+        pending = [pool.submit(_convert_file, *file) for file in files]
         try:
             for number, future in enumerate(concurrent.futures.as_completed(pending), 1):
                 future.result()
@@ -156,13 +133,19 @@ def convert(name, data_dir, out, workers=None, progress=print):
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
             raise
+    done = {INFO, *(epath.Path(path).name for path, _, _ in files)}
     for entry in source.iterdir():  # labels, features, licence
-        if entry.name not in names and entry.name != INFO and entry.is_file() and not entry.name.startswith("."):
+        if entry.name not in done and entry.is_file() and not entry.name.startswith("."):
             (target / entry.name).write_bytes(entry.read_bytes())
     info = json.loads((source / INFO).read_text())
-    info["fileFormat"] = FORMATS[1]
+    info["fileFormat"] = "array_record"
     for split in info["splits"]:
         if "filepathTemplate" in split:
-            split["filepathTemplate"] = split["filepathTemplate"].replace(f".{FORMATS[0]}", f".{FORMATS[1]}")
+            split["filepathTemplate"] = _renamed(split["filepathTemplate"])
     (target / INFO).write_text(json.dumps(info, indent=2))  # last: without it there is no data set
     return str(target)
+
+
+def _renamed(name):
+    """TFDS's format names are a part of its file names."""
+    return name.replace(".tfrecord", ".array_record")

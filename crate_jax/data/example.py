@@ -1,8 +1,15 @@
-"""One example, before anything was done to it."""
+"""What every data set is once it is opened: examples by index; and TFDS's slicing syntax for sets it does not know."""
 
 import dataclasses
+import hashlib
+import re
+from typing import Any
 
 import numpy as np
+
+from crate_jax.errors import UserError
+
+SLICE = re.compile(r"^(?P<split>(?!\.+(?:\[|$))[\w.\-]+)(\[(?P<first>-?\d+%?)?:(?P<last>-?\d+%?)?\])?$")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -20,3 +27,103 @@ class Example:
     label: int
     identity: str
     error: str | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Source:
+    """The examples of a split by index: no order, no decoding beyond what the format forces, no cache.
+
+    Attributes:
+        name, split: as requested.
+        num_examples: N.
+        class_names: a tuple of strings; None if there are no labels (they are -1 then).
+        identity_hash: of what the indices name.
+        location: where it was found, for people.
+        store: `store.read(index_B)` gives the examples; one of files has `base` and `relative_paths()` for `staging`.
+        labels: label_N (int32, -1 where there is none) where they are known before reading, else None.
+    """
+
+    name: str
+    split: str
+    num_examples: int
+    class_names: tuple | None
+    identity_hash: str
+    location: str
+    store: Any
+    labels: np.ndarray | None = None
+
+    @property
+    def num_classes(self):
+        """None if there are no labels."""
+        return len(self.class_names) if self.class_names else None
+
+    @property
+    def fingerprint(self):
+        """Hexadecimal digits; equal on two hosts only if their indices name the same examples."""
+        words = (self.name, str(self.num_examples), str(self.class_names), self.identity_hash)
+        return hashlib.sha256("\0".join(words).encode()).hexdigest()[:16]
+
+    @property
+    def labelled(self):
+        """Indices of the examples with a label, where some are known to have none; None stands for all."""
+        if self.labels is None or self.labels.min() >= 0 or self.labels.max() < 0:
+            return None
+        return np.flatnonzero(self.labels >= 0)
+
+    def read(self, indices):
+        """Reads examples.
+
+        Args:
+            indices: integers in [0, N).
+
+        Returns:
+            A list of Example, in that order; a damaged record has `error` set.
+
+        Raises:
+            IndexError: an index out of range.
+            UserError: a file that cannot be read.
+        """
+        index_B = np.asarray(indices, np.int64)
+        if index_B.size and (index_B.min() < 0 or index_B.max() >= self.num_examples):
+            raise IndexError(f"example {index_B.max()} of {self.num_examples}")
+        return self.store.read(index_B)
+
+
+def parsed(split):
+    """The parts of a split.
+
+    Args:
+        split: such as "train[:90%]+test".
+
+    Returns:
+        A list of (name, first, last); the bounds are strings such as "10%" or "-5", or None.
+
+    Raises:
+        UserError: it is not of this form.
+    """
+    parts = [SLICE.match(part.strip()) for part in split.split("+")]
+    if None in parts:
+        raise UserError(f"split {split!r} is not understood; write it like train, train[:90%] or train[10:20]+test.")
+    return [(part["split"], part["first"], part["last"]) for part in parts]
+
+
+def bounds(first, last, count):
+    """The range that two bounds name, clipped to what there is.
+
+    Args:
+        first, last: strings such as "10%", "-5", or None; as TFDS has it, "%" of one is the unit of both.
+        count: examples of the whole split.
+
+    Returns:
+        start, stop with 0 <= start <= stop <= count; percentages are rounded to the nearest example.
+    """
+    is_percent = any(bound is not None and bound.endswith("%") for bound in (first, last))
+
+    def place(bound, default):
+        if bound is None:
+            return default
+        number = round(int(bound.rstrip("%")) * count / 100) if is_percent else int(bound)
+        return min(max(number + count if number < 0 else number, 0), count)
+
+    start, stop = place(first, 0), place(last, count)
+    return start, max(start, stop)

@@ -15,46 +15,29 @@ from collections import Counter
 
 import numpy as np
 
-from crate_jax.data.example import Example
+from crate_jax.data.example import Example, Source, bounds, parsed
 from crate_jax.data.folder_listing import is_there, joined, printable, read_bytes
 from crate_jax.data.folder_splits import SplitFolders, held_out
 from crate_jax.data.listed_once import remembered
 from crate_jax.data.reading import retried
-from crate_jax.data.slicing import bounds, parsed
 from crate_jax.errors import UserError, warn_once
 from crate_jax.storage import is_remote
 
 
 @dataclasses.dataclass(frozen=True)
-class Folder:
-    """The pictures of one split: `read` gives their bytes.
+class Files:
+    """Pictures as files: their paths end to end, so that a million of them cost what their letters cost.
 
     Attributes:
         base: folder that the paths are relative to.
-        letters, ends: the paths as the file system's bytes end to end, and where each ends.
+        letters, ends: the paths as the file system's bytes, and where each ends.
         labels: int32, -1 for a picture that lies in no sub-folder.
-        class_names: tuple of printable names, or None if no picture lies in a sub-folder.
-        identity_hash: of every path and size.
     """
 
     base: str
     letters: bytes
     ends: np.ndarray
     labels: np.ndarray
-    class_names: tuple | None
-    identity_hash: str
-
-    @property
-    def num_examples(self):
-        return len(self.ends)
-
-    @property
-    def num_classes(self):
-        return len(self.class_names) if self.class_names else None
-
-    @property
-    def location(self):
-        return printable(self.base)
 
     def path(self, index):
         """The path of one picture, relative to `base`."""
@@ -63,15 +46,16 @@ class Folder:
 
     def relative_paths(self):
         """The paths of all pictures, relative to `base`."""
-        return [self.path(index) for index in range(self.num_examples)]
+        return [self.path(index) for index in range(len(self.ends))]
 
-    def read(self, indices):
+    def read(self, index_B):
         """The bytes of each picture, as they lie on disk."""
-        return [self._one(int(index)) for index in indices]
+        return [self._one(index) for index in index_B]
 
     def _one(self, index):
-        path, label = joined(self.base, self.path(index)), int(self.labels[index])
-        return Example(retried(functools.partial(read_bytes, path), printable(path)), label, printable(path))
+        path = joined(self.base, self.path(index))
+        content = retried(functools.partial(read_bytes, path), printable(path))
+        return Example(content, int(self.labels[index]), printable(path))
 
 
 def open_folder(folder, split):
@@ -82,7 +66,7 @@ def open_folder(folder, split):
         split: such as "train", "validation[:100]", "train+test".
 
     Returns:
-        A Folder.
+        A Source.
 
     Raises:
         UserError: no folder, no such split, or splits and classes side by side.
@@ -110,17 +94,28 @@ def open_folder(folder, split):
     if left_out:
         kinds = ", ".join(f"{count} of {ending}" for ending, count in left_out.most_common(5))
         warn_once(f"{printable(folder)}: what is no picture is left out: {kinds}")
-    index = table(folder, rows, numbered(folders, train_classes, names, split))
-    unlabelled = np.flatnonzero(index.labels < 0)
-    if 0 < len(unlabelled) < index.num_examples:
-        some = ", ".join(printable(index.path(row)) for row in unlabelled[:3]) + (
-            ", ..." if len(unlabelled) > 3 else ""
-        )
+    names = numbered(folders, train_classes, names, split)
+    files = table(folder, rows, names)
+    unlabelled = np.flatnonzero(files.labels < 0)
+    if 0 < len(unlabelled) < len(rows):
+        some = ", ".join(printable(rows[row][0]) for row in unlabelled[:3]) + (", ..." if len(unlabelled) > 3 else "")
         warn_once(
-            f"{printable(folder)}: {len(unlabelled)} of {index.num_examples} pictures of {split} lie in no class "
-            f"folder ({some}): pre-training sees them; what needs labels leaves them out."
+            f"{printable(folder)}: {len(unlabelled)} of {len(rows)} pictures of {split} lie in no class folder "
+            f"({some}): pre-training sees them; what needs labels leaves them out."
         )
-    return index
+    digest = hashlib.sha256()
+    for path, size, _ in rows:
+        digest.update(os.fsencode(path) + b"\0%d\n" % size)
+    return Source(
+        name="image_folder",
+        split=split,
+        num_examples=len(rows),
+        class_names=tuple(map(printable, names)) or None,
+        identity_hash=digest.hexdigest(),
+        location=printable(folder),
+        store=files,
+        labels=files.labels,
+    )
 
 
 def numbered(folders, train_classes, names, split):
@@ -154,17 +149,12 @@ def classes(found):
 
 
 def table(folder, rows, names):
-    """Packs a list of (path, size, label name) into a Folder; a label's number is its place in `names`."""
+    """Packs a list of (path, size, label name) into Files; a label's number is its place in `names`."""
     number = {name: i for i, name in enumerate(names)}
     encoded = [os.fsencode(path) for path, _, _ in rows]
-    digest = hashlib.sha256()
-    for path, (_, size, _) in zip(encoded, rows, strict=True):
-        digest.update(path + b"\0%d\n" % size)
-    return Folder(
+    return Files(
         base=folder,
         letters=b"".join(encoded),
         ends=np.cumsum([len(path) for path in encoded], dtype=np.int64),
         labels=np.array([number.get(label, -1) for _, _, label in rows], np.int32),
-        class_names=tuple(map(printable, names)) or None,
-        identity_hash=digest.hexdigest(),
     )

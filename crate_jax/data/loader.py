@@ -7,6 +7,7 @@ function of (seed, k), so a run resumes by starting at another k.
 
 import contextlib
 import dataclasses
+import functools
 import logging
 import math
 import multiprocessing
@@ -19,10 +20,12 @@ import tempfile
 import threading
 import time
 import types
+from collections.abc import Callable
 
 import numpy as np
 
 from crate_jax.data.reading import raise_file_limit
+from crate_jax.data.rows import RowReader
 
 CHUNK_ROWS = 64  # at most
 CHUNK_BYTES = 2 * 2**20  # of pixels, about
@@ -42,35 +45,31 @@ class Chunks:
     """A random access source for Grain: chunk k as a dictionary of arrays.
 
     Attributes:
-        reader: RowReader.
-        order: (step, rows) -> index_R, epoch_R: which examples stand in these rows; index -1 is padding, which must
-            be at the end.
+        reader: makes the rows.
+        order: (step, row_R) -> index_R, epoch_R: which examples stand in these rows; padding is at the end.
         rows: of the global batch, that this process holds.
         first_step, num_steps: batches to make.
-        rows_per_chunk: the last chunk of a batch may have fewer.
     """
 
-    reader: object
-    order: object
+    reader: RowReader
+    order: Callable
     rows: np.ndarray
     first_step: int
     num_steps: int
-    rows_per_chunk: int
 
-    @property
-    def per_batch(self):
-        """Chunks of one batch."""
-        return -(-len(self.rows) // self.rows_per_chunk)
+    def __post_init__(self):
+        self.rows_per_chunk = chunk_rows(len(self.rows), math.prod(self.reader.shape))  # the last may have fewer
+        self.per_batch = -(-len(self.rows) // self.rows_per_chunk)
 
     def __len__(self):
         return self.num_steps * self.per_batch
 
     def __getitem__(self, number):
-        """{"image": uint8 RxHxWxC, "label", "index", "epoch": int32 R, "valid": bool R, "damaged": list of Damaged}."""
+        """{"image": uint8 RxHxWxC, "label", "index", "epoch": int32 R, "valid": bool R, "damaged": list of Example}."""
         step, part = divmod(int(number), self.per_batch)
         rows = self.rows[part * self.rows_per_chunk :][: self.rows_per_chunk]
         index_R, epoch_R = self.order(self.first_step + step, rows)
-        images_RxHxWxC = np.zeros((len(rows), *self.reader.recipe.shape), np.uint8)
+        images_RxHxWxC = np.zeros((len(rows), *self.reader.shape), np.uint8)
         label_R, valid_R = np.full(len(rows), -1, np.int32), np.zeros(len(rows), bool)
         real, damaged = int((index_R >= 0).sum()), []
         if real:
@@ -87,6 +86,15 @@ class Chunks:
         }
 
 
+_unpickling = threading.Lock()
+
+
+@functools.lru_cache(maxsize=1)
+def _unpickled(path):
+    return pickle.loads(pathlib.Path(path).read_bytes())
+
+
+@dataclasses.dataclass(frozen=True)
 class StoredChunks:
     """Chunks as worker processes get them: the name of a file, read when the first chunk is wanted.
 
@@ -94,24 +102,16 @@ class StoredChunks:
     wait for the one before it.
     """
 
-    def __init__(self, chunks, path):
-        self._path, self._length, self._chunks, self._lock = path, len(chunks), None, threading.Lock()
-        pathlib.Path(path).write_bytes(pickle.dumps(chunks))
-
-    def __getstate__(self):
-        return self._path, self._length
-
-    def __setstate__(self, state):
-        (self._path, self._length), self._chunks, self._lock = state, None, threading.Lock()
+    path: str
+    length: int
 
     def __len__(self):
-        return self._length
+        return self.length
 
     def __getitem__(self, number):
-        with self._lock:
-            if self._chunks is None:
-                self._chunks = pickle.loads(pathlib.Path(self._path).read_bytes())
-        return self._chunks[number]
+        with _unpickling:  # once for all threads
+            chunks = _unpickled(self.path)
+        return chunks[number]
 
 
 @contextlib.contextmanager
@@ -138,16 +138,17 @@ def loaded(chunks, threads, processes):
     if not flags.FLAGS.is_parsed():
         flags.FLAGS.mark_as_parsed()  # Grain asks absl for its settings, which only a program of absl's has parsed
     with tempfile.TemporaryDirectory(prefix="crate_jax_data_") as folder:
-        stored = StoredChunks(chunks, os.path.join(folder, "chunks.pickle"))
-        dataset = grain.MapDataset.source(stored).to_iter_dataset(options)
-        chunk_bytes = chunks.rows_per_chunk * math.prod(chunks.reader.recipe.shape)
+        file = pathlib.Path(folder, "chunks.pickle")
+        file.write_bytes(pickle.dumps(chunks))
+        dataset = grain.MapDataset.source(StoredChunks(str(file), len(chunks))).to_iter_dataset(options)
+        chunk_bytes = chunks.rows_per_chunk * math.prod(chunks.reader.shape)
         if not shared_memory_holds(processes * (threads + 4) * chunk_bytes):
             through_pipes = grain.experimental.DatasetOptions(min_shm_size=sys.maxsize)
             dataset = grain.experimental.WithOptionsIterDataset(dataset, through_pipes)
         ahead = grain.MultiprocessingOptions(num_workers=processes, per_worker_buffer_size=max(2, threads))
-        iterator = iter(dataset.mp_prefetch(ahead, worker_init_fn=end_with_parent))
+        iterator = iter(dataset.mp_prefetch(ahead, worker_init_fn=_end_with_parent))
         with contextlib.closing(iterator):
-            with without_main_module():
+            with _without_main_module():
                 before = len(multiprocessing.active_children())
                 iterator.get_state()  # makes all workers known, so that `close` ends each of them
                 iterator.start_prefetch()  # Grain starts each process in a thread of its own
@@ -164,23 +165,18 @@ def shared_memory_holds(needed):
     free = shutil.disk_usage(SHARED_MEMORY).free
     if free < 2 * needed:
         logging.warning(
-            "%s has %.0f MiB free, %.0f are wanted for worker processes: rows travel through pipes, which is slower; "
-            "start the container with --shm-size=%dm.",
-            SHARED_MEMORY,
-            free / 2**20,
-            2 * needed / 2**20,
-            -(-2 * needed // 2**20),
+            f"{SHARED_MEMORY} has {free / 2**20:.0f} MiB free, {2 * needed / 2**20:.0f} are wanted for worker "
+            "processes: rows travel through pipes, which is slower; start the container with "
+            f"--shm-size={-(-2 * needed // 2**20)}m."
         )
     return free >= 2 * needed
 
 
-def end_with_parent(worker, workers):
+def _end_with_parent(*_):
     """Runs in each worker process when it starts: it ends when the parent does, however that ends."""
-    del worker, workers
-    parent = multiprocessing.parent_process()
 
     def watch():
-        parent.join()
+        multiprocessing.parent_process().join()
         os._exit(1)
 
     threading.Thread(target=watch, name="crate-jax parent", daemon=True).start()
@@ -190,7 +186,7 @@ _starting = threading.Lock()
 
 
 @contextlib.contextmanager
-def without_main_module():
+def _without_main_module():
     """Child processes started in here import neither the caller's script again, nor files of the current folder.
 
     A script without `if __name__ == "__main__"` would train once more in every one of them.

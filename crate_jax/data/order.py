@@ -7,8 +7,6 @@ cycle until it lands below N again (Black and Rogaway 2002): a bijection, comput
 but the key (seed, epoch).
 """
 
-import dataclasses
-
 import numpy as np
 
 from crate_jax.data.randomness import hashed, mixed
@@ -63,59 +61,25 @@ def permuted(place_B, epoch_B, seed, num_examples):
     return index_B.astype(np.int64)
 
 
-def indices_of_step(seed, step, batch_size, num_examples, rows=None):
-    """The examples of one global batch.
+def training_order(seed, batch_size, among_N, step, row_R):
+    """Endless epochs over some examples, each in a new order.
 
     Args:
         seed: of the run.
+        batch_size: over all hosts; may be larger than N.
+        among_N: indices of the examples, at least one.
         step: from 0; any, at the same cost.
-        batch_size: B, over all hosts; may be larger than num_examples.
-        num_examples: N, at least 1.
-        rows: of the batch; None is all of them.
+        row_R: rows of the global batch.
 
     Returns:
-        index_B, epoch_B: int64; every index appears exactly once an epoch.
+        index_R, epoch_R: int64; every example appears exactly once an epoch.
     """
-    place_B = step * batch_size + (np.arange(batch_size, dtype=np.int64) if rows is None else np.asarray(rows))
-    epoch_B, place_B = np.divmod(place_B, num_examples)
-    return permuted(place_B, epoch_B, seed, num_examples), epoch_B
+    epoch_R, place_R = np.divmod(step * batch_size + row_R, len(among_N))
+    return among_N[permuted(place_R, epoch_R, seed, len(among_N))], epoch_R
 
 
-@dataclasses.dataclass(frozen=True)
-class TrainOrder:
-    """Endless epochs over some examples, each in a new order.
-
-    Attributes:
-        seed, batch_size: of the run.
-        among_N: indices of the examples.
-    """
-
-    seed: int
-    batch_size: int
-    among_N: np.ndarray
-
-    def __call__(self, step, rows):
-        """index_R, epoch_R of some rows of one global batch."""
-        place_R, epoch_R = indices_of_step(self.seed, step, self.batch_size, len(self.among_N), rows)
-        return self.among_N[place_R], epoch_R
-
-
-@dataclasses.dataclass(frozen=True)
-class EvaluationOrder:
-    """Some examples once, as they are listed; index -1 pads the last batch.
-
-    Attributes:
-        batch_size: over all hosts.
-        index_N: indices of the examples.
-    """
-
-    batch_size: int
-    index_N: np.ndarray
-
-    def __call__(self, step, rows):
-        """index_R, epoch_R of some rows of one global batch."""
-        place_R = step * self.batch_size + np.asarray(rows)
-        index_R = np.full(len(place_R), -1, np.int64)
-        there_R = place_R < len(self.index_N)
-        index_R[there_R] = self.index_N[place_R[there_R]]
-        return index_R, np.zeros(len(place_R), np.int64)
+def evaluation_order(batch_size, index_N, step, row_R):
+    """Some examples once, as they are listed; arguments and results as of `training_order`, index -1 is padding."""
+    place_R = step * batch_size + row_R
+    index_R = np.where(place_R < len(index_N), index_N.take(place_R, mode="clip"), -1)
+    return index_R, np.zeros_like(place_R)

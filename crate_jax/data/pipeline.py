@@ -4,16 +4,18 @@ Which rows those are follows from the sharding, so the global batch at a step do
 Pixels travel as bytes; mean and standard deviation are taken off on the device.
 """
 
+import functools
 import math
 
+import jax
 import numpy as np
 
 from crate_jax.cores import available_cores
-from crate_jax.data.batches import Batches, Ledger, placed
-from crate_jax.data.loader import Chunks, chunk_rows
+from crate_jax.data.batches import Batches, Ledger
+from crate_jax.data.loader import Chunks
 from crate_jax.data.mixing import mixing_plan
-from crate_jax.data.order import EvaluationOrder, TrainOrder
-from crate_jax.data.rows import RowReader, recipe_of
+from crate_jax.data.order import evaluation_order, training_order
+from crate_jax.data.rows import RowReader
 from crate_jax.data.sources import open_source
 from crate_jax.data.staging import staged
 from crate_jax.operators.patches import image_shape
@@ -53,9 +55,9 @@ def train_batches(config, image_size, channels, sharding, start_step=0, indices=
     if config.data.stage_dir:
         source = staged(source, config.data.stage_dir)
     among_N = np.arange(source.num_examples) if indices is None else np.asarray(indices, np.int64)
-    reader = RowReader(source, recipe_of(config, image_size, channels), among_N)
-    order = TrainOrder(config.seed, config.batch_size, among_N)
-    return begun(config, reader, order, (start_step, ENDLESS), sharding, config.batch_size)
+    reader = RowReader(source, config, image_size, channels, among_N)
+    order = functools.partial(training_order, config.seed, config.batch_size, among_N)
+    return _begun(config, reader, order, (start_step, ENDLESS), sharding, config.batch_size)
 
 
 def evaluation_batches(config, split, image_size, channels, batch_size, sharding=None, indices=None):
@@ -78,11 +80,10 @@ def evaluation_batches(config, split, image_size, channels, batch_size, sharding
         UserError: missing data, or (while iterating) too many corrupt examples.
     """
     source = open_source(config.data.name, split, config.data.data_dir)
-    reader = RowReader(source, recipe_of(config, image_size, channels, training=False))
+    reader = RowReader(source, config, image_size, channels)
     index_N = np.arange(source.num_examples) if indices is None else np.asarray(indices, np.int64)
-    steps = -(-len(index_N) // batch_size)
-    order = EvaluationOrder(batch_size, index_N)
-    return begun(config, reader, order, (0, steps), sharding, batch_size)
+    order = functools.partial(evaluation_order, batch_size, index_N)
+    return _begun(config, reader, order, (0, -(-len(index_N) // batch_size)), sharding, batch_size)
 
 
 def num_train_examples(config):
@@ -90,61 +91,8 @@ def num_train_examples(config):
     return open_source(config.data.name, config.data.train_split, config.data.data_dir).num_examples
 
 
-def describe(config):
-    """What a person wants to know of the data: plain strings, numbers and lists.
-
-    Args:
-        config: with the leaves `data.*`.
-
-    Returns:
-        {"name", "augmentation", "train": {"split", "examples", "classes", "class_names", "location", "fingerprint"},
-        "validation": the same}.
-
-    Raises:
-        UserError: missing data.
-    """
-    described = {"name": config.data.name, "augmentation": config.data.augmentation}
-    for part in ("train", "validation"):
-        source = open_source(config.data.name, config.data[f"{part}_split"], config.data.data_dir)
-        described[part] = {
-            "split": source.split,
-            "examples": source.num_examples,
-            "classes": source.num_classes,
-            "class_names": list(source.class_names or ()),
-            "location": source.location,
-            "fingerprint": source.fingerprint,
-        }
-    return described
-
-
-def rows_needed(sharding, batch_size):
-    """The rows of the global batch that this process's devices hold.
-
-    Args:
-        sharding: over axis 0; None: all rows.
-        batch_size: B.
-
-    Returns:
-        Ascending int64.
-    """
-    if sharding is None:
-        return np.arange(batch_size)
-    held_B = np.zeros(batch_size, bool)
-    for index in sharding.addressable_devices_indices_map((batch_size,)).values():
-        held_B[index[0]] = True
-    return np.flatnonzero(held_B)
-
-
 def workers_of(config, image_size):
-    """Who makes rows.
-
-    Args:
-        config: with the leaves `data.*`.
-        image_size: pixels, or (height, width).
-
-    Returns:
-        Threads of each process, 0 for pictures too small to be worth it; and processes, 0 for this one.
-    """
+    """Threads of each process, 0 for pictures too small to be worth it; and processes, 0 for this one."""
     workers = 0 if math.prod(image_shape(image_size)) <= LITTLE else min(len(available_cores()), 64)
     if config.data.num_workers is not None:
         workers = config.data.num_workers
@@ -155,35 +103,53 @@ def workers_of(config, image_size):
     return (-(-workers // processes) if processes else workers), processes
 
 
-def begun(config, reader, order, steps, sharding, batch_size):
-    """Batches from their parts.
-
-    Args:
-        config: with the leaves `data.*`.
-        reader: RowReader.
-        order: which examples stand where; see Chunks.
-        steps: the first, and how many.
-        sharding: None leaves the arrays as they are.
-        batch_size: over all hosts.
-
-    Returns:
-        Batches; those for training (with `reader.among_N`) without "valid", and mixed as the config says.
-    """
-    rows, training, data = rows_needed(sharding, batch_size), reader.among_N is not None, config.data
-    chunks = Chunks(reader, order, rows, *steps, chunk_rows(len(rows), math.prod(reader.recipe.shape)))
+def _begun(config, reader, order, steps, sharding, batch_size):
+    """Batches from their parts; those for training (with `reader.among_N`) without "valid", and mixed."""
+    rows, training, data = _rows_held(sharding, batch_size), reader.among_N is not None, config.data
+    chunks = Chunks(reader, order, rows, *steps)
 
     def finish(arrays):
         if training:
             del arrays["valid"]
         if training and (data.mixup or data.cutmix):
-            drawn = (config.seed, arrays["epoch"], arrays["index"], reader.recipe.image_size, data.mixup, data.cutmix)
+            drawn = (config.seed, arrays["epoch"], arrays["index"], reader.shape[:2], data.mixup, data.cutmix)
             arrays = arrays | mixing_plan(*drawn)
         if sharding is None:
             return arrays
         return {key: placed(value, sharding, batch_size, rows) for key, value in arrays.items()}
 
     ledger = Ledger(reader.source, data.max_corrupt_fraction, training)
-    threads, processes = workers_of(config, reader.recipe.image_size)
+    threads, processes = workers_of(config, reader.shape[:2])
     if data.worker_processes is None and len(chunks) < FEW * processes:
         threads, processes = min(threads * processes, THREADS), 0
     return Batches(chunks, (threads, processes), ledger, data.prefetch, finish)
+
+
+def _rows_held(sharding, batch_size):
+    """The rows of the global batch that this process's devices hold, ascending; without a sharding all of them."""
+    if sharding is None:
+        return np.arange(batch_size)
+    held_B = np.zeros(batch_size, bool)
+    for index in sharding.addressable_devices_indices_map((batch_size,)).values():
+        held_B[index[0]] = True
+    return np.flatnonzero(held_B)
+
+
+def placed(local, sharding, batch_size, rows):
+    """A global array from the rows of this process.
+
+    Args:
+        local: rows in ascending order, any further axes.
+        sharding: over axis 0.
+        batch_size: B.
+        rows: the number in the global batch of each local row.
+
+    Returns:
+        jax.Array with batch_size rows.
+    """
+
+    def shard(index):
+        first, end, _ = index[0].indices(batch_size)
+        return local[slice(*np.searchsorted(rows, (first, end)))]
+
+    return jax.make_array_from_callback((batch_size, *local.shape[1:]), sharding, shard)

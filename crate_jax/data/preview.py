@@ -5,9 +5,8 @@ import time
 import numpy as np
 
 from crate_jax.data.pipeline import train_batches
-from crate_jax.data.rows import RowReader, recipe_of
+from crate_jax.data.rows import RowReader
 from crate_jax.data.sources import open_source
-from crate_jax.operators.patches import image_shape
 
 GAP = 2  # pixels between pictures
 
@@ -31,14 +30,13 @@ def augmentation_grid(config, image_size, channels, examples=8, epochs=7):
     source = open_source(config.data.name, config.data.train_split, config.data.data_dir)
     count = min(examples, source.num_examples)
     index_B = np.linspace(0, source.num_examples - 1, count).astype(np.int64)
-    recipes = [recipe_of(config, image_size, channels, training=training) for training in (False, True)]
-    seen = [RowReader(source, recipe, np.arange(source.num_examples)) for recipe in recipes]
-    columns = []
-    for column in range(epochs + 1):
-        images_BxHxWxC = np.zeros((count, *image_shape(image_size), channels), np.uint8)
-        seen[column > 0].rows(index_B, np.full(count, max(column - 1, 0)), images_BxHxWxC)
-        columns.append(images_BxHxWxC)
-    return tiled(np.stack(columns, 1))
+    evaluated = RowReader(source, config, image_size, channels)
+    trained = RowReader(source, config, image_size, channels, np.arange(source.num_examples))
+    grid_BxExHxWxC = np.zeros((count, 1 + epochs, *trained.shape), np.uint8)
+    evaluated.rows(index_B, np.zeros(count, int), grid_BxExHxWxC[:, 0])
+    for epoch in range(epochs):
+        trained.rows(index_B, np.full(count, epoch), grid_BxExHxWxC[:, 1 + epoch])
+    return tiled(grid_BxExHxWxC)
 
 
 def tiled(images_RxSxHxWxC):

@@ -13,9 +13,10 @@ import re
 import threading
 
 import numpy as np
+from etils import epath
 
 from crate_jax.data.embedded import EMBEDDED
-from crate_jax.data.example import Example
+from crate_jax.data.example import Example, Source
 from crate_jax.data.reading import raise_file_limit, retried
 from crate_jax.errors import UserError, nearest
 from crate_jax.storage import is_remote
@@ -29,19 +30,15 @@ class Records:
     """The records of one split.
 
     Attributes:
-        name, split: as requested.
+        split: what its examples are called, such as "cifar10/train".
         base: the folder of the prepared version.
         firsts: where each piece of a file begins in the split, with N at the end.
         skips: records before the piece in its file.
         names: the ArrayRecord file of each piece, in `base`.
         features: TFDS features of the image and, if there is one, the label.
         image_key, label_key: their names; label_key may be None.
-        class_names: tuple or None.
-        num_classes: or None.
-        identity_hash: of the version's description and the pieces.
     """
 
-    name: str
     split: str
     base: str
     firsts: np.ndarray
@@ -50,37 +47,25 @@ class Records:
     features: object
     image_key: str
     label_key: str | None
-    class_names: tuple | None
-    num_classes: int | None
-    identity_hash: str
-
-    @property
-    def num_examples(self):
-        return int(self.firsts[-1])
-
-    @property
-    def location(self):
-        return self.base
 
     def relative_paths(self):
         """The files that hold examples, relative to `base`."""
         return list(dict.fromkeys(self.names))
 
-    def read(self, indices):
+    def read(self, index_B):
         """Examples with the encoded image as bytes (or pixels, where the data set stores tensors)."""
-        piece_B = np.searchsorted(self.firsts, indices, side="right") - 1
-        examples = [None] * len(indices)
+        piece_B = np.searchsorted(self.firsts, index_B, side="right") - 1
+        examples = [None] * len(index_B)
         for piece in np.unique(piece_B):
             rows = np.flatnonzero(piece_B == piece)
-            numbers = indices[rows] - self.firsts[piece] + self.skips[piece]
+            numbers = index_B[rows] - self.firsts[piece] + self.skips[piece]
             for row, record in zip(rows, records(f"{self.base}/{self.names[piece]}", numbers), strict=True):
-                examples[row] = self._example(int(indices[row]), record)
+                examples[row] = self._example(f"{self.split}[{index_B[row]}]", record)
         return examples
 
-    def _example(self, index, record):
+    def _example(self, identity, record):
         import tensorflow_datasets as tfds
 
-        identity = f"{self.name}/{self.split}[{index}]"
         if isinstance(record, Exception):
             return Example(None, -1, identity, str(record))
         try:
@@ -91,43 +76,28 @@ class Records:
             return Example(None, -1, identity, f"{type(error).__name__}: {error}")
 
 
-class OpenFiles:
-    """Readers of the ArrayRecord files read last, as many as half of the files that the process may open."""
-
-    def __init__(self):
-        self.lock = threading.Lock()
-        self.readers = collections.OrderedDict()
-
-    def reader(self, path):
-        """The reader of a file, opened if it is not.
-
-        Raises:
-            OSError: it cannot be opened.
-        """
-        from array_record.python.array_record_module import ArrayRecordReader
-
-        with self.lock:
-            if path in self.readers:
-                self.readers.move_to_end(path)
-                return self.readers[path]
-        try:
-            reader = ArrayRecordReader(path, options=OPTIONS)
-            reader.num_records()  # a file that cannot be read is noticed by the first use only
-        except RuntimeError as error:
-            raise OSError(str(error)) from None
-        with self.lock:
-            self.readers[path] = reader
-            while len(self.readers) > max(1, raise_file_limit() // 2):
-                self.readers.popitem(last=False)  # closed when the last thread that reads from it is done
-        return reader
-
-    def forget(self, path):
-        """Drops a reader, so that the file is opened again when it is read next."""
-        with self.lock:
-            self.readers.pop(path, None)
+_readers: collections.OrderedDict = collections.OrderedDict()  # by path, the one used last at the end
+_readers_lock = threading.Lock()
 
 
-_open_files = OpenFiles()
+def _reader(path):
+    """A reader of an ArrayRecord file; half of the files that the process may open stay open. OSError if it fails."""
+    from array_record.python.array_record_module import ArrayRecordReader
+
+    with _readers_lock:
+        if path in _readers:
+            _readers.move_to_end(path)
+            return _readers[path]
+    try:
+        reader = ArrayRecordReader(path, options=OPTIONS)
+        reader.num_records()  # a file that cannot be read is noticed by the first use only
+    except RuntimeError as error:
+        raise OSError(str(error)) from None
+    with _readers_lock:
+        _readers[path] = reader
+        while len(_readers) > max(1, raise_file_limit() // 2):
+            _readers.popitem(last=False)  # closed when the last thread that reads from it is done
+    return reader
 
 
 def records(path, numbers):
@@ -147,9 +117,10 @@ def records(path, numbers):
 
     def read():
         try:
-            return _open_files.reader(path).read(numbers)
+            return _reader(path).read(numbers)
         except RuntimeError as error:
-            _open_files.forget(path)
+            with _readers_lock:
+                _readers.pop(path, None)  # it is opened again when it is read next
             if DAMAGE.search(str(error)):
                 return error
             raise OSError(str(error)) from None
@@ -173,18 +144,9 @@ def import_tfds():
         why = str(error).strip().split(". ")[0]
         raise UserError(
             "TensorFlow Datasets cannot be imported, which data sets other than image_folder and the embedded ones "
-            f"need ({why}); install crate-jax in an environment of its own, with "
-            "protobuf>=6.31.1."
+            f"need ({why}); install crate-jax in an environment of its own, with protobuf>=6.31.1."
         ) from error
     return tensorflow_datasets
-
-
-def tfds_data_dir(data_dir):
-    """TFDS's root folder: as requested, else TFDS's own place."""
-    if data_dir:
-        return os.path.expanduser(str(data_dir))
-    tfds = import_tfds()
-    return os.path.expanduser(os.environ.get("TFDS_DATA_DIR") or str(tfds.core.constants.DATA_DIR))
 
 
 def read_only_builder(name, data_dir):
@@ -200,54 +162,31 @@ def read_only_builder(name, data_dir):
     Raises:
         UserError: not there; with the command that prepares it.
     """
-    from etils import epath
-
-    tfds, root = import_tfds(), tfds_data_dir(data_dir)
+    tfds = import_tfds()
+    root = os.path.expanduser(str(data_dir or os.environ.get("TFDS_DATA_DIR") or tfds.core.constants.DATA_DIR))
     try:
         if data_dir and epath.Path(root, "dataset_info.json").exists():
             return tfds.builder_from_directory(root)
         return tfds.core.read_only_builder.builder_from_files(name, data_dir=root)
     except (tfds.core.registered.DatasetNotFoundError, FileNotFoundError, ValueError):
-        raise UserError(missing(name, root)) from None
+        raise UserError(_missing(name, root)) from None
     except Exception as error:
         if not is_remote(root):
             raise
         # a bucket that is not there, or may not be read: its client's errors are neither OSError nor ValueError
-        raise UserError(f"{missing(name, root)} Listing it failed: {str(error).strip().splitlines()[0]}") from error
+        raise UserError(f"{_missing(name, root)} Listing it failed: {str(error).strip().splitlines()[0]}") from error
 
 
-def missing(name, root):
+def _missing(name, root):
     """One sentence on a data set that is not there."""
-    tfds = import_tfds()
     bare = name.partition("/")[0].partition(":")[0]
-    known = {*tfds.list_builders(with_community_datasets=False), *EMBEDDED, "image_folder"}
+    known = {*import_tfds().list_builders(with_community_datasets=False), *EMBEDDED, "image_folder"}
     if bare not in known:
         return f"data.name={name} is neither prepared in {root} nor known to TFDS{nearest(bare, known)}"
     command = f"tfds build {name} --data_dir={root} --file_format=array_record"
     tars = f" (after putting ILSVRC2012_img_train.tar and ILSVRC2012_img_val.tar into {root}/downloads/manual)"
     by_hand = tars if bare == "imagenet2012" else ""
     return f"data.name={name} is not prepared in {root}; run {command}{by_hand}, or set data.data_dir."
-
-
-def image_and_label(name, features):
-    """Which features are the image and the label.
-
-    Args:
-        name: of the data set.
-        features: TFDS FeaturesDict.
-
-    Returns:
-        image_key, label_key or None.
-
-    Raises:
-        UserError: there is no image.
-    """
-    tfds = import_tfds()
-    images = [key for key, feature in features.items() if isinstance(feature, tfds.features.Image)]
-    labels = [key for key, feature in features.items() if isinstance(feature, tfds.features.ClassLabel)]
-    if not images:
-        raise UserError(f"data.name={name} holds no images (its features: {', '.join(features)}); choose another one.")
-    return ("image" if "image" in images else images[0]), ("label" if "label" in labels else next(iter(labels), None))
 
 
 def open_records(name, split, data_dir):
@@ -259,14 +198,20 @@ def open_records(name, split, data_dir):
         data_dir: TFDS's root folder; None is TFDS's own place.
 
     Returns:
-        Records.
+        A Source.
 
     Raises:
-        UserError: missing data set or split, no images.
+        UserError: missing data set or split, no images, or another format than ArrayRecord.
     """
-    tfds = import_tfds()
-    builder = read_only_builder(name, data_dir)
-    image_key, label_key = image_and_label(name, builder.info.features)
+    tfds, builder = import_tfds(), read_only_builder(name, data_dir)
+    features = builder.info.features
+    images = [key for key, feature in features.items() if isinstance(feature, tfds.features.Image)]
+    labels = [key for key, feature in features.items() if isinstance(feature, tfds.features.ClassLabel)]
+    if not images:
+        raise UserError(f"data.name={name} holds no images (its features: {', '.join(features)}); choose another one.")
+    image_key = "image" if "image" in images else images[0]
+    label_key = "label" if "label" in labels else next(iter(labels), None)
+    label = features[label_key] if label_key else None
     try:
         pieces = builder.info.splits[split].file_instructions
     except (KeyError, ValueError, AssertionError):
@@ -274,38 +219,33 @@ def open_records(name, split, data_dir):
         raise UserError(
             f"data.name={name} has no split {split!r}; it has {known}, and slices of them such as train[:90%]."
         ) from None
-    features = builder.info.features
-    kept = {key: features[key] for key in (image_key, label_key) if key}
-    label = features[label_key] if label_key else None
-    takes = [piece_length(piece) for piece in pieces]
-    words = [f"{os.path.basename(p.filename)} {p.skip} {take}" for p, take in zip(pieces, takes, strict=True)]
-    return Records(
+    _check_format(builder)
+    names = [os.path.basename(piece.filename) for piece in pieces]
+    # TFDS writes -1 for all that follow
+    takes = [piece.examples_in_shard - piece.skip if piece.take < 0 else piece.take for piece in pieces]
+    words = [f"{file} {piece.skip} {take}" for file, piece, take in zip(names, pieces, takes, strict=True)]
+    return Source(
         name=name,
         split=split,
-        base=str(builder.data_dir),
-        firsts=np.cumsum([0, *takes], dtype=np.int64),
-        skips=np.array([piece.skip for piece in pieces], np.int64),
-        names=array_record_names(builder, pieces),
-        features=tfds.features.FeaturesDict(kept),
-        image_key=image_key,
-        label_key=label_key,
+        num_examples=sum(takes),
         class_names=tuple(label.names) if label is not None and label.num_classes else None,
-        num_classes=label.num_classes if label is not None else None,
         identity_hash=hashlib.sha256("\n".join([builder.info.full_name, *words]).encode()).hexdigest(),
+        location=str(builder.data_dir),
+        store=Records(
+            split=f"{name}/{split}",
+            base=str(builder.data_dir),
+            firsts=np.cumsum([0, *takes], dtype=np.int64),
+            skips=np.array([piece.skip for piece in pieces], np.int64),
+            names=names,
+            features=tfds.features.FeaturesDict({key: features[key] for key in (image_key, label_key) if key}),
+            image_key=image_key,
+            label_key=label_key,
+        ),
     )
 
 
-def piece_length(piece):
-    """Records that one piece of a file contributes; TFDS writes -1 for all that follow."""
-    return piece.examples_in_shard - piece.skip if piece.take < 0 else piece.take
-
-
-def array_record_names(builder, pieces):
-    """The file of each piece, in the builder's folder.
-
-    Raises:
-        UserError: the data set is stored in another format.
-    """
+def _check_format(builder):
+    """Raises UserError unless the data set can be read by index."""
     file_format = builder.info.file_format.value
     if file_format != "array_record":
         way = (
@@ -315,4 +255,3 @@ def array_record_names(builder, pieces):
             else "prepare it with --file_format=array_record"
         )
         raise UserError(f"{builder.data_dir} is stored as {file_format}, which cannot be read by index; {way}.")
-    return [os.path.basename(piece.filename) for piece in pieces]

@@ -11,7 +11,7 @@ from PIL import Image
 
 from crate_jax.data import rows
 from crate_jax.data.image_folder import table
-from crate_jax.data.rows import RowReader, recipe_of
+from crate_jax.data.rows import RowReader
 from crate_jax.data.sources import open_source
 
 RUN = """
@@ -53,7 +53,7 @@ def test_flat_over_epochs_and_over_sizes(tmp_path):
 def test_kept_pictures_have_a_budget(config, monkeypatch):
     monkeypatch.setattr(rows, "KEPT_BYTES", 100_000)
     source = open_source(config.data.name, "train")
-    reader = RowReader(source, recipe_of(config, 32, 3))
+    reader = RowReader(source, config, 32, 3)
     reader.rows(np.arange(100), np.zeros(100, int), np.zeros((100, 32, 32, 3), np.uint8))
     assert 5 <= len(reader.kept) <= 11 and reader.kept_bytes <= 100_000
 

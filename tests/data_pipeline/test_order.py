@@ -7,8 +7,12 @@ import numpy as np
 import pytest
 from hypothesis import strategies as st
 
-from crate_jax.data.order import feistel, indices_of_step, permuted
+from crate_jax.data.order import feistel, permuted, training_order
 from crate_jax.data.randomness import uniforms
+
+
+def indices_of_step(seed, step, batch_size, num_examples):
+    return training_order(seed, batch_size, np.arange(num_examples), step, np.arange(batch_size))
 
 
 @hypothesis.settings(deadline=None, max_examples=60)

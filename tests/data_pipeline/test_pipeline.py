@@ -9,9 +9,8 @@ import numpy as np
 import pytest
 
 from crate_jax.data import batches, pipeline
-from crate_jax.data.embedded.photographs import CROPS
 from crate_jax.data.loader import chunk_rows
-from crate_jax.data.order import indices_of_step
+from crate_jax.data.order import training_order
 from crate_jax.data.sources import open_source
 
 # computed by version 0.1
@@ -64,7 +63,8 @@ def test_global_batch_does_not_depend_on_hosts(config, monkeypatch, hosts):
     whole = batches_of(config, 2)
     source = open_source(config.data.name, "train")
     for step in range(2):
-        index, epoch = indices_of_step(config.seed, step, config.batch_size, source.num_examples)
+        examples, rows = np.arange(source.num_examples), np.arange(config.batch_size)
+        index, epoch = training_order(config.seed, config.batch_size, examples, step, rows)
         np.testing.assert_array_equal(whole[step]["index"], index)
         np.testing.assert_array_equal(whole[step]["epoch"], epoch)
     parts = []
@@ -153,7 +153,7 @@ class Failing:
     def __init__(self, source, event=None):
         self.source, self.event = source, event
 
-    def __call__(self, indices):
+    def read(self, indices):
         if max(indices) >= 40:
             if self.event is None:
                 raise ZeroDivisionError("in a worker")
@@ -164,7 +164,7 @@ class Failing:
 @pytest.mark.parametrize("workers", [0, 2])
 def test_errors_surface_in_the_consumer(config, monkeypatch, workers):
     source = open_source("embedded_photographs", "test")
-    failing = dataclasses.replace(source, read=Failing(source))
+    failing = dataclasses.replace(source, store=Failing(source))
     monkeypatch.setattr(pipeline, "open_source", lambda *_: failing)
     config.data.num_workers = workers
     iterator = pipeline.evaluation_batches(config, "test", 32, 3, 16)
@@ -179,7 +179,7 @@ def test_errors_surface_in_the_consumer(config, monkeypatch, workers):
 def test_a_wait_for_data_can_be_left(config, monkeypatch):
     """A loader that hangs keeps nobody from asking whether the run was told to stop, nor from closing it."""
     source, event = open_source("embedded_photographs", "test"), threading.Event()
-    hanging = dataclasses.replace(source, read=Failing(source, event))
+    hanging = dataclasses.replace(source, store=Failing(source, event))
     monkeypatch.setattr(pipeline, "open_source", lambda *_: hanging)
     monkeypatch.setattr(batches, "JOIN_SECONDS", 0.1)
     iterator = pipeline.evaluation_batches(config, "test", 32, 3, 16)
@@ -207,9 +207,3 @@ def test_close_ends_the_thread(config):
 def test_chunks_are_equal_parts():
     assert chunk_rows(32, 32 * 32 * 3) == 32 and chunk_rows(100, 32 * 32 * 3) == 50
     assert chunk_rows(4096, 224 * 224 * 3) <= 16 and chunk_rows(1, 10**9) == 1
-
-
-def test_describe(config):
-    described = pipeline.describe(config)
-    assert described["train"]["examples"] == 17 * CROPS["train"] == pipeline.num_train_examples(config)
-    assert described["validation"]["split"] == "test" and described["validation"]["classes"] == 17

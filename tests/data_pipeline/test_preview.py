@@ -27,6 +27,7 @@ def test_command(config, tmp_path, capsys):
     data.main(config, tmp_path / "out", seconds=0.1)
     printed = capsys.readouterr().out
     assert "680 examples, 17 classes (astronaut, brick" in printed and "images/s at 32 pixels" in printed
+    assert "validation    test: 1,020 examples, 17 classes" in printed
     assert Image.open(tmp_path / "out" / "augmented.png").size == (8 * 34 - 2, 8 * 34 - 2)
 
 

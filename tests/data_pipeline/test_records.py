@@ -123,7 +123,7 @@ def test_conversion_keeps_bytes_and_resumes(stored, tmp_path):
     assert names == [name.replace("tfrecord", "array_record") for name in sorted(os.listdir(folder))]
     assert lines[-1] == f"{len(lines)} of {len(lines)} files" and target == str(tmp_path / "thirty" / "1.2.3")
     source = open_source("thirty", "train", tmp_path)
-    (first,) = records(f"{source.location}/{source.read.args[0].names[0]}", [0])
+    (first,) = records(f"{source.location}/{source.store.names[0]}", [0])
     assert first == next(tfrecords(next(folder.glob("thirty-train*-00000-of-*"))))
     kept, lost = sorted((tmp_path / "thirty" / "1.2.3").glob("thirty-train*"))[:2]
     before = kept.stat().st_mtime_ns
@@ -162,7 +162,7 @@ def test_damaged_records_are_corrupt_and_damaged_files_are_not(stored, tmp_path,
     damaged = [index for index, example in enumerate(source.read(np.arange(30))) if example.error]
     assert 1 <= len(damaged) <= 4
     path.write_bytes(content[:1000])
-    tfds_records._open_files.forget(str(path))
+    tfds_records._readers.clear()
     with pytest.raises(UserError, match=rf"{path.name} cannot be read"):
         source.read(np.arange(30))
 

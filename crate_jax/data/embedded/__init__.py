@@ -11,47 +11,23 @@ from collections.abc import Sequence
 import numpy as np
 
 from crate_jax.data.embedded import digits, photographs
-from crate_jax.data.example import Example
-from crate_jax.data.slicing import bounds, parsed
+from crate_jax.data.example import Example, Source, bounds, parsed
 from crate_jax.errors import UserError
 
 EMBEDDED = {"embedded_digits": digits, "embedded_photographs": photographs}
 
 
 @dataclasses.dataclass(frozen=True)
-class Embedded:
-    """Examples in memory.
+class InMemory:
+    """Images (uint8 HxWxC) and class numbers; `split` stands in what the examples are called."""
 
-    Attributes:
-        name, split: as requested.
-        location: the packages that hold the pictures.
-        images: uint8 HxWxC, each.
-        labels_N: class numbers.
-        class_names: tuple.
-        identity_hash: of the data set's version and the slices.
-    """
-
-    name: str
     split: str
-    location: str
     images: Sequence[np.ndarray]
     labels_N: np.ndarray
-    class_names: tuple
-    identity_hash: str
 
-    @property
-    def num_examples(self):
-        return len(self.images)
-
-    @property
-    def num_classes(self):
-        return len(self.class_names)
-
-    def read(self, indices):
+    def read(self, index_B):
         """Examples with pixels."""
-        return [
-            Example(self.images[i], int(self.labels_N[i]), f"{self.name}/{self.split}[{i}]") for i in map(int, indices)
-        ]
+        return [Example(self.images[i], int(self.labels_N[i]), f"{self.split}[{i}]") for i in index_B]
 
 
 def open_embedded(name, split):
@@ -62,7 +38,7 @@ def open_embedded(name, split):
         split: with TFDS's slicing syntax.
 
     Returns:
-        Embedded.
+        A Source.
 
     Raises:
         UserError: no such split, or a package that holds the pictures is missing.
@@ -80,14 +56,14 @@ def open_embedded(name, split):
         labels.append(part_labels_N[start:stop])
         if stop > start:  # worded as the ArrayRecord files were once that held them: fingerprints of runs stay valid
             words.append(f"{name}-{part}.array_record-00000-of-00001 {start} {stop - start}")
-    return Embedded(
+    return Source(
         name=name,
         split=split,
-        location=module.LOCATION,
-        images=images,
-        labels_N=np.concatenate(labels),
+        num_examples=len(images),
         class_names=module.CLASS_NAMES,
         identity_hash=hashlib.sha256("\n".join(words).encode()).hexdigest(),
+        location=module.LOCATION,
+        store=InMemory(f"{name}/{split}", images, np.concatenate(labels)),
     )
 
 
