@@ -62,6 +62,11 @@ def warn_once(message):
         logging.warning("%s", message)
 
 
+def first_line(error):
+    """The first line of what an exception says, or what kind it is."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
 def nearest(name, known, limit=3):
     """A clause that names the known names closest to `name`.
 

@@ -12,7 +12,9 @@ import stat
 from collections import Counter
 from typing import NamedTuple
 
-from crate_jax.errors import UserError
+from etils import epath
+
+from crate_jax.errors import UserError, first_line
 from crate_jax.storage import is_remote
 
 PHOTOGRAPHS = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".avif", ".jp2", ".tif", ".tiff")
@@ -20,7 +22,7 @@ PICTURES = frozenset((*PHOTOGRAPHS, ".gif", ".bmp", ".dib", ".ppm", ".pgm", ".pb
 # what macOS, Synology, Windows and ext4 leave in folders; the second holds thumbnails
 NOT_DATA = frozenset(("__MACOSX", "@eaDir", "$RECYCLE.BIN", "System Volume Information", "lost+found"))
 REMOTE_LISTINGS = 16  # requests at once
-KINDS = ((stat.S_ISFIFO, "named pipe"), (stat.S_ISSOCK, "socket"), (stat.S_ISCHR, "device"), (stat.S_ISBLK, "device"))
+KINDS = {"p": "named pipe", "s": "socket", "c": "device", "b": "device"}  # by the first letter of `stat.filemode`
 
 
 class Entry(NamedTuple):
@@ -53,6 +55,12 @@ def printable(name):
     return "".join(letter if letter.isprintable() else letter.encode("unicode_escape").decode() for letter in text)
 
 
+def listed(names, most=5):
+    """The first few of some names for a message, and how many more there are."""
+    names = [printable(name) for name in names]
+    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
+
+
 def read_bytes(path):
     """A regular file's content; remote ones through epath.
 
@@ -60,8 +68,6 @@ def read_bytes(path):
         OSError: it cannot be read, or is no regular file.
     """
     if is_remote(path):
-        from etils import epath
-
         return epath.Path(path).read_bytes()
     # without O_NONBLOCK a pipe blocks before it can be looked at; regular files ignore the flag
     with open(os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK), "rb") as file:
@@ -75,13 +81,18 @@ def is_picture(name):
     return pathlib.PurePosixPath(name).suffix.lower() in PICTURES
 
 
-def is_ignored(name):
-    """Whether a name is hidden, or of those that systems leave in folders."""
-    return name.startswith(".") or name in NOT_DATA
+def is_there(path):
+    """Whether a folder is there."""
+    return epath.Path(path).is_dir() if is_remote(path) else os.path.isdir(path)
+
+
+def is_file(path):
+    """Whether a regular file is there."""
+    return epath.Path(path).exists() if is_remote(path) else os.path.isfile(path)
 
 
 def entries_of(folder):
-    """What lies in one folder, sorted by name, without what `is_ignored`.
+    """What lies in one folder, sorted by name, without what is hidden and what systems leave there.
 
     Args:
         folder: local or remote.
@@ -93,17 +104,16 @@ def entries_of(folder):
         UserError: it cannot be listed.
     """
     try:
-        found = _remote_entries(folder) if is_remote(folder) else _local_entries(folder)
+        found = _remote_entries(folder) if is_remote(folder) else map(_local_entry, os.scandir(folder))
+        # sorted: which of two links to one folder is followed must not depend on the file system
+        return sorted((entry for entry in found if not _is_ignored(entry.name)), key=lambda entry: entry.name)
     except Exception as error:  # object stores raise what their client library raises
-        reason = getattr(error, "strerror", None) or (str(error).splitlines() or [type(error).__name__])[0]
+        reason = getattr(error, "strerror", None) or first_line(error)
         raise UserError(f"{printable(folder)} cannot be listed ({reason}); check its name and permissions.") from error
-    # sorted: which of two links to one folder is followed must not depend on the file system
-    return sorted((entry for entry in found if not is_ignored(entry.name)), key=lambda entry: entry.name)
 
 
-def _local_entries(folder):
-    with os.scandir(folder) as entries:
-        return [_local_entry(entry) for entry in entries]
+def _is_ignored(name):
+    return name.startswith(".") or name in NOT_DATA
 
 
 def _local_entry(entry):
@@ -113,39 +123,19 @@ def _local_entry(entry):
         found = entry.stat()
     except OSError:
         return Entry(entry.name, "link to nowhere" if entry.is_symlink() else "file")
-    kind = next((kind for is_kind, kind in KINDS if is_kind(found.st_mode)), "file")
-    return Entry(entry.name, kind, found.st_size)
+    return Entry(entry.name, KINDS.get(stat.filemode(found.st_mode)[0], "file"), found.st_size)
 
 
 @functools.lru_cache(maxsize=100_000)
 def _remote_entries(folder):
     """One request to list, and one for each name that is no picture's; a bucket is listed once in a process."""
-    from etils import epath
 
     def entry(path):
         if is_picture(path.name) or not path.is_dir():
             return Entry(path.name, "file")
         return Entry(path.name, "folder", real=str(path))
 
-    return [entry(path) for path in epath.Path(folder).iterdir() if not is_ignored(path.name)]
-
-
-def is_there(path):
-    """Whether a folder is there."""
-    if is_remote(path):
-        from etils import epath
-
-        return epath.Path(path).is_dir()
-    return os.path.isdir(path)
-
-
-def is_file(path):
-    """Whether a regular file is there."""
-    if is_remote(path):
-        from etils import epath
-
-        return epath.Path(path).exists()
-    return os.path.isfile(path)
+    return [entry(path) for path in epath.Path(folder).iterdir() if not _is_ignored(path.name)]
 
 
 def pictures_below(base, skip=()):
@@ -176,9 +166,9 @@ def pictures_below(base, skip=()):
                             continue
                         if entry.real in seen:
                             others["second way to a folder"] += 1
-                            continue
-                        seen.add(entry.real)
-                        below.append(path + "/")
+                        else:
+                            seen.add(entry.real)
+                            below.append(path + "/")
                     elif is_picture(entry.name) and entry.kind in ("file", "link to nowhere"):
                         found.append((path, entry.size))
                     elif entry.kind == "link to nowhere" and not place:

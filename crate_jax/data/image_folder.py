@@ -1,27 +1,68 @@
 """A person's own pictures: any depth, any common format; the first sub-folder is the label.
 
-A split named S is the sub-folder S, in any known spelling (`folder_splits`). Where there is no held-out folder,
-`train` and `validation` are nine tenths and one tenth of FOLDER/train, or of FOLDER, by a hash of each path: adding
-pictures moves none from one side to the other. Classes have the same numbers in every split: those of the training
-pictures come first. Paths lie end to end in one array: a million of them cost what their letters cost.
+A split is the sub-folder of that name, or one whose standard name (train, validation, test) it is in a known spelling:
+`Training`, `val`, `test_images`, `val2017`, `ILSVRC2012_img_val`. Where there is no held-out folder, `train` and
+`validation` are nine tenths and one tenth of FOLDER/train, or of FOLDER, by a hash of each path: adding pictures moves
+none from one side to the other. Splits and classes side by side are refused: validation pictures would be trained on.
+Classes have the same numbers in every split: those of the training pictures come first.
 """
 
 import dataclasses
 import functools
 import hashlib
 import os
+import re
 import unicodedata
 from collections import Counter
 
 import numpy as np
 
 from crate_jax.data.example import Example, Source, bounds, parsed
-from crate_jax.data.folder_listing import is_there, joined, printable, read_bytes
-from crate_jax.data.folder_splits import SplitFolders, held_out
+from crate_jax.data.folder_listing import (
+    entries_of,
+    is_picture,
+    is_there,
+    joined,
+    listed,
+    pictures_below,
+    printable,
+    read_bytes,
+    refuse_dangling,
+)
 from crate_jax.data.listed_once import remembered
 from crate_jax.data.reading import retried
 from crate_jax.errors import UserError, warn_once
 from crate_jax.storage import is_remote
+
+SPELLINGS = {
+    "train": r"train(?:ing)?(?:[ _-]?val(?:idation)?)?|trn",
+    "validation": r"val(?:id(?:at(?:ion|e))?)?|eval(?:uation)?|dev(?:elopment)?|h[eo]ld[ _-]?out",
+    "test": r"test(?:ing)?|tst",
+    "unlabelled": r"unlabell?ed",
+}
+_FILLER = r"imgs?|images?|pictures?|data"
+_AROUND = rf"(?:(?:ilsvrc\d*|{_FILLER})[ _.-]*)*(?:{{}})(?:[ _.-]*(?:{_FILLER}|set|split|\d{{{{4}}}}))*"
+_PATTERNS = {standard: re.compile(_AROUND.format(spelling)) for standard, spelling in SPELLINGS.items()}
+
+
+def standard_name(name):
+    """`train`, `validation` or `test` for a known spelling of one of them, else None."""
+    return next((standard for standard, pattern in _PATTERNS.items() if pattern.fullmatch(name.lower().strip())), None)
+
+
+def held_out(paths):
+    """True for about one path in ten, independent of the others; for at least one of two or more."""
+    words = [hashlib.sha256(path.encode("utf-8", "surrogateescape")).digest()[:8] for path in paths]
+    word_N = np.array([int.from_bytes(word, "big") for word in words], np.uint64)
+    chosen_N = word_N % np.uint64(10) == 0
+    if len(paths) > 1 and not chosen_N.any():
+        chosen_N[np.argmin(word_N)] = True
+    return chosen_N
+
+
+def label_of(path):
+    """The first sub-folder of a relative path, or None; macOS writes its letters with accents in two parts."""
+    return unicodedata.normalize("NFC", path.partition("/")[0]) if "/" in path else None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,6 +99,14 @@ class Files:
         return Example(content, int(self.labels[index]), printable(path))
 
 
+def table(base, rows, names):
+    """Packs a list of (path, size, label) into Files; a label's number is its place in `names`."""
+    number = {name: i for i, name in enumerate(names)}
+    encoded = [os.fsencode(path) for path, _, _ in rows]
+    ends = np.cumsum([len(path) for path in encoded], dtype=np.int64)
+    return Files(base, b"".join(encoded), ends, np.array([number.get(label, -1) for _, _, label in rows], np.int32))
+
+
 def open_folder(folder, split):
     """The pictures of one split of a folder, with TFDS's slicing syntax.
 
@@ -76,36 +125,33 @@ def open_folder(folder, split):
     folder = str(folder) if is_remote(folder) else os.path.abspath(os.path.expanduser(str(folder)))
     if not is_there(folder):
         raise UserError(f"data.data_dir={printable(folder)} is not a folder; name the folder that holds your pictures.")
-    folders, rows, others = remembered(("folder", folder), lambda: SplitFolders(folder)), [], {}
+    folders, rows, bases = remembered(("folder", folder), lambda: Folders(folder)), [], []
     parts = parsed(split)
-    train_classes = folders.train_classes(label_of)
-    folders.check_not_mixed([name for name, _, _ in parts], train_classes)
-    names = set()
+    folders.check_not_mixed([name for name, _, _ in parts])
     for name, first, last in parts:
         base, tenth = folders.find(name)
         prefix = base[len(folder) + 1 :] + "/" if base != folder else ""
-        found, others[base] = folders.scan(base)
-        names |= classes(found)
-        if tenth is not None and found:
+        bases.append(base)
+        found, _ = folders.scan(base)
+        if tenth is not None:
             found = [found[row] for row in np.flatnonzero(held_out([path for path, _ in found]) == tenth)]
         start, stop = bounds(first, last, len(found))
         rows += [(prefix + path, size, label_of(path)) for path, size in found[start:stop]]
-    left_out = sum(others.values(), Counter())
+    left_out = sum((folders.scan(base)[1] for base in dict.fromkeys(bases)), Counter())
     if left_out:
         kinds = ", ".join(f"{count} of {ending}" for ending, count in left_out.most_common(5))
         warn_once(f"{printable(folder)}: what is no picture is left out: {kinds}")
-    names = numbered(folders, train_classes, names, split)
-    files = table(folder, rows, names)
-    unlabelled = np.flatnonzero(files.labels < 0)
+    names = folders.numbered(bases, split)
+    unlabelled = [path for path, _, label in rows if label is None]
     if 0 < len(unlabelled) < len(rows):
-        some = ", ".join(printable(rows[row][0]) for row in unlabelled[:3]) + (", ..." if len(unlabelled) > 3 else "")
         warn_once(
             f"{printable(folder)}: {len(unlabelled)} of {len(rows)} pictures of {split} lie in no class folder "
-            f"({some}): pre-training sees them; what needs labels leaves them out."
+            f"({listed(unlabelled, 3)}): pre-training sees them; what needs labels leaves them out."
         )
     digest = hashlib.sha256()
     for path, size, _ in rows:
         digest.update(os.fsencode(path) + b"\0%d\n" % size)
+    files = table(folder, rows, names)
     return Source(
         name="image_folder",
         split=split,
@@ -118,43 +164,142 @@ def open_folder(folder, split):
     )
 
 
-def numbered(folders, train_classes, names, split):
-    """The classes in the order of their numbers: those of the training pictures, then what other splits add.
+class Folders:
+    """The splits and classes in a folder that the user named, local or remote.
 
-    The latter are numbered over all splits, so that any two splits agree.
+    Raises:
+        UserError: a link to nowhere.
     """
-    order, unknown = sorted(train_classes), names - train_classes
-    if not unknown:
-        return order
-    everywhere = set(names)
-    for name in folders.standard:
-        everywhere |= classes(folders.scan(joined(folders.folder, name))[0])
-    if train_classes:
-        some = ", ".join(map(printable, sorted(unknown)[:5])) + (", ..." if len(unknown) > 5 else "")
-        warn_once(
-            f"{printable(folders.folder)}: {split} has {len(unknown)} classes that the training pictures do not have "
-            f"({some}); they are numbered after those, and a classifier cannot get them right."
+
+    def __init__(self, folder):
+        self.folder, names, self._scanned = folder, [], {}
+        for entry in entries_of(folder):
+            if entry.kind == "folder":
+                names.append(entry.name)
+            elif entry.kind == "link to nowhere" and not is_picture(entry.name):
+                refuse_dangling(folder, entry.name)
+        self.standard = {name: standard_name(name) for name in names if standard_name(name)}
+        self.others = [name for name in names if name not in self.standard]
+
+    def find(self, split):
+        """Where a split lies.
+
+        Args:
+            split: without a slice.
+
+        Returns:
+            The base folder, and True or False to take the held-out tenth or the rest of it, None to take everything.
+
+        Raises:
+            UserError: there is no such split, or there are two.
+        """
+        there, standard = self._named(split), standard_name(split)
+        if standard == "train":
+            return self._base(there), None if "validation" in self.standard.values() else False
+        if there:
+            return self._base(there), None
+        if standard == "validation":
+            return self._base(self._named("train")), True
+        raise UserError(
+            f"{printable(self.folder)} has no sub-folder {split!r}; without one there are the splits train and "
+            "validation, which data.train_split and data.validation_split may name."
         )
-    return order + sorted(everywhere - train_classes)
 
+    def _base(self, name):
+        return joined(self.folder, name) if name else self.folder
 
-def label_of(path):
-    """The first sub-folder of a relative path, or None; macOS writes its letters with accents in two parts."""
-    return unicodedata.normalize("NFC", path.partition("/")[0]) if "/" in path else None
+    def _named(self, split):
+        """The sub-folder of a split: of this very name, else the one whose standard name is the split's; or None."""
+        standard = standard_name(split)
+        found = [name for name, one in self.standard.items() if standard and one == standard]
+        same = [name for name in found if name.lower() == split.lower()]
+        if len(same) < 2 and (split in found or split in self.others or is_there(joined(self.folder, split))):
+            return split
+        if len(found) > 1:
+            raise UserError(
+                f"{printable(self.folder)} has several sub-folders for the split {split}: {listed(found)}; name one "
+                "of them as data.train_split or data.validation_split, or merge them."
+            )
+        return found[0] if found else None
 
+    def scan(self, base):
+        """(path, size) of the pictures in a base that `find` gave, and what was left out there; listed once."""
+        if base not in self._scanned:
+            self._scanned[base] = pictures_below(base, self.standard if base == self.folder else ())
+        return self._scanned[base]
 
-def classes(found):
-    """The labels of a list of (path, size)."""
-    return {label_of(path) for path, _ in found} - {None}
+    def _classes(self, bases):
+        return {label_of(path) for base in bases for path, _ in self.scan(base)[0]} - {None}
 
+    @functools.cached_property
+    def train_classes(self):
+        """The classes of the training pictures, as a set."""
+        names = [name for name, standard in self.standard.items() if standard == "train"]
+        return self._classes([self._base(name) for name in names or [None]])
 
-def table(folder, rows, names):
-    """Packs a list of (path, size, label name) into Files; a label's number is its place in `names`."""
-    number = {name: i for i, name in enumerate(names)}
-    encoded = [os.fsencode(path) for path, _, _ in rows]
-    return Files(
-        base=folder,
-        letters=b"".join(encoded),
-        ends=np.cumsum([len(path) for path in encoded], dtype=np.int64),
-        labels=np.array([number.get(label, -1) for _, _, label in rows], np.int32),
-    )
+    def numbered(self, bases, split):
+        """The classes in the order of their numbers: those of the training pictures, then what other splits add.
+
+        The latter are numbered over all splits, so that any two splits agree.
+
+        Args:
+            bases: of the split.
+            split: for the warning of classes that are not trained on.
+
+        Returns:
+            A list of names.
+        """
+        names = self._classes(bases)
+        unknown = sorted(names - self.train_classes)
+        if unknown and self.train_classes:
+            warn_once(
+                f"{printable(self.folder)}: {split} has {len(unknown)} classes that the training pictures do not have "
+                f"({listed(unknown)}); they are numbered after those, and a classifier cannot get them right."
+            )
+        everywhere = names | self._classes(map(self._base, self.standard)) if unknown else set()
+        return sorted(self.train_classes) + sorted(everywhere - self.train_classes)
+
+    def check_not_mixed(self, split):
+        """Refuses class folders beside split folders, and splits one level further down.
+
+        Args:
+            split: the requested names; such a folder is a split.
+
+        Raises:
+            UserError: see above.
+        """
+        if not self.standard:
+            self._check_not_below()
+            return
+        train_classes = classes = sorted(self.train_classes)
+        if "train" in self.standard.values():
+            others = [name for name in self.others if name not in split]
+            flat = [name for name in others if self._is_flat(name)]
+            # a split of one's own (extra/cat/1.png) has classes in it, or the training pictures have none either
+            classes = [name for name in others if train_classes and (name in train_classes or name in flat)]
+            if flat and not train_classes:
+                warn_once(
+                    f"{printable(self.folder)}: {listed(self.standard)} holds pictures in no class, and beside it lie "
+                    f"{listed(flat)}, which are not read; if all are classes, move them into one folder called train."
+                )
+        if classes:
+            raise UserError(
+                f"{printable(self.folder)} mixes splits ({listed(self.standard)}) and classes ({listed(classes)}); "
+                f"move the class folders into {printable(joined(self.folder, 'train'))}, or rename what is no split."
+            )
+
+    def _check_not_below(self):
+        """FOLDER/images/train and FOLDER/images/val would be read as one class, the held-out pictures with the rest."""
+        below = {}
+        for path, _ in self.scan(self.folder)[0]:
+            if path.count("/") > 1:
+                name, inner, _ = path.split("/", 2)
+                below.setdefault(name, set()).add(inner)
+        for name, inner in below.items():
+            found = sorted(one for one in inner if standard_name(one))
+            if len({standard_name(one) for one in found}) > 1:
+                place = printable(joined(self.folder, name))
+                raise UserError(f"{place} holds splits ({listed(found)}); name it as data.data_dir.")
+
+    def _is_flat(self, name):
+        return any(e.kind == "file" and is_picture(e.name) for e in entries_of(joined(self.folder, name)))

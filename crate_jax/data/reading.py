@@ -10,7 +10,7 @@ import logging
 import resource
 import time
 
-from crate_jax.errors import UserError
+from crate_jax.errors import UserError, first_line
 from crate_jax.storage import is_remote
 
 WAITS = (0.1, 0.5, 2, 8, 20)  # seconds before each further attempt
@@ -24,9 +24,6 @@ def retried(read, path):
         read: a function; OSError (for a remote path any exception) means that the file could not be read.
         path: for the message.
 
-    Returns:
-        What `read` returns.
-
     Raises:
         UserError: naming the file, where no attempt succeeded, or waiting cannot help.
     """
@@ -37,7 +34,7 @@ def retried(read, path):
         except UserError:
             raise
         except kinds as error:
-            reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+            reason = first_line(error)
             if wait is None or isinstance(error, FileNotFoundError) or getattr(error, "errno", None) in LASTING:
                 break
             logging.warning("%s cannot be read (%s); trying again in %g s", path, reason, wait)
@@ -49,11 +46,7 @@ def retried(read, path):
 
 
 def raise_file_limit():
-    """Lifts the soft limit of open files to the hard one: a data set may have more shards than the usual 1,024.
-
-    Returns:
-        How many files this process may have open.
-    """
+    """Lifts the soft limit of open files to the hard one, which it returns: shards may be more than the usual 1,024."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft != hard:
         with contextlib.suppress(ValueError, OSError):  # a system that forbids it

@@ -18,7 +18,7 @@ from etils import epath
 from crate_jax.data.embedded import EMBEDDED
 from crate_jax.data.example import Example, Source
 from crate_jax.data.reading import raise_file_limit, retried
-from crate_jax.errors import UserError, nearest
+from crate_jax.errors import UserError, first_line, nearest
 from crate_jax.storage import is_remote
 
 OPTIONS = "readahead_buffer_size:0"  # neighbours in a file are not neighbours in the order
@@ -174,7 +174,7 @@ def read_only_builder(name, data_dir):
         if not is_remote(root):
             raise
         # a bucket that is not there, or may not be read: its client's errors are neither OSError nor ValueError
-        raise UserError(f"{_missing(name, root)} Listing it failed: {str(error).strip().splitlines()[0]}") from error
+        raise UserError(f"{_missing(name, root)} Listing it failed: {first_line(error)}") from error
 
 
 def _missing(name, root):

@@ -17,7 +17,7 @@ from crate_jax.data.folder_listing import (
     read_bytes,
 )
 from crate_jax.data.picture import decoded
-from crate_jax.errors import UserError
+from crate_jax.errors import UserError, first_line
 from crate_jax.evaluation.feature_store import batch_size_of
 from crate_jax.evaluation.features import several_features
 from crate_jax.operators.patches import image_shape
@@ -90,8 +90,8 @@ def read_pictures(text, config, image_size, channels):
         try:
             picture = decoded(read_bytes(path), channels, config.data.max_pixels)
         except Exception as error:  # object stores raise what their client library raises
-            reason = (str(error).splitlines() or [type(error).__name__])[0]
-            raise UserError(f"--images: {printable(path)} cannot be read as a picture ({reason}).") from error
+            words = f"--images: {printable(path)} cannot be read as a picture ({first_line(error)})."
+            raise UserError(words) from error
         images.append(np.asarray(centre_crop(picture, shape, min(shape), config.data.interpolation)))
         names.append(printable(os.path.basename(path)))
     return np.stack(images).reshape(len(images), *shape, channels), names

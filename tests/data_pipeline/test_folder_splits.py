@@ -10,7 +10,7 @@ from PIL import Image
 
 from crate_jax.config import default_config, override
 from crate_jax.data.folder_listing import printable
-from crate_jax.data.folder_splits import standard_name
+from crate_jax.data.image_folder import standard_name
 from crate_jax.data.sources import open_source
 from crate_jax.errors import UserError
 

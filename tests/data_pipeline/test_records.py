@@ -2,7 +2,6 @@
 
 import json
 import os
-import re
 import shutil
 import struct
 import subprocess
@@ -155,12 +154,10 @@ def test_damaged_records_are_corrupt_and_damaged_files_are_not(stored, tmp_path,
     shutil.copytree(stored["array_record"] / "thirty" / "1.2.3", folder)
     path = sorted(folder.glob("thirty-train*"))[1]
     content = bytearray(path.read_bytes())
-    for match in list(re.finditer(b"PNG", content))[:4]:  # masks and images, in an order that changes from run to run
-        content[match.start()] ^= 1
+    content[200] ^= 1  # within the first record, which begins at 104; what stands there changes from run to run
     path.write_bytes(content)
     source = open_source("thirty", "train", tmp_path)
-    damaged = [index for index, example in enumerate(source.read(np.arange(30))) if example.error]
-    assert 1 <= len(damaged) <= 4
+    assert len([example for example in source.read(np.arange(30)) if example.error]) == 1
     path.write_bytes(content[:1000])
     tfds_records._readers.clear()
     with pytest.raises(UserError, match=rf"{path.name} cannot be read"):
