@@ -117,15 +117,15 @@ def probe(
         shots: examples per class of the few-shot probes.
         baselines: of "untrained" and "raw".
         images: a path or list of paths of pictures that take the place of the held-out split.
-        protocol: "ours", or "paper", "mae", "attentive", which fix the features (`evaluation.protocols`).
+        protocol: "ours", or "paper", "mae", "attentive", which fix the features (`evaluation.probe`).
 
     Returns:
         A `Result` with `accuracy`, `interval`, `features`, ...
     """
-    from crate_jax.evaluation.protocols import probe_by
+    from crate_jax.evaluation.probe import probe as run
 
     subject = subject_of(net, data, data_dir)
-    return probe_by(protocol, subject, features=features, shots=shots, baselines=baselines, pictures=images)
+    return run(subject, protocol=protocol, features=features, shots=shots, baselines=baselines, pictures=images)
 
 
 @names_arguments
@@ -193,13 +193,14 @@ def finetune(
         A `Result`, or None if the run was preempted.
     """
     from crate_jax.evaluation import finetune as module
+    from crate_jax.evaluation.recipe import folder_name, recipe_for
 
     module.check_flags(labels_per_class, draws, from_scratch)
     subject = subject_of(net, data, data_dir)
     if recipe is None:
-        recipe = module.chosen_recipe(subject.config, labels_per_class=labels_per_class)
+        recipe = recipe_for(subject.config, labels_per_class=labels_per_class)
     config = load_config(recipe) if isinstance(recipe, str) else recipe
-    folder = epath.Path(os.path.expanduser(out)) if out else subject.out / "finetune" / module.folder_name(recipe)
+    folder = epath.Path(os.path.expanduser(out)) if out else subject.out / "finetune" / folder_name(recipe)
     return module.finetune(
         subject, config, folder, labels_per_class=labels_per_class, draws=draws, from_scratch=from_scratch
     )

@@ -24,7 +24,8 @@ from crate_jax.data.picture import CorruptPicture, decoded
 from crate_jax.errors import UserError, check_real, check_whole, names_arguments, nearest
 from crate_jax.evaluation.features import check_images, extract_features
 from crate_jax.evaluation.figures import picture_grid
-from crate_jax.evaluation.reconstruct import NOTE, TITLES, complete_tiles, fitted, rows_of
+from crate_jax.evaluation.pictures import fitted
+from crate_jax.evaluation.reconstruct import NOTE, TITLES, complete_tiles, rows_of
 from crate_jax.evaluation.results import identity_in, read_result, write_text
 from crate_jax.evaluation.subject import Subject, of_checkpoint, of_run
 from crate_jax.extras import library

@@ -38,7 +38,7 @@ def analyze(subject, *, pictures=None, limit=64, baseline=None):
     model, (mean, std) = subject.model, subject.statistics
     check_whole("--limit", limit, 2)  # they are compared
     if pictures:
-        images, _ = read_pictures(pictures, subject.config, model.image_size, model.channels)
+        images, _ = read_pictures(subject, pictures)
         where, stamp = pictures, subject.stamp(data=picture_data(images))
     else:
         images = spread_images(subject, subject.config.data.validation_split, limit)
@@ -84,10 +84,7 @@ def spread_images(subject, split, limit):
     Raises:
         UserError: no such split, or no image in it that can be read.
     """
-    index_N = sample(subject.config.data, split, limit)
-    if index_N is None:
-        index_N = np.arange(subject.open_split(split).num_examples)
-    images, _, _ = split_images(subject, split, index_N)
+    images, _, _ = split_images(subject, split, sample(subject.open_split(split).num_examples, limit))
     if len(images) < 2:
         name = subject.config.data.name
         raise UserError(f"split {split!r} of {name} has {len(images)} readable images; at least 2 are needed.")

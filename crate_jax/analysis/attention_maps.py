@@ -10,6 +10,7 @@ import jax
 
 from crate_jax.analysis.layerwise import attention_weights
 from crate_jax.errors import UserError
+from crate_jax.evaluation.features import check_images
 from crate_jax.models.trace import trace
 
 
@@ -22,22 +23,6 @@ def layer_name(model, layer):
     if not isinstance(layer, int) or not 0 <= layer < model.depth:
         raise UserError(f"layer={layer!r}: the encoder has layers 0 to {model.depth - 1}.")
     return f"encoder_{layer:02d}"
-
-
-def check_images(model, images_BxHxWxC):
-    """Refuses images that the network cannot cut into patches.
-
-    Raises:
-        UserError: naming the sizes.
-    """
-    shape = images_BxHxWxC.shape
-    if len(shape) != 4 or shape[3] != model.channels:
-        raise UserError(f"images of shape {shape}: this network takes B x H x W x {model.channels}.")
-    if shape[1] % model.patch_size or shape[2] % model.patch_size:
-        raise UserError(
-            f"images of {shape[1]} x {shape[2]} pixels are not divisible into patches of {model.patch_size}; "
-            f"crop or resize them."
-        )
 
 
 def layer_codes(layers, name):

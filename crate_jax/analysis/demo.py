@@ -12,7 +12,6 @@ import numpy as np
 
 from crate_jax.analysis import demo_html, dictionary
 from crate_jax.analysis.attention_maps import layer_codes
-from crate_jax.analysis.batches import over_images
 from crate_jax.analysis.diffusion import iterative_completion
 from crate_jax.analysis.layerwise import attention_weights, has_attention, measure_layers, sparse_codes
 from crate_jax.analysis.principal_components import colours
@@ -21,6 +20,7 @@ from crate_jax.data.picture import CorruptPicture, decoded
 from crate_jax.errors import UserError
 from crate_jax.evaluation.figures import masked_image
 from crate_jax.evaluation.masked_completion import complete
+from crate_jax.models.batches import over_images
 from crate_jax.models.trace import trace
 from crate_jax.operators.patches import grid_of, unpatchify
 from crate_jax.training.objective import denormalise, normalise

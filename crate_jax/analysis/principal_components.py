@@ -9,24 +9,7 @@ borders less: both are ours, the official ones are set by hand.)
 import numpy as np
 from scipy.ndimage import binary_fill_holes
 
-
-def principal_components(rows_NxD, count):
-    """The first `count` components of centred rows, by singular values.
-
-    Args:
-        rows_NxD: one row a patch.
-        count: how many.
-
-    Returns:
-        (scores_NxC, share_C): coordinates, and each component's share of the variance; zeros where there are fewer.
-    """
-    centred = np.asarray(rows_NxD, np.float64) - np.mean(rows_NxD, 0)
-    left, singular, _ = np.linalg.svd(centred, full_matrices=False)
-    found = min(count, len(singular))
-    scores, share = np.zeros((len(centred), count)), np.zeros(count)
-    scores[:, :found] = left[:, :found] * singular[:found]
-    share[:found] = singular[:found] ** 2 / max((singular**2).sum(), 1e-30)
-    return scores, share
+from crate_jax.evaluation.figures import principal_components
 
 
 def _to_unit(scores_NxC):

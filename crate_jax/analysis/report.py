@@ -3,7 +3,6 @@
 import base64
 import functools
 import importlib.resources
-import io
 import re
 import tomllib
 
@@ -14,7 +13,7 @@ from crate_jax.analysis import findings
 from crate_jax.analysis import picture_figures as pictures
 from crate_jax.analysis.alarms import alarms
 from crate_jax.analysis.claims import DRAWS, FEWEST
-from crate_jax.evaluation.figures import plain_names
+from crate_jax.evaluation.figures import png_of
 
 DPI = 130
 VERDICTS = ("supported", "not supported", "inconclusive")
@@ -64,13 +63,6 @@ def _sections(study, statistics):
         }  # fmt: skip
 
 
-def _png(figure):
-    held = io.BytesIO()
-    plain_names(figure)
-    figure.savefig(held, format="png", dpi=DPI)
-    return held.getvalue()
-
-
 def sections(study, statistics):
     """Everything on the page below the table of claims.
 
@@ -85,7 +77,7 @@ def sections(study, statistics):
     words = tomllib.loads(_template("words.toml"))
     made = []
     for name, says, figures in _sections(study, statistics):
-        held = {file: _png(draw()) for file, draw in figures.items()}
+        held = {file: png_of(draw(), DPI) for file, draw in figures.items()}
         said = words[name]
         if not study.has_subspaces:
             said |= {key.removesuffix("_plain"): text for key, text in said.items() if key.endswith("_plain")}

@@ -14,10 +14,10 @@ import numpy as np
 
 from crate_jax.analysis import dictionary, diffusion, inverse, objective
 from crate_jax.analysis.attention_maps import layer_codes
-from crate_jax.analysis.batches import batch_size, over_images
 from crate_jax.analysis.layerwise import attention_weights, has_attention, measure_both
 from crate_jax.analysis.principal_components import colours
 from crate_jax.errors import UserError
+from crate_jax.models.batches import batch_size, over_images
 from crate_jax.models.trace import trace
 from crate_jax.operators.masking import example_masks
 from crate_jax.operators.patches import grid_of

@@ -70,9 +70,9 @@ def of_split(subject, features, split):
     """(arrays of the .npz, labels, name of a label, what it is of)."""
     import numpy as np
 
-    from crate_jax.evaluation.feature_store import split_features
+    from crate_jax.evaluation.feature_store import split_rows
 
-    found, labels_N = split_features(subject, split, (features,))
+    found, labels_N, _ = split_rows(subject, split, (features,))
     arrays = {"features_NxG": np.asarray(found[features], np.float32), "labels_N": labels_N}
     names = subject.open_split(split).class_names
     arrays |= {"class_names": np.array(names)} if names else {}
@@ -83,8 +83,9 @@ def of_pictures(subject, features, pictures):
     """The same of a person's own pictures, which have names and no labels."""
     import numpy as np
 
-    from crate_jax.evaluation.pictures import picture_data, picture_features, read_pictures
+    from crate_jax.evaluation.feature_store import image_features
+    from crate_jax.evaluation.pictures import picture_data, read_pictures
 
-    images, names = read_pictures(pictures, subject.config, subject.model.image_size, subject.model.channels)
-    arrays = {"features_NxG": np.asarray(picture_features(subject, images, features)), "names_N": np.array(names)}
+    images, names = read_pictures(subject, pictures)
+    arrays = {"features_NxG": image_features(subject, images, features), "names_N": np.array(names)}
     return arrays, np.full(len(names), -1), str, subject.stamp(data=picture_data(images))

@@ -33,7 +33,8 @@ def run(arguments):
     from crate_jax.config import default_config, load_config
     from crate_jax.distributed.compilation_cache import keep_compiled
     from crate_jax.errors import UserError
-    from crate_jax.evaluation.finetune import check_flags, chosen_recipe, finetune, folder_name
+    from crate_jax.evaluation.finetune import check_flags, finetune
+    from crate_jax.evaluation.recipe import folder_name, recipe_for
     from crate_jax.evaluation.subject import of_checkpoint, of_run
     from crate_jax.training.run_folder import read_config
 
@@ -45,7 +46,7 @@ def run(arguments):
     name = arguments.config
     if not name:
         pretrained = read_config(arguments.workdir) if arguments.workdir else default_config()
-        name = chosen_recipe(pretrained, arguments.overrides, arguments.labels_per_class)
+        name = recipe_for(pretrained, arguments.overrides, arguments.labels_per_class)
     recipe = load_config(name, arguments.overrides)
     if arguments.workdir:
         subject = of_run(arguments.workdir)

@@ -38,7 +38,7 @@ def run(arguments):
 
     from crate_jax.distributed.compilation_cache import keep_compiled
     from crate_jax.errors import UserError
-    from crate_jax.evaluation.protocols import probe_by
+    from crate_jax.evaluation.probe import probe
     from crate_jax.evaluation.subject import resolve
 
     shots = () if arguments.shots == "none" else None
@@ -49,9 +49,9 @@ def run(arguments):
     subject = resolve(arguments)
     keep_compiled(subject.out)
     baselines = [one for one in arguments.baselines.split(",") if one not in ("", "none")]
-    result = probe_by(
-        arguments.protocol,
+    result = probe(
         subject,
+        protocol=arguments.protocol,
         features=arguments.features,
         shots=shots,
         baselines=baselines,

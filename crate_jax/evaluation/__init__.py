@@ -3,10 +3,11 @@
 subject             what is evaluated, and where its results go
 features            any layer and pooling of any network, by one name
 feature_store       features of a whole split, in bounded memory
-solver              logistic regression at many strengths at once
-probe, few_shot     the linear probe: layer, pooling and strength chosen on held-out training examples
+solver, selection   logistic regression; layer, pooling and strength chosen on held-out training examples
+probe, attentive    linear classifiers of frozen features, by the protocols of papers
 knn                 the weighted cosine nearest-neighbour classifier
 masked_completion   masks, errors, PSNR and SSIM; `reconstruct` measures a split by them
-finetune            training on top of a network; `fine_tuning` and what stands beside it do the work
+finetune            training on top of a network: `recipe` composes its config, `classification` is what it minimises
+monitor             cheap numbers and pictures within pre-training
 results             the object that each returns, and the files made of it
 """

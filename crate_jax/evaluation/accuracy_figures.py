@@ -1,4 +1,4 @@
-"""Figures of accuracies: by layer, beside baselines, by class, of fine-tuning; pictures and predicted classes."""
+"""Figures of accuracies: by layer, beside baselines, by class, of fine-tuning; predicted classes."""
 
 import numpy as np
 
@@ -6,13 +6,11 @@ from crate_jax.evaluation.figures import COLOURS, GREY, MARKERS, label, panels, 
 from crate_jax.training.metrics_file import read_metrics
 
 BLUE, ORANGE = COLOURS[:2]
-WRONG = COLOURS[5]
 KINDS = (  # key in the results, what to call it, colour
     ("accuracy", "this network", BLUE),
     ("untrained_accuracy", "untrained", ORANGE),
     ("raw_pixel_accuracy", "raw pixels", GREY),
 )
-COLUMNS = 8  # of a gallery, at most
 SHOWN = 8  # of a person's own pictures
 
 
@@ -119,74 +117,6 @@ def verdicts_figure(images_BxHxWxC, verdicts):
         bar_axis.spines[["top", "right", "bottom"]].set_visible(False)
     for axis in list(axes.flat)[2 * len(shown) :]:
         axis.set_axis_off()
-    return figure
-
-
-def neighbours_figure(rows, caption):
-    """Pictures with their nearest training examples.
-
-    Args:
-        rows: a list of {"image", "title", "neighbours": [(image, class name, True, False or None)]}: of the right class
-            or not, None where that is not known.
-        caption: a line below.
-
-    Returns:
-        A matplotlib figure.
-    """
-    from matplotlib.figure import Figure
-
-    count, side, left, gap = max(len(row["neighbours"]) for row in rows), 0.86, 1.75, 0.08
-    width, height = left + (count + 1) * (side + gap) + 0.25, len(rows) * (side + 0.24) + 0.62
-    figure = Figure(figsize=(width, height))
-
-    def place(row, column):  # by hand: a layout engine takes seconds for so many axes
-        x = left + column * (side + gap) + (0.15 if column else 0)
-        return figure.add_axes(
-            [x / width, 1 - ((row + 1) * (side + 0.24) + 0.22) / height, side / width, side / height]
-        )
-
-    for number, row in enumerate(rows):
-        axis = place(number, 0)
-        picture(axis, row["image"])
-        axis.text(-0.08, 0.5, row["title"], transform=axis.transAxes, ha="right", va="center", fontsize=8)
-        for column, (image, name, right) in enumerate(row["neighbours"], 1):
-            axis = place(number, column)
-            picture(axis, image)
-            mark = {True: "", False: "✗ ", None: ""}[right]
-            axis.set_title(mark + shortened(name, 11), fontsize=7, pad=2, color=WRONG if right is False else "black")
-            if right is False:
-                frame(axis, WRONG)
-    figure.text((left + side / 2) / width, 1 - 0.16 / height, "picture", ha="center", fontsize=8)
-    figure.text((left + side + 0.25) / width, 1 - 0.16 / height, "its nearest training examples", fontsize=8)
-    figure.text(0.5, 0.1 / height, caption, ha="center", fontsize=8)
-    return figure
-
-
-def frame(axis, colour):
-    """A coloured frame around an image."""
-    axis.spines[:].set_visible(True)
-    axis.spines[:].set_color(colour)
-    axis.spines[:].set_linewidth(2.5)
-
-
-def gallery(cells, caption):
-    """Pictures with a title each.
-
-    Args:
-        cells: a list of (image, 0 to 1, title).
-        caption: a line below.
-
-    Returns:
-        A matplotlib figure.
-    """
-    columns = max(1, min(COLUMNS, len(cells)))
-    figure, axes = panels(columns, max(1, -(-len(cells) // columns)), size=(1.3 + 2.2 / columns, 1.8))
-    for axis, (image, title) in zip(axes.flat, cells, strict=False):
-        picture(axis, image)
-        axis.set_title("\n".join(shortened(line, 18) for line in title.split("\n")), fontsize=7)
-    for axis in list(axes.flat)[len(cells) :]:
-        axis.set_axis_off()
-    figure.supxlabel(caption, fontsize=8)
     return figure
 
 

@@ -20,9 +20,9 @@ import optax
 from crate_jax.distributed.mesh import make_mesh
 from crate_jax.distributed.sharding import replicated
 from crate_jax.errors import UserError
-from crate_jax.evaluation.feature_store import batch_size_of, labelled, split_batches
-from crate_jax.evaluation.probe import interval_of
+from crate_jax.evaluation.feature_store import batch_size_of, labelled, split_batches, sum_over
 from crate_jax.evaluation.results import Result
+from crate_jax.evaluation.selection import interval_of
 from crate_jax.operators.normalisation import layer_norm
 from crate_jax.training.objective import normalise
 
@@ -79,8 +79,8 @@ def attentive_probe(subject):
         UserError: no such split, no labels, one class only.
     """
     settings, grid = subject.config.data, [(rate, decay) for rate in RATES for decay in DECAYS]
-    test_M = _all(subject, settings.validation_split)  # a split that is missing is refused before minutes have passed
-    index_N = _all(subject, settings.train_split)
+    test_M = _labelled(subject, settings.validation_split)  # a missing split is refused before minutes have passed
+    index_N = _labelled(subject, settings.train_split)
     if len(index_N) < 2:
         raise UserError(
             f"split {settings.train_split!r} of data.name={settings.name} has one labelled example; two train."
@@ -89,9 +89,7 @@ def attentive_probe(subject):
     held_N = np.random.RandomState(0).permutation(len(index_N)) < max(1, len(index_N) // HELD_OUT)
     training = _Training(subject, grid, int((~held_N).sum()))
     for epoch in range(EPOCHS):
-        order = np.random.RandomState(epoch).permutation(index_N[~held_N])
-        for batch in training.batches(settings.train_split, order):
-            training.step(batch)
+        training.epoch(settings.train_split, np.random.RandomState(epoch).permutation(index_N[~held_N]))
         logger.info("attentive probe: epoch %d of %d", epoch + 1, EPOCHS)
     share_P, _ = training.accuracy(training.heads, settings.train_split, index_N[held_N])
     best = int(np.argmax(share_P))
@@ -108,20 +106,15 @@ def attentive_probe(subject):
     return Result("probe_attentive", results, {"grid": tried})
 
 
-def _all(subject, split):
-    """Numbers of the examples of a split that have a label.
-
-    Raises:
-        UserError: no such split, or none has.
-    """
-    opened = subject.open_split(split)
-    if (opened.num_classes or 0) < 2:
-        what = "1 class; a classifier needs two or more" if opened.num_classes else "no labels, and this needs them"
+def _labelled(subject, split):
+    """`labelled`, of a split of two classes or more."""
+    classes = subject.open_split(split).num_classes or 0
+    if classes < 2:
+        what = "1 class; a classifier needs two or more" if classes else "no labels, and this needs them"
         raise UserError(
             f"data.name={subject.config.data.name} has {what}; name another data set by --config.data.name."
         )
-    index_N = labelled(subject.config.data, split)
-    return np.arange(opened.num_examples) if index_N is None else index_N
+    return labelled(subject, split)
 
 
 class _Training:
@@ -147,22 +140,23 @@ class _Training:
     def heads(self):
         return self._state[0]
 
-    def batches(self, split, index_N):
-        subject, size = self._subject, self._size
-        return split_batches(subject.config, subject.model, split, mesh=self._mesh, indices=index_N, size=size)
-
-    def step(self, batch):
-        done = self._done / self._steps
-        share = 0.5 * (1 + math.cos(math.pi * done)) * min(1.0, (done + 1 / self._steps) / WARM_UP)
-        self._state = _step(self._tokens, self._state, self._params, batch, *self._grid, share)
-        self._done += 1
+    def epoch(self, split, index_N):
+        """A step on each batch of these examples."""
+        config, model = self._subject.config, self._subject.model
+        for batch in split_batches(config, model, split, mesh=self._mesh, indices=index_N, size=self._size):
+            done = self._done / self._steps
+            share = 0.5 * (1 + math.cos(math.pi * done)) * min(1.0, (done + 1 / self._steps) / WARM_UP)
+            self._state = _step(self._tokens, self._state, self._params, batch, *self._grid, share)
+            self._done += 1
 
     def accuracy(self, heads, split, index_N):
         """(share that each head gets right, examples that could be read)."""
-        found = [_right(self._tokens, heads, self._params, batch) for batch in self.batches(split, index_N)]
-        right_P, seen = (sum(column) for column in zip(*jax.device_get(found), strict=True))
+        config, model = self._subject.config, self._subject.model
+        right_of = functools.partial(_right, self._tokens, heads, self._params)
+        options = {"mesh": self._mesh, "indices": index_N, "size": self._size}
+        right_P, seen = sum_over(right_of, config, model, split, **options)
         if not seen:
-            raise UserError(f"split {split!r} of data.name={self._subject.config.data.name} has no labels.")
+            raise UserError(f"split {split!r} of data.name={config.data.name} has no labels.")
         return right_P / seen, int(seen)
 
 

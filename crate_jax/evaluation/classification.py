@@ -1,9 +1,16 @@
-"""What fine-tuning minimises: cross-entropy with soft targets; mixing comes with the batch, stochastic depth by step.
+"""What fine-tuning minimises: cross-entropy, of a whole classifier with soft targets or of a head alone.
 
-The classifier is fed as in pre-training (the same normalisation). Layer-wise decay (Bao et al. 2022; MAE): the rate of
-the layer l of L is decay^(L + 1 - l), of the embedding (l = 0) decay^(L + 1), of head and final norm 1. In a CRATE,
-subspaces and dictionary of a layer share their layer's rate; drop path leaves out compression only, unless there is a
-residual around sparsification (CRATE-alpha, ToST).
+The classifier is fed as in pre-training (the same normalisation). Mixing comes with the batch, stochastic depth by
+step. Layer-wise decay (Bao et al. 2022; MAE): the rate of the layer l of L is decay^(L + 1 - l), of the embedding
+(l = 0) decay^(L + 1), of head and final norm 1. In a CRATE, subspaces and dictionary of a layer share their layer's
+rate; drop path leaves out compression only, unless there is a residual around sparsification (CRATE-alpha, ToST).
+
+MAE's linear probe (He et al. 2022) is a head on the batch-normalised features of a frozen encoder:
+
+    logits = BN(x) W + b,   x the class token after the final norm,   BN without scale and shift
+
+In training BN takes the batch's mean and variance. For evaluation both are those of the whole training set (Meta's code
+has a running mean of them), folded into the head: W / sigma and b - (mu / sigma) W make a plain classifier.
 """
 
 import dataclasses
@@ -17,6 +24,9 @@ import optax
 from crate_jax.data.mixing import mixed, paired, smoothed
 from crate_jax.errors import UserError
 from crate_jax.training.objective import normalise
+from crate_jax.training.step import micro_batches
+
+EPSILON = 1e-6  # of the variance of a head alone, as in Meta's code
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,14 +79,56 @@ class Classification:
         known_B = batch["label"] >= 0
         if self.mixes:
             known_B &= batch["partner_label"] >= 0
-        loss = mean_of(optax.softmax_cross_entropy(output.logits_BxC, target_BxK), known_B)
-        right_B = jnp.argmax(output.logits_BxC, -1) == batch["label"]
-        return loss, {"train_accuracy": mean_of(right_B.astype(jnp.float32), known_B)}
+        loss_B = optax.softmax_cross_entropy(output.logits_BxC, target_BxK)
+        return _means(loss_B, output.logits_BxC, batch["label"], known_B)
 
 
-def mean_of(value_B, known_B):
-    """The mean over the examples that have a label; 0 where none has."""
-    return jnp.sum(jnp.where(known_B, value_B, 0)) / jnp.maximum(jnp.sum(known_B), 1)
+@dataclasses.dataclass(frozen=True)
+class HeadOnly:
+    """The objective of the probe.
+
+    Attributes:
+        model: a classifier whose head reads the class token.
+        mean, std: of `normalise`.
+        micro_batches: the encoder sees so many parts of the batch one after the other; statistics are the batch's.
+    """
+
+    model: Any
+    mean: tuple
+    std: tuple
+    micro_batches: int = 1
+
+    def tokens(self, params, image_BxHxWxC):
+        """Class tokens after the final norm, B x D, float32; no gradient flows back from them."""
+
+        def encode(image_MxHxWxC):
+            images_MxHxWxC = normalise(image_MxHxWxC, self.mean, self.std)
+            return self.model.apply({"params": frozen}, images_MxHxWxC).latent_BxTxD[:, 0].astype(jnp.float32)
+
+        frozen = jax.lax.stop_gradient(params)
+        if self.micro_batches == 1:
+            return encode(image_BxHxWxC)
+        token_AxMxD = jax.lax.map(encode, micro_batches(image_BxHxWxC, self.micro_batches))
+        return token_AxMxD.swapaxes(0, 1).reshape(len(image_BxHxWxC), -1)
+
+    def __call__(self, params, batch, key):
+        """The loss of a batch; see `training.objective`."""
+        del key
+        token_BxD = self.tokens(params, batch["image"])
+        mean_D, variance_D = jnp.mean(token_BxD, 0), jnp.var(token_BxD, 0)
+        normed_BxD = (token_BxD - mean_D) * jax.lax.rsqrt(variance_D + EPSILON)
+        logits_BxC = jnp.matmul(normed_BxD, params["head_kernel"], precision="highest") + params["head_bias"]
+        loss_B = optax.softmax_cross_entropy_with_integer_labels(logits_BxC, jnp.maximum(batch["label"], 0))
+        return _means(loss_B, logits_BxC, batch["label"], batch["label"] >= 0)
+
+
+def _means(loss_B, logits_BxC, label_B, known_B):
+    """(loss, {"train_accuracy"}): means over the examples that have a label; 0 where none has."""
+    loss, accuracy = (
+        jnp.sum(jnp.where(known_B, value_B, 0)) / jnp.maximum(jnp.sum(known_B), 1)
+        for value_B in (loss_B, (jnp.argmax(logits_BxC, -1) == label_B).astype(jnp.float32))
+    )
+    return loss, {"train_accuracy": accuracy}
 
 
 def layer_rates(depth, decay):
@@ -96,6 +148,18 @@ def layer_rates(depth, decay):
         return jax.tree_util.tree_map_with_path(factor, params)
 
     return rates
+
+
+def head_factors(params):
+    """Factors of the update, after weight decay: 1 for the head, 0 for the frozen rest.
+
+    Args:
+        params: of the classifier.
+
+    Returns:
+        A tree of numbers with the structure of `params`.
+    """
+    return jax.tree_util.tree_map_with_path(lambda path, _: float(path[0].key.startswith("head_")), params)
 
 
 def pretrained_start(params, encoder, pooling):

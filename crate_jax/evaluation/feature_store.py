@@ -22,11 +22,11 @@ import numpy as np
 
 from crate_jax.config import flatten
 from crate_jax.data.pipeline import evaluation_batches
-from crate_jax.data.sources import open_source
 from crate_jax.distributed.mesh import make_mesh
 from crate_jax.distributed.sharding import batch_sharding, replicated
 from crate_jax.errors import UserError
 from crate_jax.evaluation.features import parse_features, several_features
+from crate_jax.models.batches import over_images
 from crate_jax.operators.patches import image_shape
 from crate_jax.storage import is_remote
 from crate_jax.training.objective import normalise
@@ -35,13 +35,14 @@ logger = logging.getLogger(__name__)
 
 IN_MEMORY = 2**30  # bytes; more goes to disk
 PIXELS_A_BATCH = 2**22  # over the images of a device's batch
+LARGEST_HALF = float(np.finfo(np.float16).max)
 
 RAW = "raw pixels"  # in the place of a feature's name
 RAW_SIDE = 32  # pixels at most: more would cost gigabytes and tell no more
 SECONDS = 10  # between lines of progress
 
 
-def batch_size_of(image_size, devices):
+def batch_size_of(image_size, devices=1):
     """Images a batch: bounded in pixels, at most 256 a device, a multiple of the devices."""
     return devices * max(1, min(256, PIXELS_A_BATCH // math.prod(image_shape(image_size))))
 
@@ -66,47 +67,50 @@ def split_batches(config, model, split, *, mesh=None, indices=None, size=None):
         batches.close()
 
 
+def sum_over(function, config, model, split, **options):
+    """The sum over a split's batches of what a function of a batch returns: a tree of float64 arrays.
+
+    Args:
+        function: of a batch on the devices to a tree of arrays, compiled.
+        config, model, split, options: of `split_batches`.
+    """
+    found = [jax.device_get(function(batch)) for batch in split_batches(config, model, split, **options)]
+    return jax.tree.map(lambda *parts: np.sum(parts, 0, np.float64), *found)
+
+
 def split_images(subject, split, index_N):
     """Examples of a split by their numbers, without those that are corrupt.
 
     Returns:
         (images_BxHxWxC uint8, index_B, label_B).
     """
-    size = min(batch_size_of(subject.model.image_size, 1), max(len(index_N), 1))
+    size = min(batch_size_of(subject.model.image_size), max(len(index_N), 1))
     batches = split_batches(subject.config, subject.model, split, indices=index_N, size=size)
     kept = [[batch[key][batch["valid"]] for key in ("image", "index", "label")] for batch in batches]
     return tuple(np.concatenate(column) for column in zip(*kept, strict=True))
 
 
-def sample(settings, split, most):
-    """Indices of at most `most` examples from all over a split, in its order, the same each time; None is all.
+def evenly_spaced(count, most):
+    """At most `most` of the numbers below `count`, evenly spaced."""
+    return np.unique(np.linspace(0, max(count - 1, 0), min(count, most)).round().astype(int))
 
-    Args:
-        settings: the config's `data`.
-        split: of the data set.
-        most: how many at most.
+
+def sample(count, most=None):
+    """At most `most` of the numbers below `count`, from all over, ascending, the same each time."""
+    if most is None or count <= most:
+        return np.arange(count)
+    return np.sort(np.random.RandomState(0).permutation(count)[:most])
+
+
+def labelled(subject, split, most=None):
+    """Numbers of the examples of a split that have a label, at most so many, as `sample` draws them.
+
+    Examples whose labels are known only when they are read count as labelled.
     """
-    return drawn(open_source(settings.name, split, settings.data_dir).num_examples, most)
-
-
-def drawn(count, most):
-    """At most `most` of `count` numbers, ascending, the same each time; None is all of them."""
-    return None if most is None or count <= most else np.sort(np.random.RandomState(0).permutation(count)[:most])
-
-
-def labelled(settings, split, most=None):
-    """Indices of the examples of a split that have a label, in its order; None is all examples.
-
-    Args:
-        settings: the config's `data`.
-        split: of the data set.
-        most: how many at most; see `sample`.
-    """
-    index_N = open_source(settings.name, split, settings.data_dir).labelled
-    if index_N is None:
-        return sample(settings, split, most)
-    chosen = drawn(len(index_N), most)
-    return index_N if chosen is None else index_N[chosen]
+    source = subject.open_split(split)
+    if source.labelled is None:
+        return sample(source.num_examples, most)
+    return source.labelled[sample(len(source.labelled), most)]
 
 
 class Rows(NamedTuple):
@@ -123,9 +127,19 @@ class Rows(NamedTuple):
     index_N: np.ndarray
 
 
-def split_features(subject, split, names, *, indices=None):
-    """Features and labels of a split: (features, label_N) of `split_rows`."""
-    return split_rows(subject, split, names, indices=indices)[:2]
+def labelled_rows(subject, split, names, most=None):
+    """`split_rows` of the examples that have a label, at most so many.
+
+    Raises:
+        UserError: as `split_rows`; or there are no labels.
+    """
+    rows = split_rows(subject, split, names, indices=labelled(subject, split, most))
+    if not len(rows.label_N) or rows.label_N.min() < 0:
+        raise UserError(
+            f"data.name={subject.config.data.name} has no labels in split {split!r}, and this needs them; "
+            f"name a labelled data set by --config.data.name."
+        )
+    return rows
 
 
 def split_rows(subject, split, names, *, indices=None):
@@ -146,21 +160,34 @@ def split_rows(subject, split, names, *, indices=None):
     for name in names:
         if name != RAW:
             parse_features(name, subject.model.depth)
-    settings = subject.config.data
-    source = open_source(settings.name, split, settings.data_dir)
-    count = source.num_examples if indices is None else len(indices)
-    lengths = _lengths(subject, names)
+    source = subject.open_split(split)
+    indices = np.arange(source.num_examples) if indices is None else indices
+    count, lengths = len(indices), _lengths(subject, names)
     if 4 * count * sum(lengths.values()) <= IN_MEMORY or jax.process_count() > 1:
-        return _extract(subject, split, names, indices, _Memory(count, lengths))
+        arrays = {name: np.empty((count, length), np.float32) for name, length in lengths.items()}
+        numbers_2xM = _extract(subject, split, indices, arrays)
+        return Rows({name: rows[: numbers_2xM.shape[1]] for name, rows in arrays.items()}, *numbers_2xM)
     key, folder = _key(subject, source, indices), _local(subject.out)
     paths = {name: folder / f"{key}-{name.replace('@', '-').replace(' ', '-')}.npy" for name in names}
     numbers = folder / f"{key}-labels-and-indices.npy"
-    missing = tuple(name for name in names if not paths[name].exists())
+    missing = {name: path for name, path in paths.items() if not path.exists()}
     if missing or not numbers.exists():
         logger.info("features of %d examples go to %s", count, folder)
-        kept = {name: lengths[name] for name in missing}
-        _extract(subject, split, missing, indices, _Files(count, kept, paths, numbers))
-    return Rows({name: np.load(path, mmap_mode="r") for name, path in paths.items()}, *np.load(numbers))
+        ending = f".{os.getpid()}-{uuid.uuid4().hex[:8]}.partial"  # two commands at once write two files
+        arrays = {
+            name: np.lib.format.open_memmap(path.with_suffix(ending), "w+", np.float16, (count, lengths[name]))
+            for name, path in missing.items()
+        }
+        numbers_2xM = _extract(subject, split, indices, arrays)
+        for name, path in missing.items():
+            arrays[name].flush()
+            path.with_suffix(ending).replace(path)
+        with numbers.with_suffix(ending).open("wb") as file:
+            np.save(file, numbers_2xM)
+        numbers.with_suffix(ending).replace(numbers)
+    numbers_2xM = np.load(numbers)  # the files have unused rows at their end where examples are corrupt
+    mapped = {name: np.load(path, mmap_mode="r")[: numbers_2xM.shape[1]] for name, path in paths.items()}
+    return Rows(mapped, *numbers_2xM)
 
 
 def _local(folder):
@@ -178,122 +205,72 @@ def _local(folder):
     return local
 
 
-def evenly_spaced(count, most):
-    """At most `most` of the numbers below `count`, evenly spaced."""
-    return np.unique(np.linspace(0, max(count - 1, 0), min(count, most)).round().astype(int))
-
-
-def _lengths(subject, names):
-    model = subject.model
-    shape = image_shape(model.image_size)
-    image = jax.ShapeDtypeStruct((1, *shape, model.channels), np.float32)
-    known = tuple(name for name in names if name != RAW)
-    shapes = jax.eval_shape(lambda image: several_features(model, subject.params, image, known), image)
-    pixels = math.prod(min(side, RAW_SIDE) for side in shape) * model.channels
-    return {name: pixels if name == RAW else shapes[name].shape[1] for name in names}
-
-
 def _key(subject, source, indices):
     """A key that changes with everything that the features depend on."""
     leaves = ("data_dir", "stage_dir", "prefetch", "num_workers", "worker_processes", "augmentation")
     irrelevant = {f"data.{leaf}" for leaf in leaves}
     data = {k: v for k, v in flatten(subject.config).items() if k.startswith("data.") and k not in irrelevant}
-    which = "" if indices is None else hashlib.sha256(np.asarray(indices, np.int64).tobytes()).hexdigest()
-    words = (
-        f"raw pixels at {RAW_SIDE}",
-        subject.identity,
-        source.fingerprint,
-        source.split,
-        which,
-        repr(sorted(data.items())),
-    )
+    which = hashlib.sha256(np.asarray(indices, np.int64).tobytes()).hexdigest()
+    words = [f"raw pixels at {RAW_SIDE}", subject.identity, source.fingerprint, source.split, which]
+    words.append(repr(sorted(data.items())))
     return hashlib.sha256("\0".join(words).encode()).hexdigest()[:16]
 
 
-class _Memory:
-    """Rows in arrays."""
-
-    def __init__(self, count, lengths):
-        self._features = {name: np.empty((count, length), np.float32) for name, length in lengths.items()}
-        self._numbers = np.empty((2, count), np.int64)
-        self._filled = 0
-
-    def add(self, features, label_B, index_B):
-        end = self._filled + len(label_B)
-        for name, rows_BxG in features.items():
-            self._features[name][self._filled : end] = rows_BxG
-        self._numbers[:, self._filled : end] = label_B, index_B
-        self._filled = end
-
-    def done(self):
-        kept = {name: rows[: self._filled] for name, rows in self._features.items()}
-        return Rows(kept, *self._numbers[:, : self._filled])
-
-
-class _Files:
-    """Rows in memory-mapped files, under their names once they are whole."""
-
-    def __init__(self, count, lengths, paths, numbers):
-        self._count, self._paths, self._numbers_path = count, paths, numbers
-        self._ending = f".{os.getpid()}-{uuid.uuid4().hex[:8]}.partial"  # two commands at once write two files
-        self._mapped = {
-            name: np.lib.format.open_memmap(self._partial(name), "w+", np.float16, (count, length))
-            for name, length in lengths.items()
-        }
-        self._numbers, self._filled = np.empty((2, count), np.int64), 0
-
-    def _partial(self, name):
-        return self._paths[name].with_suffix(self._ending)
-
-    def add(self, features, label_B, index_B):
-        end = self._filled + len(label_B)
-        for name, rows_BxG in features.items():
-            self._mapped[name][self._filled : end] = np.clip(rows_BxG, -65504, 65504)
-        self._numbers[:, self._filled : end] = label_B, index_B
-        self._filled = end
-
-    def done(self):
-        for name, mapped in self._mapped.items():
-            mapped.flush()
-            if self._filled < self._count:  # corrupt examples were left out
-                rows_MxG = np.load(self._partial(name), mmap_mode="r")[: self._filled]
-                with self._partial(name).with_suffix(".short").open("wb") as file:
-                    np.save(file, rows_MxG)
-                self._partial(name).with_suffix(".short").replace(self._partial(name))
-            self._partial(name).replace(self._paths[name])
-        partial = self._numbers_path.with_suffix(self._ending)
-        with partial.open("wb") as file:
-            np.save(file, self._numbers[:, : self._filled])
-        partial.replace(self._numbers_path)
-
-
 @functools.partial(jax.jit, static_argnames=("model", "mean", "std", "names"))
-def _features_of_batch(params, batch, *, model, mean, std, names):
-    images_BxHxWxC = normalise(batch["image"], mean, std)
+def pixel_features(params, image_BxHxWxC, *, model, mean, std, names):
+    """Features of pixels.
+
+    Args:
+        params: of the model.
+        image_BxHxWxC: uint8.
+        model: the network.
+        mean, std: that it takes images normalised with.
+        names: a tuple of POOLING@LAYER and RAW: the images themselves, at `RAW_SIDE` pixels a side at most.
+
+    Returns:
+        A dictionary from name to features_BxG, f32.
+    """
+    images_BxHxWxC = normalise(image_BxHxWxC, mean, std)
     found = several_features(model, params, images_BxHxWxC, tuple(name for name in names if name != RAW))
     if RAW in names:
         height, width = (min(side, RAW_SIDE) for side in image_shape(model.image_size))
         small = (len(images_BxHxWxC), height, width, model.channels)
         found[RAW] = jax.image.resize(images_BxHxWxC, small, "linear").reshape(len(images_BxHxWxC), -1)
-    return found, batch["label"], batch["index"], batch["valid"]
+    return found
 
 
-def _extract(subject, split, names, indices, keeper):
-    model, mesh = subject.model, make_mesh(subject.config.mesh)
+def _settings(subject, names):
+    """The keyword arguments of `pixel_features`."""
+    mean, std = subject.statistics
+    return {"model": subject.model, "mean": mean, "std": std, "names": tuple(names)}
+
+
+def _lengths(subject, names):
+    """Name to the length of a feature vector."""
+    shape = (1, *image_shape(subject.model.image_size), subject.model.channels)
+    features = functools.partial(pixel_features, **_settings(subject, names))
+    shapes = jax.eval_shape(features, subject.params, jax.ShapeDtypeStruct(shape, np.uint8))
+    return {name: shapes[name].shape[1] for name in names}
+
+
+def _extract(subject, split, indices, arrays):
+    """Fills arrays, a row an example that can be read, from their start: (label_M, index_M) of those examples."""
+    mesh, settings = make_mesh(subject.config.mesh), _settings(subject, arrays)
     # from the host: arrays on one device of a process do not go onto a mesh of several processes
     params = jax.device_put(jax.device_get(subject.params), replicated(mesh))
-    mean, std = subject.statistics
-    count = subject.open_split(split).num_examples if indices is None else len(indices)
-    done, told = 0, time.monotonic()
-    for batch in split_batches(subject.config, model, split, mesh=mesh, indices=indices):
-        found = _features_of_batch(params, batch, model=model, mean=mean, std=std, names=tuple(names))
-        found, label_B, index_B, valid_B = _on_host(found)
-        keeper.add({name: rows[valid_B] for name, rows in found.items()}, label_B[valid_B], index_B[valid_B])
-        done += len(valid_B)
+    numbers_2xN, filled, told = np.empty((2, len(indices)), np.int64), 0, time.monotonic()
+    for batch in split_batches(subject.config, subject.model, split, mesh=mesh, indices=indices):
+        found = pixel_features(params, batch["image"], **settings)
+        found, label_B, index_B, valid_B = _on_host((found, batch["label"], batch["index"], batch["valid"]))
+        rows, filled = slice(filled, filled + valid_B.sum()), filled + valid_B.sum()
+        numbers_2xN[:, rows] = label_B[valid_B], index_B[valid_B]
+        for name, array in arrays.items():
+            rows_MxG = found[name][valid_B]
+            array[rows] = np.clip(rows_MxG, -LARGEST_HALF, LARGEST_HALF) if array.dtype == np.float16 else rows_MxG
         if time.monotonic() - told > SECONDS:
             told = time.monotonic()
-            logger.info("features of %s, %s: %d of %d examples", subject.source, split, min(done, count), count)
-    return keeper.done()
+            logger.info("features of %s, %s: %d of %d examples", subject.source, split, filled, len(indices))
+    return numbers_2xN[:, :filled]
 
 
 def _on_host(tree):
@@ -304,14 +281,21 @@ def _on_host(tree):
     return multihost_utils.process_allgather(tree, tiled=True)
 
 
-def check_labels(label_N, subject, split):
-    """Refuses examples without labels.
+def image_features(subject, images_BxHxWxC, features):
+    """Features of images in memory, such as a person's own pictures.
 
-    Raises:
-        UserError: there are some.
+    Args:
+        subject: a `Subject`.
+        images_BxHxWxC: uint8, of the network's size.
+        features: POOLING@LAYER.
+
+    Returns:
+        features_BxG.
     """
-    if not len(label_N) or np.min(label_N) < 0:
-        raise UserError(
-            f"data.name={subject.config.data.name} has no labels in split {split!r}, and this needs them; "
-            f"name a labelled data set by --config.data.name."
-        )
+    settings = _settings(subject, (features,))
+
+    def of(image_BxHxWxC):
+        return pixel_features(subject.params, image_BxHxWxC, **settings)[features]
+
+    size = min(batch_size_of(subject.model.image_size), len(images_BxHxWxC))
+    return over_images(of, images_BxHxWxC, axis=0, size=size)

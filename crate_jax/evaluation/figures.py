@@ -10,28 +10,20 @@ import numpy as np
 COLOURS = ("#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#d55e00")  # Okabe and Ito 2008
 MARKERS = ("o", "s", "^", "D", "v", "P")
 SYMBOL = re.compile(r"\$[RUYZ][_^][a-z]\$")  # what a figure of ours writes as a formula, such as $R^c$
-GREY = "#777777"
+GREY, WRONG = "#777777", COLOURS[5]
 PANEL = (3.6, 3.0)  # inches
 REMOVED = 0.5  # what stands for a removed patch in a picture
 POINTS = 2000  # examples of a scatter plot, evenly spaced
+COLUMNS = 8  # of a gallery, at most
 CLASSES = 24  # that have a colour and a marker of their own; of more, the first
 
 
-def plain_names(figure):
-    """Draws class, file and run names as they are: two `$` in a name are no formula, only our own symbols are."""
-    from matplotlib.text import Text
-
-    for text in figure.findobj(Text):
-        text.set_parse_math("$" not in SYMBOL.sub("", text.get_text()))
-
-
-def png_of(figure):
+def png_of(figure, dpi=120):
     """A matplotlib figure as a PNG file, bytes."""
-    picture = io.BytesIO()
-    plain_names(figure)
-    choose_fonts(figure)
-    figure.savefig(picture, format="png", dpi=120)
-    return picture.getvalue()
+    held = io.BytesIO()
+    show_names(figure)
+    figure.savefig(held, format="png", dpi=dpi)
+    return held.getvalue()
 
 
 def save_figure(figure, path):
@@ -41,10 +33,11 @@ def save_figure(figure, path):
     path.write_bytes(png)
 
 
-def choose_fonts(figure):
-    """Draws names in the scripts they are written in; matplotlib's own font has no CJK letters.
+def show_names(figure):
+    """Draws class, file and run names as they are, in the scripts they are written in.
 
-    A text gets an installed font that has its letters; letters that no font has are written as `\\u732b`.
+    Two `$` in a name are no formula, only our own symbols are. Matplotlib's own font has no CJK letters: a text gets an
+    installed font that has its letters; letters that no font has are written as `\\u732b`.
     """
     from matplotlib.text import Text
 
@@ -59,6 +52,7 @@ def choose_fonts(figure):
             text.set_text(shown)
         if family:
             text.set_fontfamily(["DejaVu Sans", family])
+        text.set_parse_math("$" not in SYMBOL.sub("", shown))
 
 
 @functools.lru_cache(maxsize=4096)
@@ -118,8 +112,8 @@ def label(axis, *, title="", x="", y="", legend=False):
         axis.legend(fontsize=8, frameon=False)
 
 
-def picture(axis, image, title="", **options):
-    """An image without ticks; one channel is gray."""
+def picture(axis, image, title="", frame=None, **options):
+    """An image without ticks; one channel is gray, `frame` is the colour of a frame around it."""
     if image.ndim == 3 and image.shape[-1] == 1:
         image = image[..., 0]
     if image.ndim == 2:
@@ -127,17 +121,17 @@ def picture(axis, image, title="", **options):
     axis.imshow(image, interpolation="nearest", **options)
     axis.set_xticks([])
     axis.set_yticks([])
-    for edge in axis.spines.values():
-        edge.set_visible(False)
+    axis.spines[:].set(visible=frame is not None, color=frame, linewidth=2.5)
     if title:
-        axis.set_title(title, fontsize=8)
+        axis.set_title("\n".join(shortened(line, 18) for line in title.split("\n")), fontsize=8, pad=2)
 
 
 def picture_grid(rows, *, columns=None, names=None, side=1.1, caption=""):
     """A grid of images.
 
     Args:
-        rows: lists of images (0 to 1), or of (image, options of imshow); None leaves a place empty.
+        rows: lists of images (0 to 1), or of (image, options of `picture`: title, frame, those of imshow); None leaves
+            a place empty.
         columns, names: titles of the columns, names of the rows.
         side: inches per image.
         caption: a line below.
@@ -147,32 +141,46 @@ def picture_grid(rows, *, columns=None, names=None, side=1.1, caption=""):
     """
     from matplotlib.figure import Figure
 
-    width = max(len(row) for row in rows)
+    rows = [[cell if isinstance(cell, tuple | None) else (cell, {}) for cell in row] for row in rows]
+    width, titles = max(len(row) for row in rows), [cell[1].get("title", "") for row in rows for cell in row if cell]
+    title = 0.14 * max((one.count("\n") + 1 for one in titles if one), default=0)
     left, top, gap = 0.32 if names else 0.04, 0.22 if columns else 0.04, 0.05
     across = left + width * (side + gap)
     said = [part for line in caption.split("\n") for part in textwrap.wrap(line, max(20, int(across / 0.06)))]
     below = 0.06 + 0.14 * len(said)
-    size = (across, top + below + len(rows) * (side + gap))
+    size = (across, top + below + len(rows) * (title + side + gap))
     # placed by hand: a layout engine takes seconds for a hundred axes
     figure = Figure(figsize=size)
     axes = figure.subplots(len(rows), width, squeeze=False)
     figure.subplots_adjust(
-        left=left / size[0], right=1 - gap / size[0], bottom=(below + gap) / size[1], top=1 - top / size[1],
-        wspace=gap / side, hspace=gap / side,
+        left=left / size[0], right=1 - gap / size[0], bottom=(below + gap) / size[1], top=1 - (top + title) / size[1],
+        wspace=gap / side, hspace=(title + gap) / side,
     )  # fmt: skip
     for r, row in enumerate(rows):
-        for c in range(width):
-            cell = row[c] if c < len(row) else None
+        for c, cell in enumerate([*row, *[None] * (width - len(row))]):
             if cell is None:
                 axes[r][c].set_axis_off()
                 continue
-            image, options = cell if isinstance(cell, tuple) else (cell, {})
-            picture(axes[r][c], image, columns[c] if columns and r == 0 else "", **options)
+            picture(axes[r][c], cell[0], **({"title": columns[c]} if columns and r == 0 else {}) | cell[1])
         if names and row[0] is not None:
             axes[r][0].set_ylabel(shortened(names[r], 18), fontsize=8)
     if said:
         figure.text(0.5, 0.06 / size[1], "\n".join(said), fontsize=8, ha="center", va="bottom")
     return figure
+
+
+def gallery(cells, caption):
+    """Pictures in lines of `COLUMNS`.
+
+    Args:
+        cells: a list of (image, options), as of `picture_grid`.
+        caption: a line below.
+
+    Returns:
+        A matplotlib figure.
+    """
+    rows = [cells[first : first + COLUMNS] for first in range(0, len(cells), COLUMNS)]
+    return picture_grid(rows or [[None]], side=1.3, caption=caption)
 
 
 def masked_image(image_HxWxC, mask_HxWx1):
@@ -206,24 +214,25 @@ def shortened(text, most):
     return text if len(text) <= most else text[: most - 1] + "…"
 
 
-def principal_plane(features_NxG):
-    """The plane of largest variance.
+def principal_components(rows_NxD, count):
+    """The first components of centred rows.
 
     Args:
-        features_NxG: features.
+        rows_NxD: one row an example or a patch.
+        count: how many.
 
     Returns:
-        (coordinates_Nx2, share_2 of the variance). Each component points to where its largest entry is positive.
+        (scores_NxC, share_C of the variance): zeros where there are fewer. Each component points to where its largest
+        entry is positive.
     """
-    centred_NxG = features_NxG - features_NxG.mean(0, dtype=np.float64)
-    u_NxR, s_R, v_RxG = np.linalg.svd(centred_NxG, full_matrices=False)
-    kept = min(2, len(s_R))
-    sign = np.sign(v_RxG[np.arange(kept), np.abs(v_RxG[:kept]).argmax(1)])
-    coordinates_Nx2 = np.zeros((len(features_NxG), 2))
-    coordinates_Nx2[:, :kept] = u_NxR[:, :kept] * s_R[:kept] * sign
-    share_2 = np.zeros(2)
-    share_2[:kept] = s_R[:kept] ** 2 / max(np.sum(s_R**2), 1e-30)
-    return coordinates_Nx2, share_2
+    centred_NxD = np.asarray(rows_NxD, np.float64) - np.mean(rows_NxD, 0, dtype=np.float64)
+    left_NxR, singular_R, right_RxD = np.linalg.svd(centred_NxD, full_matrices=False)
+    found = min(count, len(singular_R))
+    sign_R = np.sign(right_RxD[np.arange(found), np.abs(right_RxD[:found]).argmax(1)])
+    scores_NxC, share_C = np.zeros((len(centred_NxD), count)), np.zeros(count)
+    scores_NxC[:, :found] = left_NxR[:, :found] * singular_R[:found] * sign_R
+    share_C[:found] = singular_R[:found] ** 2 / max(np.sum(singular_R**2), 1e-30)
+    return scores_NxC, share_C
 
 
 def scatter_figure(features_NxG, label_N, called, caption):
@@ -239,7 +248,7 @@ def scatter_figure(features_NxG, label_N, called, caption):
         A matplotlib figure.
     """
     shown = np.unique(np.linspace(0, len(label_N) - 1, POINTS).round().astype(int))
-    xy_Nx2, share_2 = principal_plane(np.asarray(features_NxG[shown], np.float32))
+    xy_Nx2, share_2 = principal_components(features_NxG[shown], 2)
     figure, ((axis,),) = panels(1, size=(6.6, 4.6))
     for number, one in enumerate(np.unique(label_N[shown])[:CLASSES]):
         of_class = xy_Nx2[label_N[shown] == one]

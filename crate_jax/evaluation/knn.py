@@ -6,9 +6,7 @@ Ties of the vote go to the smaller class, ties of the cosine to the earlier exam
 `approximate` is set.
 """
 
-import dataclasses
 import functools
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -17,23 +15,15 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from crate_jax.distributed.mesh import make_mesh
 from crate_jax.errors import UserError, check_real, check_whole
-from crate_jax.evaluation.accuracy_figures import SHOWN, neighbours_figure
-from crate_jax.evaluation.feature_store import (
-    check_labels,
-    evenly_spaced,
-    labelled,
-    split_features,
-    split_images,
-    split_rows,
-)
+from crate_jax.evaluation.feature_store import evenly_spaced, image_features, labelled_rows, split_images
 from crate_jax.evaluation.features import candidate_names
-from crate_jax.evaluation.figures import shortened
-from crate_jax.evaluation.pictures import picture_data, picture_features, read_pictures
-from crate_jax.evaluation.probe import CHOSEN_ON, compact_labels, held_out_mask, interval_of
+from crate_jax.evaluation.figures import WRONG, picture_grid, shortened
+from crate_jax.evaluation.pictures import picture_data, read_pictures
 from crate_jax.evaluation.results import Result
+from crate_jax.evaluation.selection import CHOSEN_ON, compact_labels, held_out_mask, interval_of
 
 NEIGHBOURS, TEMPERATURE = 20, 0.07
-DRAWN = 8  # neighbours a row of the figure
+SHOWN, DRAWN = 8, 8  # rows of the figure, and neighbours in a row
 
 
 @functools.partial(jax.jit, static_argnames=("k", "mesh", "approximate"))
@@ -60,12 +50,6 @@ def _merge(best_QxK, index_QxK, query_QxG, bank_MxG, first, count, *, k, mesh, a
     together, indices = (jnp.concatenate(pair, 1) for pair in zip((best_QxK, index_QxK), found, strict=True))
     best_QxK, place_QxK = jax.lax.top_k(together, k)
     return best_QxK, jnp.take_along_axis(indices, place_QxK, 1)
-
-
-@functools.partial(jax.jit, static_argnames=("num_classes",))
-def _votes(best_QxK, label_QxK, temperature, num_classes):
-    weight_QxK = jnp.exp((best_QxK - best_QxK[:, :1]) / temperature)
-    return jnp.einsum("qk,qkc->qc", weight_QxK, jax.nn.one_hot(label_QxK, num_classes), precision="highest")
 
 
 def unit(x_NxG):
@@ -114,9 +98,9 @@ def nearest(train_NxG, test_QxG, *, k=NEIGHBOURS, chunk=16384, query_chunk=2048,
 
 def votes(cosine_QxK, label_QxK, *, temperature=TEMPERATURE, num_classes):
     """How the neighbours vote, as shares of one: QxC."""
-    parts = [slice(first, first + 2048) for first in range(0, len(label_QxK), 2048)]
-    found = [np.asarray(_votes(cosine_QxK[part], label_QxK[part], temperature, num_classes)) for part in parts]
-    votes_QxC = np.concatenate(found)
+    weight_QxK = np.exp((cosine_QxK - cosine_QxK[:, :1]) / temperature)
+    votes_QxC = np.zeros((len(label_QxK), num_classes))
+    np.add.at(votes_QxC, (np.arange(len(label_QxK))[:, None], label_QxK), weight_QxK)
     return votes_QxC / votes_QxC.sum(1, keepdims=True)
 
 
@@ -140,52 +124,6 @@ def predict(train_NxG, train_label_N, test_QxG, *, k=NEIGHBOURS, temperature=TEM
     return votes(cosine_QxK, label_QxK, temperature=temperature, num_classes=num_classes).argmax(1)
 
 
-@dataclasses.dataclass(frozen=True)
-class Bank:
-    """The training examples that vote.
-
-    Attributes:
-        subject: a `Subject`.
-        train: `Rows` of its training split.
-        train_N: their labels, numbered from 0 by the classes that there are.
-        features: POOLING@LAYER.
-        k, temperature: neighbours that vote, and T.
-        approximate: see `nearest`.
-    """
-
-    subject: Any
-    train: Any
-    train_N: np.ndarray
-    features: str
-    k: int
-    temperature: float
-    approximate: bool
-
-    @property
-    def class_C(self):
-        """The label of each class that votes."""
-        return np.unique(self.train.label_N)
-
-    def look_up(self, test_QxG):
-        """(shares of the vote QxC, cosine_QxK, row_QxK of the neighbours)."""
-        cosine_QxK, row_QxK = nearest(
-            self.train.features[self.features],
-            test_QxG,
-            k=self.k,
-            mesh=make_mesh(self.subject.config.mesh),
-            approximate=self.approximate,
-        )
-        voters = {"temperature": self.temperature, "num_classes": len(self.class_C)}
-        return votes(cosine_QxK, self.train_N[row_QxK], **voters), cosine_QxK, row_QxK
-
-    def pictures(self, row_QxK):
-        """The first neighbours of each query, as far as they are drawn: QxKxHxWxC."""
-        row_QxK = row_QxK[:, :DRAWN]
-        split = self.subject.config.data.train_split
-        images = split_images(self.subject, split, self.train.index_N[row_QxK.ravel()])[0] / 255
-        return images.reshape(*row_QxK.shape, *images.shape[1:])
-
-
 def knn(subject, *, features=None, k=NEIGHBOURS, temperature=TEMPERATURE, pictures=None, approximate=False):
     """Runs the classifier.
 
@@ -205,82 +143,84 @@ def knn(subject, *, features=None, k=NEIGHBOURS, temperature=TEMPERATURE, pictur
     """
     check_whole("--k", k, 1)
     check_real("--temperature", temperature, 1e-3, 1000)
-    settings, model, own = subject.config.data, subject.model, None
+    settings, own = subject.config.data, None
     if pictures is not None:  # first, so that a file that cannot be read is reported at once
-        own = read_pictures(pictures, subject.config, model.image_size, model.channels)
+        own = read_pictures(subject, pictures)
     else:
         subject.open_split(settings.validation_split)
     features = features or subject.best_features() or choose_features(subject, k=k, temperature=temperature)
-    train = split_rows(subject, settings.train_split, (features,), indices=labelled(settings, settings.train_split))
-    check_labels(train.label_N, subject, settings.train_split)
-    train_N, _, count = compact_labels(train.label_N, train.label_N)
-    if count < 2:
+    train = labelled_rows(subject, settings.train_split, (features,))
+    class_C, train_N = np.unique(train.label_N, return_inverse=True)
+    if len(class_C) < 2:
         raise UserError("the training examples have 1 class; a classifier needs two or more.")
-    bank = Bank(subject, train, train_N, features, k, temperature, approximate)
     results = {"k": k, "temperature": temperature, "approximate": approximate, "features": features}
     results |= {"train_examples": len(train_N)}
+    if own is None:
+        test = labelled_rows(subject, settings.validation_split, (features,))
+        query_QxG = test.features[features]
+    else:
+        query_QxG = image_features(subject, own[0], features)
+    mesh = make_mesh(subject.config.mesh)
+    cosine_QxK, row_QxK = nearest(train.features[features], query_QxG, k=k, mesh=mesh, approximate=approximate)
+    share_QxC = votes(cosine_QxK, train_N[row_QxK], temperature=temperature, num_classes=len(class_C))
+    called = subject.class_names(settings.train_split, settings.validation_split)
+    drawn = functools.partial(_figure, subject, train, called)
     if own is not None:
-        said, draw = _of_pictures(bank, *own)
+        said = _verdicts(own[1], train, class_C, called, share_QxC, cosine_QxK, row_QxK)
         results |= {"images": said} | subject.stamp(data=picture_data(own[0]))
+        titles = [f"{one['prediction']}\n{one['votes'][one['prediction']]:.0%}" for one in said[:SHOWN]]
+        caption = f"Left: prediction and its share of the vote; then the nearest by {features}. All {k} vote."
+        draw = functools.partial(drawn, own[0][:SHOWN], titles, row_QxK[:SHOWN], None, caption, names=own[1])
         return Result("knn", results, {"images": said}, {"knn": draw})
-    test = split_rows(
-        subject, settings.validation_split, (features,), indices=labelled(settings, settings.validation_split)
-    )
-    check_labels(test.label_N, subject, settings.validation_split)
     _, test_M, _ = compact_labels(train.label_N, test.label_N)
-    share_MxC, _, row_MxK = bank.look_up(test.features[features])
-    accuracy = float(np.mean(share_MxC.argmax(1) == test_M))
+    accuracy = float(np.mean(share_QxC.argmax(1) == test_M))
     results = {"accuracy": accuracy, "interval": interval_of(accuracy, len(test_M))} | results
     results |= {"test_examples": len(test_M)} | subject.stamp(settings.validation_split, len(test_M))
-    draw = functools.partial(_of_the_test_set, bank, test, share_MxC, row_MxK, results)
+    shown = evenly_spaced(len(test_M), SHOWN)  # neither the best nor the worst
+
+    def draw():
+        images = split_images(subject, settings.validation_split, test.index_N[shown])[0]
+        titles = [
+            f"{called(test.label_N[m])}\n{'✓' if share_QxC[m].argmax() == test_M[m] else '✗'} "
+            f"{shortened(called(class_C[share_QxC[m].argmax()]), 10)} {share_QxC[m].max():.0%}"
+            for m in shown
+        ]
+        caption = (
+            f"{accuracy:.1%} of {len(test_M)} test examples by {features}, k = {k}. Left: evenly spaced ones: class, "
+            f"prediction and its share of the vote; then their nearest training examples. ✗ and a frame: another class."
+        )
+        return drawn(images, titles, row_QxK[shown], test.label_N[shown], caption)
+
     return Result("knn", results, {}, {"knn": draw})
 
 
-def _of_the_test_set(bank, test, share_MxC, row_MxK, results):
-    """Examples from all over the test split, neither the best nor the worst."""
-    shown, called = evenly_spaced(len(test.label_N), SHOWN), _namer(bank)
-    images = split_images(bank.subject, bank.subject.config.data.validation_split, test.index_N[shown])[0] / 255
-    neighbours, rows = bank.pictures(row_MxK[shown]), []
-    for number, place in enumerate(shown):
-        label, winner = test.label_N[place], bank.class_C[share_MxC[place].argmax()]
-        verdict = "✓" if winner == label else f"✗ predicted {called(winner)}\n"
-        labels = bank.train.label_N[row_MxK[place]]
-        cells = zip(neighbours[number], map(called, labels), labels == label, strict=False)
-        title = f"{called(label)}\n{verdict} {share_MxC[place].max():.0%} of the vote"
-        rows.append({"image": images[number], "title": title, "neighbours": [(a, b, bool(c)) for a, b, c in cells]})
-    caption = (
-        f"{results['accuracy']:.1%} of {results['test_examples']} test examples by {results['features']}, "
-        f"k = {results['k']}; evenly spaced ones are shown, ✗ and a frame: another class"
-    )
-    return neighbours_figure(rows, caption)
-
-
-def _of_pictures(bank, images_BxHxWxC, names):
-    """(what `knn.json` says of a person's own pictures, a function that draws the figure)."""
-    called = _namer(bank)
-    share_BxC, cosine_BxK, row_BxK = bank.look_up(picture_features(bank.subject, images_BxHxWxC, bank.features))
-    rows, said = [], []
-    drawn = bank.pictures(row_BxK[:SHOWN])
-    for number, name in enumerate(names):
-        order = [place for place in np.argsort(-share_BxC[number], kind="stable") if share_BxC[number, place] > 0]
-        votes = {called(bank.class_C[place]): float(share_BxC[number, place]) for place in order}
-        winner, near = next(iter(votes)), row_BxK[number]
-        near_called = [called(label) for label in bank.train.label_N[near]]
+def _verdicts(names, train, class_C, called, share_BxC, cosine_BxK, row_BxK):
+    """What `knn.json` says of a person's own pictures: the vote and the neighbours of each."""
+    said = []
+    for name, share_C, cosine_K, row_K in zip(names, share_BxC, cosine_BxK, row_BxK, strict=True):
+        order = [place for place in np.argsort(-share_C, kind="stable") if share_C[place] > 0]
+        shares = {called(class_C[place]): float(share_C[place]) for place in order}
         neighbours = [
-            {"index": int(bank.train.index_N[row]), "class": one, "cosine": float(cosine)}
-            for row, one, cosine in zip(near, near_called, cosine_BxK[number], strict=True)
+            {"index": int(train.index_N[row]), "class": called(train.label_N[row]), "cosine": float(cosine)}
+            for row, cosine in zip(row_K, cosine_K, strict=True)
         ]
-        said.append({"name": name, "prediction": winner, "votes": votes, "neighbours": neighbours})
-        if number < SHOWN:
-            title = f"{shortened(name, 22)}\n{winner}, {votes[winner]:.0%} of the vote"
-            cells = [(image, one, None) for image, one in zip(drawn[number], near_called, strict=False)]
-            rows.append({"image": images_BxHxWxC[number] / 255, "title": title, "neighbours": cells})
-    return said, lambda: neighbours_figure(rows, f"neighbours by {bank.features}; all {bank.k} vote")
+        said.append({"name": name, "prediction": next(iter(shares)), "votes": shares, "neighbours": neighbours})
+    return said
 
 
-def _namer(bank):
-    settings = bank.subject.config.data
-    return bank.subject.class_names(settings.train_split, settings.validation_split)
+def _figure(subject, train, called, images_QxHxWxC, titles, row_QxK, label_Q, caption, names=None):
+    """Pictures beside their nearest training examples, framed where the class is another than `label_Q`, if known."""
+    row_QxK = row_QxK[:, :DRAWN]
+    found = iter(split_images(subject, subject.config.data.train_split, train.index_N[row_QxK.ravel()])[0] / 255)
+    rows = []
+    for query, (image, title) in enumerate(zip(images_QxHxWxC / 255, titles, strict=True)):
+        rows.append([(image, {"title": title})])
+        for label in train.label_N[row_QxK[query]]:
+            wrong = label_Q is not None and label != label_Q[query]
+            said = {"title": f"✗ {called(label)}", "frame": WRONG} if wrong else {"title": called(label)}
+            rows[-1].append((next(found), said))
+    names = names and [shortened(name, 18) for name in names[:SHOWN]]
+    return picture_grid(rows, names=names, side=1.1, caption=caption)
 
 
 def choose_features(subject, *, k, temperature):
@@ -289,14 +229,10 @@ def choose_features(subject, *, k, temperature):
     Raises:
         UserError: as `knn`.
     """
-    settings = subject.config.data
     names = tuple(candidate_names(subject.model.depth))
-    train, label_N = split_features(
-        subject, settings.train_split, names, indices=labelled(settings, settings.train_split, CHOSEN_ON)
-    )
-    check_labels(label_N, subject, settings.train_split)
-    held_N = held_out_mask(label_N)
-    k, accuracy = min(k, int((~held_N).sum())), {}
+    train, label_N, _ = labelled_rows(subject, subject.config.data.train_split, names, CHOSEN_ON)
+    held_N, accuracy = held_out_mask(label_N), {}
+    k = min(k, int((~held_N).sum()))
     for name, rows_NxG in train.items():
         predicted = predict(rows_NxG[~held_N], label_N[~held_N], rows_NxG[held_N], k=k, temperature=temperature)
         accuracy[name] = np.mean(predicted == label_N[held_N])

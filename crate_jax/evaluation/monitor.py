@@ -10,10 +10,11 @@ import numpy as np
 from etils import epath
 
 from crate_jax.evaluation import knn
-from crate_jax.evaluation.feature_store import check_labels, labelled, split_features
+from crate_jax.evaluation.feature_store import labelled_rows
 from crate_jax.evaluation.figures import curves, picture_grid, png_of
-from crate_jax.evaluation.probe import compact_labels
-from crate_jax.evaluation.reconstruct import TITLES, measured, of_split, rows_of
+from crate_jax.evaluation.masked_completion import measure
+from crate_jax.evaluation.reconstruct import TITLES, completed, measured, of_split, rows_of
+from crate_jax.evaluation.selection import compact_labels
 from crate_jax.evaluation.solver import fit
 from crate_jax.evaluation.subject import Subject
 from crate_jax.models.masked_autoencoder import MaskedAutoencoder
@@ -47,13 +48,12 @@ def make_evaluator(config, model):
     def evaluate(step, params):
         del step  # an evaluator may depend on it; this one does not
         subject = Subject(model, params, config, epath.Path("."), "this run")
-        found = {}
-        for part, split in (("train", settings.train_split), ("test", settings.validation_split)):
-            rows, label_N = split_features(subject, split, (features,), indices=labelled(settings, split, MOST))
-            check_labels(label_N, subject, split)
-            found[part] = np.asarray(rows[features], np.float32), label_N
-        (train, label_N), (test, test_label_M) = found["train"], found["test"]
-        train_N, test_M, classes = compact_labels(label_N, test_label_M)
+        train, test = (
+            labelled_rows(subject, split, (features,), MOST)
+            for split in (settings.train_split, settings.validation_split)
+        )
+        train_N, test_M, classes = compact_labels(train.label_N, test.label_N)
+        train, test = train.features[features], test.features[features]
         k = min(knn.NEIGHBOURS, len(train_N))
         scalars = {
             "evaluation/knn": float(np.mean(knn.predict(train, train_N, test, k=k) == test_M)),
@@ -61,8 +61,7 @@ def make_evaluator(config, model):
         }
         if isinstance(model, MaskedAutoencoder):
             images, index_N, _ = of_split(subject, settings.validation_split, LOSS_IMAGES)
-            numbers, _ = measured(subject, images, index_N, "random", model.mask_ratio)
-            scalars["evaluation/loss"] = numbers["masked_mse"]
+            scalars["evaluation/loss"] = measured(subject, images, index_N, "random", model.mask_ratio)["masked_mse"]
         return scalars
 
     return evaluate
@@ -113,12 +112,12 @@ class Pictures(Observer):
             if self._images is None:
                 self._images = of_split(subject, self._config.data.validation_split, SHOWN)
             images, index_B, names = self._images
-            numbers, (completed,) = measured(subject, images, index_B, "random", self._model.mask_ratio)
-            caption = f"step {step}: masked MSE {numbers['masked_mse']:.4f}, PSNR {numbers['masked_psnr']:.1f} dB"
+            shown = completed(subject, images, index_B, "random", self._model.mask_ratio)
+            error, decibels = (float(np.mean(measure(shown)[name])) for name in ("masked_mse", "masked_psnr"))
+            caption = f"step {step}: masked MSE {error:.4f}, PSNR {decibels:.1f} dB"
             self._drawn_at = step  # whose line is logged when the next step is under way
-            self._drawn["completed"] = png_of(
-                picture_grid(rows_of(completed, len(images)), columns=TITLES, names=names, side=1.4, caption=caption)
-            )
+            figure = picture_grid(rows_of(shown), columns=TITLES, names=names, side=1.4, caption=caption)
+            self._drawn["completed"] = png_of(figure)
 
     def logged(self, step, scalars):
         for kind in LAYER_CURVES:

@@ -3,7 +3,6 @@
 import hashlib
 import os
 
-import jax
 import numpy as np
 
 from crate_jax.data.augment import centre_crop
@@ -18,11 +17,8 @@ from crate_jax.data.folder_listing import (
 )
 from crate_jax.data.picture import decoded
 from crate_jax.errors import UserError, first_line
-from crate_jax.evaluation.feature_store import batch_size_of
-from crate_jax.evaluation.features import several_features
 from crate_jax.operators.patches import image_shape
 from crate_jax.storage import is_remote
-from crate_jax.training.objective import normalise
 
 
 def picture_paths(text):
@@ -70,14 +66,12 @@ def pictures_in(folder):
     return [joined(folder, name) for name in names]
 
 
-def read_pictures(text, config, image_size, channels):
-    """Pictures as a batch: as small as the network's size allows, then a centre crop.
+def read_pictures(subject, text):
+    """Pictures as a batch for a network: as small as its size allows, then a centre crop.
 
     Args:
+        subject: a `Subject`; its model's size and channels, its config's `data` and interpolation are used.
         text: see `picture_paths`.
-        config: its `data.interpolation` is used.
-        image_size: pixels, or (height, width).
-        channels: 1 or 3.
 
     Returns:
         (images_BxHxWxC uint8, names).
@@ -85,46 +79,24 @@ def read_pictures(text, config, image_size, channels):
     Raises:
         UserError: see `picture_paths`; or a file that is no picture.
     """
-    images, names, shape = [], [], image_shape(image_size)
+    images, names, settings = [], [], subject.config.data
     for path in picture_paths(text):
         try:
-            picture = decoded(read_bytes(path), channels, config.data.max_pixels)
+            picture = decoded(read_bytes(path), subject.model.channels, settings.max_pixels)
         except Exception as error:  # object stores raise what their client library raises
             words = f"--images: {printable(path)} cannot be read as a picture ({first_line(error)})."
             raise UserError(words) from error
-        images.append(np.asarray(centre_crop(picture, shape, min(shape), config.data.interpolation)))
+        images.append(fitted(picture, image_shape(subject.model.image_size), settings.interpolation))
         names.append(printable(os.path.basename(path)))
-    return np.stack(images).reshape(len(images), *shape, channels), names
+    return np.stack(images), names
+
+
+def fitted(picture, shape, interpolation):
+    """A PIL picture resized until it covers height x width, and the middle of it: H x W x C, uint8."""
+    return np.asarray(centre_crop(picture, shape, min(shape), interpolation)).reshape(*shape, -1)
 
 
 def picture_data(images_BxHxWxC):
     """`data` of results on a person's own pictures."""
     digest = hashlib.sha256(np.ascontiguousarray(images_BxHxWxC).data).hexdigest()[:16]
     return {"name": "images", "split": None, "fingerprint": digest, "examples": len(images_BxHxWxC)}
-
-
-def picture_features(subject, images_BxHxWxC, features):
-    """Features of a person's own pictures.
-
-    Args:
-        subject: a `Subject`.
-        images_BxHxWxC: of `read_pictures`.
-        features: POOLING@LAYER.
-
-    Returns:
-        features_BxG.
-    """
-    model, count = subject.model, len(images_BxHxWxC)
-    size, found = min(batch_size_of(model.image_size, 1), count), []
-    for first in range(0, count, size):
-        part = images_BxHxWxC[first : first + size]
-        padded = np.pad(part, [(0, size - len(part)), *[(0, 0)] * 3])  # one shape, one compilation
-        rows = several_features(model, subject.params, normalise(padded, *subject.statistics), (features,))
-        found.append(jax.device_get(rows[features])[: len(part)])
-    return np.concatenate(found)
-
-
-def class_namer(*sources):
-    """A function from a label of any of these sources to what to call it; their classes are numbered alike."""
-    names = max((source.class_names or () for source in sources), key=len)
-    return lambda label: str(names[label] if 0 <= label < len(names) else label)

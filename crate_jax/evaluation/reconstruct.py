@@ -9,16 +9,15 @@ import logging
 import jax
 import jax.numpy as jnp
 import numpy as np
-from PIL import ImageOps
 
-from crate_jax.data.augment import centre_crop
-from crate_jax.data.picture import RESAMPLING, decoded
+from crate_jax.data.picture import decoded
 from crate_jax.errors import UserError, check_whole
 from crate_jax.evaluation.feature_store import batch_size_of, evenly_spaced, split_images
 from crate_jax.evaluation.figures import curves, masked_image, picture_grid
 from crate_jax.evaluation.masked_completion import Completed, complete, measure
-from crate_jax.evaluation.pictures import picture_data, read_pictures
+from crate_jax.evaluation.pictures import fitted, picture_data, read_pictures
 from crate_jax.evaluation.results import Result
+from crate_jax.models.batches import over_images
 from crate_jax.models.masked_autoencoder import MaskedAutoencoder
 from crate_jax.operators.masking import KINDS, example_masks
 from crate_jax.operators.patches import image_shape
@@ -53,15 +52,15 @@ def reconstruct(subject, *, pictures=None, limit=1024):
     if not isinstance(model, MaskedAutoencoder):
         raise UserError(f"{subject.source} is a {type(model).__name__}, which has no decoder; reconstruct a pretrain.")
     if pictures is not None:
-        images, names = read_pictures(pictures, subject.config, model.image_size, model.channels)
+        images, names = read_pictures(subject, pictures)
         index_B, stamp = np.arange(len(names)), subject.stamp(data=picture_data(images))
     else:
         images, index_B, names = of_split(subject, settings.validation_split, limit)
         stamp = subject.stamp(settings.validation_split, len(images))
     ratio, swept = model.mask_ratio, evenly_spaced(len(images), SWEPT)
-    numbers, _ = measured(subject, images, index_B, "random", ratio)
+    numbers = measured(subject, images, index_B, "random", ratio)
     by_mask = [
-        {"mask_kind": kind, "mask_ratio": one} | measured(subject, images[swept], index_B[swept], kind, one)[0]
+        {"mask_kind": kind, "mask_ratio": one} | measured(subject, images[swept], index_B[swept], kind, one)
         for kind in KINDS
         for one in sorted({*RATIOS, ratio})
         if 0 < int(model.num_patches * (1 - one)) < model.num_patches
@@ -69,8 +68,9 @@ def reconstruct(subject, *, pictures=None, limit=1024):
     results = numbers | {"mask_kind": "random", "mask_ratio": ratio, "images": len(images)}
     results |= {"norm_pix_loss": subject.config.norm_pix_loss, "by_mask": by_mask, "by_mask_images": len(swept)} | stamp
     if subject.config.norm_pix_loss:
-        note = "pixels, PSNR and SSIM use each removed patch's own mean and deviation, which are not predicted"
-        results["note"] = note
+        results["note"] = (
+            "pixels, PSNR and SSIM use each removed patch's own mean and deviation, which are not predicted"
+        )
     if pictures is not None:
         results["names"] = names
     draw = functools.partial(_reconstruction_figure, subject, images, index_B, names, numbers, whole=pictures is None)
@@ -85,37 +85,35 @@ def of_split(subject, split, limit):
     return images_BxHxWxC, index_B, [called(label) if label >= 0 else "" for label in label_B]
 
 
-def measured(subject, images_NxHxWxC, index_N, kind, ratio):
-    """Completes images in batches of one shape.
+def completed(subject, images_BxHxWxC, index_B, kind, ratio):
+    """Images of a split, completed at once: `Completed`.
 
     Args:
         subject: a `Subject` with a decoder.
-        images_NxHxWxC: uint8.
-        index_N: numbers of the examples, which their masks follow from.
+        images_BxHxWxC: uint8.
+        index_B: numbers of the examples, which their masks follow from.
         kind, ratio: of the masks.
-
-    Returns:
-        (means over the images, a list of `Completed`, whose last one may be padded).
     """
-    model = subject.model.clone(mask_ratio=ratio)
-    mean, std = subject.statistics
+    model, (mean, std) = subject.model.clone(mask_ratio=ratio), subject.statistics
     key = jax.random.fold_in(jax.random.key(subject.config.seed), 0x5EED)
-    size = min(batch_size_of(model.image_size, 1), len(images_NxHxWxC))
-    numbers, parts = [], []
-    for first in range(0, len(images_NxHxWxC), size):
-        images, index_B = images_NxHxWxC[first : first + size], index_N[first : first + size]
-        count = len(images)
-        images = np.pad(images, [(0, size - count), *[(0, 0)] * 3])  # one shape, one compilation
-        mask_BxN = example_masks(key, jnp.asarray(np.pad(index_B, (0, size - count))), model.grid, ratio, kind=kind)
-        norm_pix = subject.config.norm_pix_loss
-        completed = complete(model, subject.params, normalise(images, mean, std), mask_BxN, mean, std, norm_pix)
-        numbers.append({name: values[:count] for name, values in measure(completed).items()})
-        parts = parts or [completed]
-    return {name: float(np.mean(np.concatenate([one[name] for one in numbers]))) for name in numbers[0]}, parts
+    mask_BxN = example_masks(key, jnp.asarray(index_B), model.grid, ratio, kind=kind)
+    images_BxHxWxC = normalise(images_BxHxWxC, mean, std)
+    return complete(model, subject.params, images_BxHxWxC, mask_BxN, mean, std, subject.config.norm_pix_loss)
 
 
-def rows_of(completed, count):
-    """Rows of the figure: original, masked, reconstruction, prediction of the first images."""
+def measured(subject, images_NxHxWxC, index_N, kind, ratio):
+    """Means over images of what `measure` says of them `completed`; the arguments are the latter's."""
+
+    def numbers_of(images_BxHxWxC, index_B):
+        return measure(completed(subject, images_BxHxWxC, index_B, kind, ratio))
+
+    size = min(batch_size_of(subject.model.image_size), len(images_NxHxWxC))
+    found = over_images(numbers_of, images_NxHxWxC, index_N, axis=0, size=size)
+    return {name: float(np.mean(values)) for name, values in found.items()}
+
+
+def rows_of(completed, count=None):
+    """Rows of the figure: original, masked, reconstruction, prediction of the first images, or of all."""
     parts = (completed.original, completed.mask, completed.reconstruction, completed.prediction)
     return [[one, masked_image(one, mask), *more] for one, mask, *more in list(zip(*parts, strict=True))[:count]]
 
@@ -124,8 +122,7 @@ def _reconstruction_figure(subject, images, index_B, names, numbers, *, whole):
     settings, model = subject.config.data, subject.model
     tiled = completed_pictures(subject, settings.show_split, settings.show_classes) if whole else {}
     shown = evenly_spaced(len(images), max(1, SHOWN - len(tiled)))
-    _, (completed,) = measured(subject, images[shown], index_B[shown], "random", model.mask_ratio)
-    rows = [*tiled.values(), *rows_of(completed, len(shown))]
+    rows = [*tiled.values(), *rows_of(completed(subject, images[shown], index_B[shown], "random", model.mask_ratio))]
     lines = [
         f"{model.mask_ratio:.0%} removed; PSNR {numbers['psnr']:.1f} dB, SSIM {numbers['ssim']:.2f}; "
         f"removed pixels alone {numbers['masked_psnr']:.1f} dB, {numbers['masked_ssim']:.2f}"
@@ -148,16 +145,6 @@ def by_mask_figure(by_mask):
         points = [one for one in by_mask if one["mask_kind"] == kind]
         lines[kind] = ([one["mask_ratio"] for one in points], {name: [one[name] for one in points] for name in labels})
     return curves(lines, "fraction of patches removed", labels)
-
-
-def fitted(picture, shape, interpolation):
-    """A PIL picture resized until it covers height x width, and the middle of it: H x W x C, uint8."""
-    height, width = shape
-    if height == width:
-        picture = centre_crop(picture, height, height, interpolation)
-    else:
-        picture = ImageOps.fit(picture, (width, height), RESAMPLING[interpolation])
-    return np.asarray(picture).reshape(height, width, -1)
 
 
 def cut(images_BxHxWxC, tiles):
@@ -229,5 +216,5 @@ def completed_pictures(subject, split, names):
         image = fitted(decoded(wanted[name].image, model.channels), shape, config.data.interpolation)
         image = normalise(image[None], mean, std)
         shown = complete_tiles(model, subject.params, image, mean, std, config.norm_pix_loss, key=key, index_B=[number])
-        (done[name],) = rows_of(shown, 1)
+        (done[name],) = rows_of(shown)
     return done

@@ -58,28 +58,21 @@ def chunks(features_NxG):
 
 
 def moments(features_NxG):
-    """(mean_G, scale_G) of `Design`, float32, summed in float64; one pass each, a chunk of rows in memory."""
-    count, parts = len(features_NxG), chunks(features_NxG)
-    mean_G = sum(np.asarray(features_NxG[part], np.float32).sum(0, dtype=np.float64) for part in parts) / count
-    square_G = sum(
-        np.square(np.asarray(features_NxG[part], np.float32) - mean_G.astype(np.float32)).sum(0, dtype=np.float64)
-        for part in parts
-    )
-    deviation_G = np.sqrt(square_G / count)
-    constant_G = deviation_G <= 1e-6 * np.abs(mean_G)
+    """(mean_G, scale_G) of `Design`, float32, summed in float64; a chunk of rows in memory."""
+    from sklearn.preprocessing import StandardScaler
+
+    scaler = StandardScaler()
+    for part in chunks(features_NxG):
+        scaler.partial_fit(np.asarray(features_NxG[part], np.float32))
+    deviation_G = np.sqrt(scaler.var_)
+    constant_G = deviation_G <= 1e-6 * np.abs(scaler.mean_)
     scale_G = np.where(constant_G, 0.0, 1 / np.where(constant_G, 1.0, deviation_G))
-    return mean_G.astype(np.float32), scale_G.astype(np.float32)
+    return scaler.mean_.astype(np.float32), scale_G.astype(np.float32)
 
 
 _product = functools.partial(jnp.matmul, precision="highest")
 
 
-@jax.jit
-def _gram(rows_MxG):
-    return _product(rows_MxG.T, rows_MxG)
-
-
-@jax.jit
 def _eigen(gram_RxR):
     values_R, vectors_RxR = jnp.linalg.eigh(gram_RxR)
     return jnp.maximum(values_R, 0), vectors_RxR
@@ -99,25 +92,22 @@ def make_design(features_NxG):
     def standardised(part):
         return (np.asarray(features_NxG[part], np.float32) - mean_G) * scale_G
 
-    dtype = np.float32 if 4 * count * min(count, size) <= IN_FLOAT32 else np.float16
     if min(count, size) > LARGEST_ROTATED:
-        x_NxG = np.empty((count, size), dtype)
-        for part in chunks(features_NxG):
-            x_NxG[part] = standardised(part)
-        return Design(jnp.asarray(x_NxG), jnp.ones(size), None, mean_G, scale_G)
-    if count < size:  # W lies in the span of the examples: N numbers a class instead of G
+        spectrum_G, basis_GxG = jnp.ones(size), None
+    elif count < size:  # W lies in the span of the examples: N numbers a class instead of G
         x_NxG = jnp.asarray(standardised(slice(None)))
-        values_N, vectors_NxN = _eigen(_gram(x_NxG.T))
+        values_N, vectors_NxN = _eigen(_product(x_NxG, x_NxG.T))
         length_N = jnp.sqrt(jnp.where(values_N > 1e-6 * values_N[-1], values_N, 0))
         inverse_N = jnp.where(length_N > 0, 1 / jnp.maximum(length_N, 1e-30), 0)
         basis_GxN = _product(x_NxG.T, vectors_NxN) * inverse_N
         return Design(vectors_NxN * length_N, length_N**2 / count, basis_GxN, mean_G, scale_G)
-    gram_GxG = sum(_gram(standardised(part)) for part in chunks(features_NxG))
-    values_G, basis_GxG = _eigen(gram_GxG / count)
-    x_NxG = np.empty((count, size), dtype)
+    else:
+        gram_GxG = sum(_product(x_MxG.T, x_MxG) for x_MxG in map(standardised, chunks(features_NxG)))
+        spectrum_G, basis_GxG = _eigen(gram_GxG / count)
+    x_NxG = np.empty((count, size), np.float32 if 4 * count * size <= IN_FLOAT32 else np.float16)
     for part in chunks(features_NxG):
-        x_NxG[part] = _product(standardised(part), basis_GxG)
-    return Design(jnp.asarray(x_NxG), values_G, basis_GxG, mean_G, scale_G)
+        x_NxG[part] = standardised(part) if basis_GxG is None else _product(standardised(part), basis_GxG)
+    return Design(jnp.asarray(x_NxG), spectrum_G, basis_GxG, mean_G, scale_G)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -147,31 +137,23 @@ class Classifier:
 
     def probabilities(self, x_NxG):
         """softmax of the logits: NxK, rows sum to one."""
-        found = [_probabilities(self._standardised(x_NxG[p]), self.kernel_GxK, self.bias_K) for p in chunks(x_NxG)]
-        return np.concatenate([np.asarray(one) for one in found])
+        return self._of_logits(x_NxG, jax.nn.softmax)
 
     def ranked(self, x_NxG, most=5):
         """The likeliest classes of each example, the likeliest first: NxM."""
         count = min(most, len(self.bias_K))
-        found = [_ranked(self._standardised(x_NxG[p]), self.kernel_GxK, self.bias_K, count) for p in chunks(x_NxG)]
-        return np.concatenate([np.asarray(one) for one in found])
+        return self._of_logits(x_NxG, lambda logits_MxK: jax.lax.top_k(logits_MxK, count)[1])
 
     def accuracy(self, x_NxG, label_N):
         """Fraction of the examples that it gets right."""
         return float(np.mean(self.ranked(x_NxG, 1)[:, 0] == label_N))
 
-    def _standardised(self, x_MxG):
-        return (np.asarray(x_MxG, np.float32) - self.mean_G) * self.scale_G
-
-
-@jax.jit
-def _probabilities(x_NxG, kernel_GxK, bias_K):
-    return jax.nn.softmax(_product(x_NxG, kernel_GxK) + bias_K, -1)
-
-
-@functools.partial(jax.jit, static_argnames="count")
-def _ranked(x_NxG, kernel_GxK, bias_K, count):
-    return jax.lax.top_k(_product(x_NxG, kernel_GxK) + bias_K, count)[1]
+    def _of_logits(self, x_NxG, function):
+        found = []
+        for part in chunks(x_NxG):
+            x_MxG = (np.asarray(x_NxG[part], np.float32) - self.mean_G) * self.scale_G
+            found.append(np.asarray(function(_product(x_MxG, self.kernel_GxK) + self.bias_K)))
+        return np.concatenate(found)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -220,26 +202,22 @@ def solve(
         jnp.asarray(precondition_FxRx1),
         jnp.asarray(strength_F, jnp.float32),
     )
-    shapes = (num_folds, size, num_classes), (num_folds, num_classes)
-
-    def parts(point):
-        point = np.asarray(point, np.float32)
-        return [one.reshape(shape) for one, shape in zip(np.split(point, [np.prod(shapes[0])]), shapes, strict=True)]
+    shape = (num_folds, size + 1, num_classes)  # the last row is the bias
 
     def value_and_gradient(point):
-        value, gradient = _value_and_gradient(*parts(point), *data)
-        return float(value), np.concatenate([np.asarray(one, np.float64).ravel() for one in gradient])
+        value, gradient = _value_and_gradient(np.asarray(point, np.float32).reshape(shape), *data)
+        return float(value), np.asarray(gradient, np.float64).ravel()
 
-    point = np.zeros(sum(np.prod(shape) for shape in shapes))
+    point = np.zeros(shape)
     if start is not None:
-        point = np.concatenate([(start.kernel_FxRxK / precondition_FxRx1).ravel(), start.bias_FxK.ravel()])
+        point = np.concatenate([start.kernel_FxRxK / precondition_FxRx1, start.bias_FxK[:, None]], 1)
     found = minimize(
-        value_and_gradient, point, jac=True, method="L-BFGS-B",
+        value_and_gradient, point.ravel(), jac=True, method="L-BFGS-B",
         options={"maxiter": max_iterations, "maxfun": 2 * max_iterations, "gtol": tolerance, "ftol": 0},
     )  # fmt: skip
-    kernel_FxRxK, bias_FxK = parts(found.x)
-    gradient_F = np.maximum(*(np.abs(one.reshape(num_folds, -1)).max(1) for one in parts(found.jac)))
-    return Solutions(precondition_FxRx1 * kernel_FxRxK, bias_FxK, gradient_F, int(found.nit))
+    point = found.x.astype(np.float32).reshape(shape)
+    gradient_F = np.abs(found.jac).reshape(num_folds, -1).max(1)
+    return Solutions(precondition_FxRx1 * point[:, :-1], point[:, -1], gradient_F, int(found.nit))
 
 
 @functools.partial(jax.jit, static_argnames="rows")
@@ -253,7 +231,7 @@ def _chunked(x_NxR, label_N, weight_FxN, rows):
 
 
 @jax.jit
-def _value_and_gradient(kernel_FxRxK, bias_FxK, x_SxMxR, label_SxM, share_SxMxF, precondition_FxRx1, strength_F):
+def _value_and_gradient(point_FxPxK, x_SxMxR, label_SxM, share_SxMxF, precondition_FxRx1, strength_F):
     def loss_of_rows(kernel_FxRxK, bias_FxK, x_MxR, label_M, share_MxF):
         logits_MxFxK = jnp.einsum("mr,frk->mfk", x_MxR.astype(jnp.float32), kernel_FxRxK, precision="highest")
         label_MxF = jnp.broadcast_to(label_M[:, None], share_MxF.shape)
@@ -262,16 +240,16 @@ def _value_and_gradient(kernel_FxRxK, bias_FxK, x_SxMxR, label_SxM, share_SxMxF,
     if len(x_SxMxR) > 1:  # one chunk's logits in memory; a single chunk need not be computed twice
         loss_of_rows = jax.checkpoint(loss_of_rows)
 
-    def objective(kernel_FxRxK, bias_FxK):  # the sum: its gradient holds every problem's own
-        scaled_FxRxK = precondition_FxRx1 * kernel_FxRxK
+    def objective(point_FxPxK):  # the sum: its gradient holds every problem's own
+        kernel_FxRxK, bias_FxK = precondition_FxRx1 * point_FxPxK[:, :-1], point_FxPxK[:, -1]
 
         def step(total, parts):
-            return total + loss_of_rows(scaled_FxRxK, bias_FxK, *parts), None
+            return total + loss_of_rows(kernel_FxRxK, bias_FxK, *parts), None
 
         loss, _ = jax.lax.scan(step, jnp.float32(0), (x_SxMxR, label_SxM, share_SxMxF))
-        return loss + jnp.sum(strength_F / 2 * jnp.sum(scaled_FxRxK**2, (1, 2)))
+        return loss + jnp.sum(strength_F / 2 * jnp.sum(kernel_FxRxK**2, (1, 2)))
 
-    return jax.value_and_grad(objective, (0, 1))(kernel_FxRxK, bias_FxK)
+    return jax.value_and_grad(objective)(point_FxPxK)
 
 
 def held_out_right(design, label_N, num_classes, Cs, weight_FxN):
@@ -296,33 +274,26 @@ def held_out_right(design, label_N, num_classes, Cs, weight_FxN):
 
 def predictions(design, solutions):
     """The likeliest class of the design's own examples by each solution: FxN."""
-    rows = max(1, LOGITS // solutions.bias_FxK.size)
-    parts = [
-        np.asarray(_likeliest(design.x_NxR[first : first + rows], solutions.kernel_FxRxK, solutions.bias_FxK))
-        for first in range(0, len(design.x_NxR), rows)
-    ]
+    rows, parts = max(1, LOGITS // solutions.bias_FxK.size), []
+    for first in range(0, len(design.x_NxR), rows):
+        x_MxR = design.x_NxR[first : first + rows].astype(jnp.float32)
+        logits_FxMxK = jnp.einsum("mr,frk->fmk", x_MxR, solutions.kernel_FxRxK, precision="highest")
+        parts.append(np.asarray(jnp.argmax(logits_FxMxK + solutions.bias_FxK[:, None], -1)))
     return np.concatenate(parts, 1)
 
 
-@jax.jit
-def _likeliest(x_MxR, kernel_FxRxK, bias_FxK):
-    logits_FxMxK = jnp.einsum("mr,frk->fmk", x_MxR.astype(jnp.float32), kernel_FxRxK, precision="highest")
-    return jnp.argmax(logits_FxMxK + bias_FxK[:, None], -1)
-
-
-def fit(features_NxG, label_N, C, num_classes, *, design=None):
+def fit(features_NxG, label_N, C, num_classes):
     """A classifier fitted to convergence; a warning where it does not converge.
 
     Args:
         features_NxG, label_N: the training set; labels from 0.
         C: inverse regularisation, as scikit-learn's, on standardised features.
         num_classes: K.
-        design: of the features, where it is there already.
 
     Returns:
         A `Classifier`.
     """
-    design = make_design(features_NxG) if design is None else design
+    design = make_design(features_NxG)
     found = solve(design, label_N, num_classes, C, start=solve(design, label_N, num_classes, C / 10, tolerance=ROUGH))
     kernel = found.kernel_FxRxK[0] if design.basis_GxR is None else _product(design.basis_GxR, found.kernel_FxRxK[0])
     fitted = Classifier(

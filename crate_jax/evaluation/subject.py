@@ -18,8 +18,6 @@ from crate_jax.config_schema import LEAVES
 from crate_jax.data.sources import open_source
 from crate_jax.distributed.jax_settings import check_jax_settings
 from crate_jax.errors import UserError
-from crate_jax.evaluation.head_only import CLASSIFIER
-from crate_jax.evaluation.pictures import class_namer
 from crate_jax.evaluation.results import identity_in, read_result, suffix_of, write_text
 from crate_jax.interop.checkpoint_file import MODEL, open_checkpoint, open_for
 from crate_jax.interop.tensor_files import check_finite
@@ -78,8 +76,12 @@ class Subject:
         return open_source(settings.name, split, settings.data_dir)
 
     def class_names(self, *splits):
-        """A function from a label of these splits to its class's name, or the number where classes have none."""
-        return class_namer(*map(self.open_split, splits))
+        """A function from a label of these splits to its class's name, or the number where classes have none.
+
+        The classes of the splits are numbered alike.
+        """
+        names = max((self.open_split(split).class_names or () for split in splits), key=len)
+        return lambda label: str(names[label] if 0 <= label < len(names) else label)
 
     def stamp(self, split=None, examples=None, *, data=None):
         """What every result file says it is of.
@@ -210,10 +212,8 @@ def of_run(workdir, overrides=(), out=None, step=None):
     if overrides:
         config = override(config, overrides)
         changed = create_model(config.model.name, **model_overrides(config))
-        shapes = [[leaf.shape for leaf in jax.tree.leaves(boxed_shapes(one))] for one in (model, changed)]
-        if shapes[0] != shapes[1] or jax.tree.structure(boxed_shapes(model)) != jax.tree.structure(
-            boxed_shapes(changed)
-        ):
+        shapes = [jax.tree.map(lambda leaf: leaf.shape, boxed_shapes(one)) for one in (model, changed)]
+        if shapes[0] != shapes[1]:
             names = ", ".join(f"--config.{name}" for name, _ in overrides if name.startswith("model."))
             raise UserError(f"{names}: the parameters in {workdir} do not fit a network with this setting.")
         model = changed
@@ -225,11 +225,12 @@ def _newest(workdir):
 
     Where a head alone was trained on normalised features, the network has the normalisation folded into its head.
     """
-    checkpoints = Checkpoints(RunFolder(workdir).checkpoints)
+    folder = RunFolder(workdir)
+    checkpoints = Checkpoints(folder.checkpoints)
     steps = checkpoints.steps()
     checkpoints.close()
-    if steps and (epath.Path(workdir) / CLASSIFIER / MODEL).exists():
-        opened = open_checkpoint(epath.Path(workdir) / CLASSIFIER, {})
+    if steps and (folder.classifier / MODEL).exists():
+        opened = open_checkpoint(folder.classifier, {})
         return steps[-1], (opened.model, read_params(opened))
     for step in reversed(steps):
         try:

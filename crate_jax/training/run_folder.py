@@ -23,6 +23,7 @@ class RunFolder:
         self.checkpoints = self.path / "checkpoints"
         self.metrics = self.path / "metrics.jsonl"
         self.figures = self.path / "figures"
+        self.classifier = self.path / "classifier"  # of a head alone: with its normalisation folded in
 
     def check(self, config):
         """Checks that a run of `config` may begin here or go on. Writes nothing.

@@ -7,7 +7,7 @@ import pytest
 
 import crate_jax
 from crate_jax.analysis import dictionary, diffusion, inverse, objective, principal_components, theory
-from crate_jax.analysis.batches import over_images
+from crate_jax.models.batches import over_images
 from crate_jax.models.stacks import layer_params
 from tests.analysis.test_theory import normed_rate
 

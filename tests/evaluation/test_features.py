@@ -104,8 +104,8 @@ def test_raw_pixels_of_large_images_are_small():
     """Of 1.28 million images at 224 pixels they take 8 GB in half precision, not 386 in float32."""
     size = {"image_size": 224, "patch_size": 32, "width": 16, "num_heads": 2, "depth": 1, "decoder_depth": 1}
     model = crate_jax.create_model("crate_mae_tiny", **size)
-    params, batch = numbers_for(model, 0), {"image": jax.ShapeDtypeStruct((2, 224, 224, 3), "uint8")}
-    batch |= {name: jax.ShapeDtypeStruct((2,), "int32") for name in ("label", "index", "valid")}
+    images = jax.ShapeDtypeStruct((2, 224, 224, 3), "uint8")
     settings = {"model": model, "mean": (0.5,) * 3, "std": (0.2,) * 3, "names": (feature_store.RAW,)}
-    found, *_ = jax.eval_shape(functools.partial(feature_store._features_of_batch, **settings), params, batch)
+    pixel_features = functools.partial(feature_store.pixel_features, **settings)
+    found = jax.eval_shape(pixel_features, numbers_for(model, 0), images)
     assert found[feature_store.RAW].shape == (2, 32 * 32 * 3)

@@ -14,10 +14,9 @@ import pytest
 from crate_jax.config import default_config, load_config, override
 from crate_jax.data.mixing import mixing_plan
 from crate_jax.errors import UserError
-from crate_jax.evaluation import fine_tuning, finetune
-from crate_jax.evaluation.classification import Classification, pretrained_start
-from crate_jax.evaluation.fine_tuning import classifier_settings, compose, inherited
-from crate_jax.evaluation.head_only import HeadOnly, check_head_only, head_factors
+from crate_jax.evaluation import finetune
+from crate_jax.evaluation.classification import Classification, HeadOnly, head_factors, pretrained_start
+from crate_jax.evaluation.recipe import check_head_only, classifier_settings, compose, inherited, recipe_for
 from crate_jax.evaluation.subject import Subject
 from crate_jax.models.registry import create_model
 from crate_jax.operators.positions import resize_positions, sincos_positions
@@ -156,11 +155,11 @@ def test_a_head_alone_refuses_what_it_would_ignore(leaf):
 def test_raw_pixels_are_those_of_the_data_that_is_fine_tuned_on(monkeypatch):
     seen = []
 
-    def split_features(subject, split, names, **_):
+    def split_rows(subject, split, names, **_):
         seen.append((subject.config.data.name, split))
         raise InterruptedError
 
-    monkeypatch.setattr(finetune, "split_features", split_features)
+    monkeypatch.setattr(finetune, "split_rows", split_rows)
     monkeypatch.setattr(finetune, "drawn_examples", lambda config: None)
     config = override(DIGITS, [("data.name", "cifar10"), ("data.train_split", "train[:50%]")])
     with pytest.raises(InterruptedError):
@@ -178,12 +177,12 @@ def test_raw_pixels_are_those_of_the_data_that_is_fine_tuned_on(monkeypatch):
         (1_281_167, "vit_mae_huge", None, "finetune_imagenet:huge"),
     ],
 )
-def test_the_recipe_goes_by_the_size_of_the_data_set(monkeypatch, examples, model, labels, recipe):
+def test_the_recipe_goes_by_the_size_of_the_data_set(monkeypatch, caplog, examples, model, labels, recipe):
+    caplog.set_level("INFO")
     source = types.SimpleNamespace(num_examples=examples, num_classes=10)
-    monkeypatch.setattr(fine_tuning, "open_source", lambda name, split, folder: source)
-    name, count = fine_tuning.recipe_for(override(DIGITS, [("model.name", model)]), (), labels)
-    assert name == recipe and count == (100 if labels else examples)
-    assert load_config(name)
+    monkeypatch.setattr("crate_jax.evaluation.recipe.open_source", lambda name, split, folder: source)
+    assert recipe_for(override(DIGITS, [("model.name", model)]), (), labels) == recipe
+    assert f"{100 if labels else examples:,} training examples" in caplog.text and load_config(recipe)
 
 
 PAIRING = """

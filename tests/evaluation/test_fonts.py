@@ -39,7 +39,7 @@ def test_a_font_that_has_them_is_taken(figure, tmp_path, monkeypatch):
     monkeypatch.setattr(figures, "_family_with", lambda letters: "Liberation Serif")
     figures.drawable.cache_clear()
     assert figures.drawable("猫") == ("猫", "Liberation Serif") and figures.drawable("naïve ✓") == ("naïve ✓", None)
-    figures.choose_fonts(figure)
+    figures.show_names(figure)
     assert figure.axes[0].title.get_fontfamily() == ["DejaVu Sans", "Liberation Serif"]
     figures.drawable.cache_clear()
 

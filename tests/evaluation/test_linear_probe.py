@@ -7,7 +7,7 @@ from sklearn.linear_model import LogisticRegression as Reference
 from sklearn.preprocessing import StandardScaler
 
 from crate_jax.errors import UserError
-from crate_jax.evaluation import few_shot, probe, solver
+from crate_jax.evaluation import selection, solver
 
 
 @pytest.fixture(scope="module")
@@ -99,35 +99,35 @@ def test_the_choice_takes_the_feature_that_generalises(digits, caplog):
     train, labels, _, _ = digits
     rng = np.random.default_rng(0)
     noise = rng.normal(size=(len(train), 40))
-    chosen = probe.choose({"noise": noise, "pixels": train, "half": train[:, ::2]}, labels, 10)
+    chosen = selection.choose({"noise": noise, "pixels": train, "half": train[:, ::2]}, labels, 10)
     assert chosen.features == "pixels" and chosen.accuracy > 0.85
-    assert ("edge" in caplog.text) == (chosen.C in (probe.STRENGTHS[0], probe.STRENGTHS[-1]))
-    probe.choose({"pixels": train}, labels, 10, (1e-5, 1e-4))
+    assert ("edge" in caplog.text) == (chosen.C in (selection.STRENGTHS[0], selection.STRENGTHS[-1]))
+    selection.choose({"pixels": train}, labels, 10, (1e-5, 1e-4))
     assert "C = 0.0001, the best for pixels, is at the edge" in caplog.text
 
 
 def test_held_out_is_the_last_fifth_of_each_class():
     labels = np.array([0, 1] * 50 + [2])
-    held = probe.held_out_mask(labels)
+    held = selection.held_out_mask(labels)
     assert held.sum() == 20 and held[80:100].all() and not held[100]
 
 
 def test_labels_that_training_lacks_are_wrong_not_an_error():
-    train, test, count = probe.compact_labels(np.array([3, 7, 7]), np.array([7, 5, 3, 9]))
+    train, test, count = selection.compact_labels(np.array([3, 7, 7]), np.array([7, 5, 3, 9]))
     assert train.tolist() == [0, 1, 1] and test.tolist() == [1, -1, 0, -1] and count == 2
 
 
 def test_one_class_is_refused():
     with pytest.raises(UserError, match="1 class"):
-        probe.held_out_mask(np.zeros(10, int))
+        selection.held_out_mask(np.zeros(10, int))
 
 
 def test_few_shot_equals_scikit_learn_on_the_drawn_examples(digits):
     train, labels, test, test_labels = digits
-    found = few_shot.few_shot_classifiers({"pixels": train}, labels, 10, (0.1,), shots=(3, 9), draws=2)
+    found = selection.few_shot_classifiers({"pixels": train}, labels, 10, (0.1,), shots=(3, 9), draws=2)
     scores = {}
     for draw in range(2):
-        index_KxM = few_shot.drawn(labels, 9, draw)
+        index_KxM = selection.drawn(labels, 9, draw)
         assert (labels[index_KxM] == np.arange(10)[:, None]).all() and len(np.unique(index_KxM)) == 90
         for shots in (3, 9):
             mine = index_KxM[:, :shots].ravel()
@@ -141,18 +141,18 @@ def test_few_shot_sees_no_other_label(digits):
     train, labels, _, _ = digits
     rng = np.random.default_rng(0)
     candidates = {"noise": rng.normal(size=(len(train), 40)), "pixels": train}
-    drawn = few_shot.drawn(labels, 5, 0).ravel()
+    drawn = selection.drawn(labels, 5, 0).ravel()
     others = labels.copy()
     rest = np.setdiff1d(np.arange(len(labels)), drawn)
     candidates["cheat"] = np.eye(10)[labels] + 3 * rng.normal(size=(len(train), 10))
     candidates["cheat"][rest] = np.eye(10)[labels[rest]]  # perfect, but for the examples that were drawn
-    (one,) = few_shot.few_shot_classifiers(candidates, others, 10, (0.01, 0.1), shots=(5,), draws=1)[5]
+    (one,) = selection.few_shot_classifiers(candidates, others, 10, (0.01, 0.1), shots=(5,), draws=1)[5]
     assert one[0] == "pixels"
 
 
 def test_few_shot_needs_as_many_examples_of_each_class(digits):
     labels = np.repeat([0, 1], [7, 20])
-    assert few_shot.possible(labels, None) == (5,) and few_shot.possible(labels, ()) == ()
-    assert few_shot.possible(labels, (1, 7)) == (1, 7)
+    assert selection.possible(labels, None) == (5,) and selection.possible(labels, ()) == ()
+    assert selection.possible(labels, (1, 7)) == (1, 7)
     with pytest.raises(UserError, match="smallest class has 7"):
-        few_shot.possible(labels, (8,))
+        selection.possible(labels, (8,))

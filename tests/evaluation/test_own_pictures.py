@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+import types
 
 import jax
 import numpy as np
@@ -96,7 +97,9 @@ def test_what_images_names(tmp_path):
 
 def test_names_that_are_no_text(tmp_path):
     Image.new("L", (8, 8)).save(os.path.join(os.fsencode(tmp_path), b"na\xefve.png"))
-    images, names = read_pictures(str(tmp_path), default_config(), 8, 1)
+    network = types.SimpleNamespace(image_size=8, channels=1)
+    subject = types.SimpleNamespace(config=default_config(), model=network)
+    images, names = read_pictures(subject, str(tmp_path))
     assert names == ["na\\xefve.png"] and images.shape == (1, 8, 8, 1)
 
 

@@ -9,7 +9,7 @@ import pytest
 import crate_jax
 from crate_jax.cli.main import main
 from crate_jax.config import default_config, load_config, model_overrides, override
-from crate_jax.evaluation.fine_tuning import compose
+from crate_jax.evaluation.recipe import compose
 from crate_jax.evaluation.subject import Subject, of_checkpoint
 from crate_jax.models.registry import create_model
 from crate_jax.pretrained import Pretrained

@@ -9,7 +9,7 @@ import pytest
 import crate_jax
 from crate_jax.config import load_config, override
 from crate_jax.errors import UserError
-from crate_jax.evaluation.fine_tuning import compose
+from crate_jax.evaluation.recipe import compose
 from crate_jax.models.registry import create_model
 from crate_jax.training.start import starting_params
 

@@ -1,0 +1,193 @@
+"""What is chosen on held-out training examples, features and C; and the same within K examples per class.
+
+Neighbours in a data set's order are often alike (crops of one photograph, frames of one film), so the held-out part is
+a run of neighbours of each class, the last fifth, not a random one. Where there are few examples every fifth is held
+out in turn.
+
+With few labels, no other label is seen. The first five of a draw's ten are the draw of five, and every network and the
+raw pixels get the same examples.
+"""
+
+import logging
+from typing import NamedTuple
+
+import numpy as np
+
+from crate_jax.errors import UserError, check_whole
+from crate_jax.evaluation.solver import fit, held_out_right, make_design
+
+logger = logging.getLogger(__name__)
+
+STRENGTHS = (1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0, 100.0)  # C, on standardised features
+HELD_OUT = 0.2
+FEW = 4000  # training examples; with fewer, every fifth is held out in turn
+CHOSEN_ON = 20_000  # training examples that the choice is made on at most; the last fit sees all
+SHOTS = (5, 10)
+DRAWS = 5
+FOLDS = 5
+
+
+class Choice(NamedTuple):
+    """What the held-out part decided.
+
+    Attributes:
+        features: name of the features.
+        C: inverse regularisation, as scikit-learn's, on standardised features.
+        accuracy: on the held-out part, a fraction of one.
+        tried: dictionary from every name that was tried to its accuracy there, at its best C.
+    """
+
+    features: str
+    C: float
+    accuracy: float
+    tried: dict
+
+
+def held_out_mask(label_N):
+    """True for the last examples of each class, in the data set's order; a class keeps at least one to train on.
+
+    Raises:
+        UserError: one class only, or no class with two examples.
+    """
+    classes = np.unique(label_N)
+    if len(classes) < 2:
+        raise UserError(f"the training examples have {len(classes)} class; a classifier needs two or more.")
+    held_N = np.zeros(len(label_N), bool)
+    for label in classes:
+        members = np.flatnonzero(label_N == label)
+        held_N[members[len(members) - int(np.ceil(HELD_OUT * (len(members) - 1))) :]] = True
+    if not held_N.any():
+        raise UserError("every class has a single training example; a probe needs two or more of some.")
+    return held_N
+
+
+def held_out_masks(label_N):
+    """The held-out parts that a choice averages over, FxN: every fifth of each class in turn, or of many the last.
+
+    Raises:
+        UserError: see `held_out_mask`.
+    """
+    last_N = held_out_mask(label_N)
+    folds = round(1 / HELD_OUT)
+    if len(label_N) > FEW or np.bincount(label_N).min() < folds:
+        return last_N[None]
+    masks = np.zeros((folds, len(label_N)), bool)
+    for label in np.unique(label_N):
+        for mask, part in zip(masks, np.array_split(np.flatnonzero(label_N == label), folds), strict=True):
+            mask[part] = True
+    return masks
+
+
+def choose(candidates, label_N, num_classes, Cs=STRENGTHS):
+    """Name and C with the best accuracy on a held-out part of the training set.
+
+    Every name is tried at every C: averages want a weak regularisation, concatenated cells a strong one, so a
+    comparison at one C would choose the pooling by the C.
+
+    Args:
+        candidates: dictionary from name to features_NxG of the training set.
+        label_N: integers, 0 <= label < num_classes.
+        num_classes: K.
+        Cs: ascending.
+
+    Returns:
+        A `Choice`; of equals, the one tried first.
+
+    Raises:
+        UserError: see `held_out_mask`.
+    """
+    chosen = _best(candidates, label_N, num_classes, Cs, held_out_masks(label_N), logging.INFO)
+    if len(Cs) > 1 and chosen.C in (Cs[0], Cs[-1]):
+        edge = (chosen.C, chosen.features, Cs[0], Cs[-1])
+        logger.warning("C = %g, the best for %s, is at the edge of those tried (%g to %g)", *edge)
+    return chosen
+
+
+def _best(candidates, label_N, num_classes, Cs, held_FxN, level):
+    """The `Choice` by held-out parts, each name's accuracy logged at a level."""
+    accuracy = {}
+    for name, features_NxG in candidates.items():
+        right = held_out_right(make_design(features_NxG), label_N, num_classes, Cs, ~held_FxN)
+        accuracy |= {(name, C): count / int(held_FxN.sum()) for C, count in zip(Cs, right, strict=True)}
+        logger.log(level, "%s: %.1f %% held out", name, 100 * max(right) / held_FxN.sum())
+    name, C = max(accuracy, key=accuracy.get)
+    tried = {one: max(accuracy[one, strength] for strength in Cs) for one in candidates}
+    return Choice(name, C, accuracy[name, C], tried)
+
+
+def compact_labels(train_label_N, test_label_M):
+    """Labels numbered by the classes that the training set has; -1 for a test label that it has not."""
+    classes, train_N = np.unique(train_label_N, return_inverse=True)
+    place_M = np.searchsorted(classes, test_label_M).clip(0, len(classes) - 1)
+    return train_N, np.where(classes[place_M] == test_label_M, place_M, -1), len(classes)
+
+
+def interval_of(accuracy, examples):
+    """The central 95 % of accuracies over test sets drawn with replacement (bootstrap)."""
+    counts = np.random.RandomState(0).binomial(examples, accuracy, 2000)
+    return [float(value) for value in np.percentile(counts / examples, [2.5, 97.5])]
+
+
+def drawn(label_N, most, draw):
+    """Examples of each class, in the order of drawing; every K-per-class sample comes from here.
+
+    Args:
+        label_N: integers, 0 <= label < K.
+        most: examples a class.
+        draw: number of the draw, its seed.
+
+    Returns:
+        index_KxM.
+    """
+    random = np.random.RandomState(draw)
+    return np.stack([random.permutation(np.flatnonzero(label_N == label))[:most] for label in range(label_N.max() + 1)])
+
+
+def possible(label_N, shots):
+    """The numbers of examples a class that there are.
+
+    Args:
+        label_N: integers, 0 <= label < K.
+        shots: wanted; None is `SHOTS`, as far as they go; none if empty.
+
+    Raises:
+        UserError: a class has fewer examples than one of `shots`.
+    """
+    fewest = int(np.bincount(label_N).min())
+    for wanted in shots or ():
+        check_whole("--shots", wanted, 1)
+        if wanted > fewest:
+            raise UserError(f"--shots={wanted}: the smallest class has {fewest} training examples; give 1 to {fewest}.")
+    return tuple(one for one in SHOTS if one <= fewest) if shots is None else tuple(shots)
+
+
+def few_shot_classifiers(train, label_N, num_classes, Cs=STRENGTHS, *, shots, draws=DRAWS):
+    """Classifiers of a few examples; name and C are chosen by a part of each class's held out in turn.
+
+    Args:
+        train: dictionary from name to features_NxG of the training set.
+        label_N: integers, 0 <= label < num_classes; only those of the drawn examples are used.
+        num_classes: K.
+        Cs: strengths to choose from, ascending.
+        shots: examples a class, several numbers.
+        draws: how often they are drawn.
+
+    Returns:
+        Dictionary from shots to a list of (name, Classifier), one a draw.
+    """
+    found = {one: [] for one in shots}
+    for draw in range(draws if shots else 0):
+        index_KxM = drawn(label_N, max(shots), draw)
+        for one in shots:
+            index_M, rank_M, folds = index_KxM[:, :one].ravel(), np.tile(np.arange(one), num_classes), min(FOLDS, one)
+            order = np.argsort(index_M)  # as they lie in a file
+            index_M, rank_M = index_M[order], rank_M[order]
+            few = {name: np.asarray(rows_NxG[index_M], np.float32) for name, rows_NxG in train.items()}
+            label_M, names = label_N[index_M], list(few)
+            if folds > 1:
+                held_FxM = rank_M % folds == np.arange(folds)[:, None]
+                name, C, *_ = _best(few, label_M, num_classes, Cs, held_FxM, logging.DEBUG)
+            else:  # nothing can be held out: the middle of what there is
+                name, C = names[len(names) // 2], Cs[len(Cs) // 2]
+            found[one].append((name, fit(few[name], label_M, C, num_classes)))
+    return found
