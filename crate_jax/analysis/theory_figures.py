@@ -19,7 +19,7 @@ def denoising_figure(by_scale):
     axes[0].plot(
         first["noise"], first["posterior"], color=GREEN, marker="^", markersize=4, label="posterior mean (best)"
     )
-    axes[1].plot(first["noise"], first["outside_noisy"], color=GREY, linestyle=":", label="noisy")
+    axes[1].plot(first["noise"], first["outside_noisy"], color=GREY, linestyle=":")
     for (name, errors), colour, marker in zip(by_scale.items(), (BLUE, ORANGE, RED), "osD", strict=False):
         style = {"color": colour, "marker": marker, "markersize": 4, "label": f"one MSSA step, {name}"}
         axes[0].plot(errors["noise"], errors["mssa"], **style)
@@ -27,8 +27,9 @@ def denoising_figure(by_scale):
     for axis in axes:
         axis.set_xscale("log")
     axes[0].set_yscale("log")
-    label(axes[0], title="distance from the clean token", x="noise sigma", y="squared error / energy", legend=True)
-    label(axes[1], title="energy outside the token's subspace", x="noise sigma", y="share", legend=True)
+    label(axes[0], title="distance from the clean token", x="noise sigma", y="squared error / energy")
+    label(axes[1], title="energy outside the token's subspace", x="noise sigma", y="share")
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=3, fontsize=8, frameon=False)
     return figure
 
 
