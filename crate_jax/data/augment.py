@@ -4,7 +4,8 @@
 `affine`  small rotations, zooms and shifts, for digits and drawings
 `none`    shorter side to a length, centre crop
 
-Every function takes and returns Pillow images; resizes antialias, as the recipe's do.
+Every function takes and returns Pillow images; resizes antialias, as the recipe's do. `size` is that of the result in
+pixels, a side or (height, width); `interpolation` is "bilinear" or "bicubic".
 """
 
 import math
@@ -66,17 +67,7 @@ def central_box(width, height, ratio):
 
 
 def resized_crop(picture, box, size, interpolation):
-    """A box of a picture, resized to what the network takes.
-
-    Args:
-        picture: Pillow image.
-        box: left, top, right, bottom.
-        size: of the result in pixels: a side, or (height, width).
-        interpolation: "bilinear" or "bicubic".
-
-    Returns:
-        Pillow image of this size.
-    """
+    """A box (left, top, right, bottom) of a picture, resized to what the network takes."""
     height, width = image_shape(size)
     # cropped first: a resize with a box would mix in pixels from just outside it, which the recipe's does not
     return picture.crop(tuple(int(edge) for edge in box)).resize((width, height), RESAMPLING[interpolation])
@@ -85,14 +76,8 @@ def resized_crop(picture, box, size, interpolation):
 def centre_crop(picture, size, shorter_side, interpolation):
     """The middle of a resized picture; one already of the result's size is left alone.
 
-    Args:
-        picture: Pillow image; it becomes as small as a result with this shorter side allows.
-        size: of the result in pixels: a side, or (height, width).
-        shorter_side: pixels, at least the shorter of `size`; the border is cut off.
-        interpolation: "bilinear" or "bicubic".
-
-    Returns:
-        Pillow image of this size.
+    The picture becomes as small as a result with `shorter_side` pixels allows, at least the shorter of `size`; what is
+    outside the result is cut off.
     """
     (width, height), (tall, wide) = picture.size, image_shape(size)
     if (width, height) == (wide, tall):
@@ -113,16 +98,7 @@ def centre_crop(picture, size, shorter_side, interpolation):
 
 
 def small_affine(picture, uniform_K, interpolation):
-    """A small rotation, zoom and shift about the centre; what comes in from outside is black.
-
-    Args:
-        picture: Pillow image.
-        uniform_K: four numbers in [0, 1).
-        interpolation: "bilinear" or "bicubic".
-
-    Returns:
-        Pillow image of the same size.
-    """
+    """A small rotation, zoom and shift about the centre by four numbers in [0, 1); outside the picture is black."""
     angle, zoom, across, down = (2 * float(number) - 1 for number in uniform_K[:4])
     width, height = picture.size
     cosine, sine = math.cos(angle * ROTATION), math.sin(angle * ROTATION)
@@ -132,8 +108,3 @@ def small_affine(picture, uniform_K, interpolation):
     x, y = width / 2 + across * SHIFT * width, height / 2 + down * SHIFT * height
     matrix = (a, b, width / 2 - a * x - b * y, d, e, height / 2 - d * x - e * y)
     return picture.transform(picture.size, Image.Transform.AFFINE, matrix, RESAMPLING[interpolation])
-
-
-def mirrored(picture):
-    """Left becomes right."""
-    return picture.transpose(Image.Transpose.FLIP_LEFT_RIGHT)

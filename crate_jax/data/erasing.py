@@ -15,16 +15,7 @@ RATIO = (0.3, 1 / 0.3)  # height over width
 
 
 def rectangle(uniform_K, height, width, probability):
-    """Where to erase.
-
-    Args:
-        uniform_K: NUMBERS numbers in [0, 1).
-        height, width: of the picture, pixels.
-        probability: of erasing at all.
-
-    Returns:
-        top, left, bottom, right; None for nothing.
-    """
+    """Where to erase: top, left, bottom, right in pixels; None for nothing, see `erase`."""
     if uniform_K[0] >= probability:
         return None
     for attempt in range(ATTEMPTS):

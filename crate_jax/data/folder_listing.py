@@ -92,17 +92,7 @@ def is_file(path):
 
 
 def entries_of(folder):
-    """What lies in one folder, sorted by name, without what is hidden and what systems leave there.
-
-    Args:
-        folder: local or remote.
-
-    Returns:
-        A list of Entry.
-
-    Raises:
-        UserError: it cannot be listed.
-    """
+    """A list of Entry, sorted by name, without what is hidden and what systems leave; UserError if that fails."""
     try:
         found = _remote_entries(folder) if is_remote(folder) else map(_local_entry, os.scandir(folder))
         # sorted: which of two links to one folder is followed must not depend on the file system

@@ -108,14 +108,7 @@ def table(base, rows, names):
 
 
 def open_folder(folder, split):
-    """The pictures of one split of a folder, with TFDS's slicing syntax.
-
-    Args:
-        folder: local or remote.
-        split: such as "train", "validation[:100]", "train+test".
-
-    Returns:
-        A Source.
+    """A Source of one split of a folder of pictures, see `sources.open_source`.
 
     Raises:
         UserError: no folder, no such split, or splits and classes side by side.
@@ -182,13 +175,7 @@ class Folders:
         self.others = [name for name in names if name not in self.standard]
 
     def find(self, split):
-        """Where a split lies.
-
-        Args:
-            split: without a slice.
-
-        Returns:
-            The base folder, and True or False to take the held-out tenth or the rest of it, None to take everything.
+        """The base folder of a split; and True or False for the held-out tenth or the rest of it, None for everything.
 
         Raises:
             UserError: there is no such split, or there are two.
@@ -238,16 +225,9 @@ class Folders:
         return self._classes([self._base(name) for name in names or [None]])
 
     def numbered(self, bases, split):
-        """The classes in the order of their numbers: those of the training pictures, then what other splits add.
+        """The classes of some base folders in the order of their numbers: those of the training pictures come first.
 
-        The latter are numbered over all splits, so that any two splits agree.
-
-        Args:
-            bases: of the split.
-            split: for the warning of classes that are not trained on.
-
-        Returns:
-            A list of names.
+        What other splits add is numbered over all splits, so that any two splits agree.
         """
         names = self._classes(bases)
         unknown = sorted(names - self.train_classes)
@@ -260,14 +240,7 @@ class Folders:
         return sorted(self.train_classes) + sorted(everywhere - self.train_classes)
 
     def check_not_mixed(self, split):
-        """Refuses class folders beside split folders, and splits one level further down.
-
-        Args:
-            split: the requested names; such a folder is a split.
-
-        Raises:
-            UserError: see above.
-        """
+        """Raises UserError for classes beside splits (those in `split` are), and for splits one level further down."""
         if not self.standard:
             self._check_not_below()
             return

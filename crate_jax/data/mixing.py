@@ -12,6 +12,7 @@ import numpy as np
 from scipy.special import betaincinv
 
 from crate_jax.data.randomness import uniforms
+from crate_jax.operators.patches import image_shape
 
 MIXING_STREAM = 2  # of the random numbers; see randomness.uniforms
 SWITCH = 0.5  # chance of CutMix where both are on
@@ -33,7 +34,7 @@ def mixing_plan(seed, epoch_B, index_B, image_size, mixup, cutmix):
     cuts_B = which_B < (SWITCH if mixup and cutmix else float(bool(cutmix)))
     alpha_B = np.where(cuts_B, cutmix or 1.0, mixup or 1.0)
     weight_B = betaincinv(alpha_B, alpha_B, draw_B)
-    height, width = image_size if isinstance(image_size, tuple | list) else (image_size, image_size)
+    height, width = image_shape(image_size)
     tall_B, wide_B = (np.sqrt(1 - weight_B) * side for side in (height, width))
     top_B, left_B = np.floor(row_B * height) - tall_B // 2, np.floor(column_B * width) - wide_B // 2
     edges_Bx4 = np.stack([top_B, left_B, top_B + tall_B // 1, left_B + wide_B // 1], 1)
@@ -47,28 +48,12 @@ def mixing_plan(seed, epoch_B, index_B, image_size, mixup, cutmix):
 
 
 def smoothed(labels_B, num_classes, smoothing=0.0):
-    """One-hot targets, a fraction of which is shared evenly by all classes.
-
-    Args:
-        labels_B: int32.
-        num_classes: K.
-        smoothing: the fraction, in [0, 1).
-
-    Returns:
-        targets_BxK, float32; rows sum to 1.
-    """
+    """One-hot targets_BxK (float32), of which the fraction `smoothing` is shared evenly by all K classes."""
     return jax.nn.one_hot(labels_B, num_classes) * (1 - smoothing) + smoothing / num_classes
 
 
 def paired(batch):
-    """The batch with each row's partner: rows 2i and 2i + 1; the last row of an odd batch is its own.
-
-    Args:
-        batch: `image` (uint8, B x H x W x C), `label` (B), and other keys.
-
-    Returns:
-        The batch with `partner_image` and `partner_label`.
-    """
+    """The batch with `partner_image` and `partner_label` of each row; the last of an odd batch is its own partner."""
     return batch | {"partner_image": _swapped(batch["image"]), "partner_label": _swapped(batch["label"])}
 
 

@@ -13,6 +13,7 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from crate_jax.data.wide_range import eight_bits, grey_levels, is_deep, sixteen_bit_colours
+from crate_jax.errors import first_line
 from crate_jax.operators.patches import image_shape
 
 ORIENTATION = 0x0112  # the EXIF tag
@@ -67,18 +68,14 @@ def opened(image, max_pixels=MAX_PIXELS):
         raise
     except UnidentifiedImageError:  # its own words name a Python object
         if image[:4] in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"):
-            return unusual_tiff(image, max_pixels)
+            return _unusual_tiff(image, max_pixels)
         reason = "no picture format that is known"
     except Exception as error:  # Pillow's readers raise what they stumble over, not one type
-        reason = _reason(error)
-    pixels_alone = without_extras(image)
+        reason = first_line(error)
+    pixels_alone = _without_extras(image)
     if pixels_alone is None:
         raise CorruptPicture(reason)
     return opened(pixels_alone, max_pixels)
-
-
-def _reason(error):
-    return (str(error).splitlines() or [type(error).__name__])[0]
 
 
 def _opened(image, max_pixels):
@@ -86,12 +83,13 @@ def _opened(image, max_pixels):
     if picture.format == "PNG":
         _spread_grey_key(picture, image)
         # Pillow reads what follows the pixels when it decodes them, and a large picture is decoded as late as possible
-        if any(kind[:1].islower() for kind in _kinds_after_pixels(image)):
-            check_size(picture.size, max_pixels)
+        kinds = [kind for kind, _, _ in _chunks(image)]
+        if b"IDAT" in kinds and any(kind[:1].islower() for kind in kinds[kinds.index(b"IDAT") :]):
+            _check_size(picture.size, max_pixels)
             picture.load()
     deep = None
     if is_deep(picture):
-        check_size(picture.size, max_pixels)
+        _check_size(picture.size, max_pixels)
         deep = sixteen_bit_colours(picture, image)
     return deep or picture, _orientation(picture)
 
@@ -111,7 +109,7 @@ def _orientation(picture):
         return 1
 
 
-def unusual_tiff(image, max_pixels):
+def _unusual_tiff(image, max_pixels):
     """A TIFF that Pillow does not know, such as one of 64-bit numbers, decoded; otherwise as `opened`."""
     import tifffile
 
@@ -119,7 +117,7 @@ def unusual_tiff(image, max_pixels):
     try:
         with tifffile.TiffFile(io.BytesIO(image)) as file:
             page = file.pages[0]
-            check_size(page.shape[1::-1], max_pixels)
+            _check_size(page.shape[1::-1], max_pixels)
             values = page.asarray()
             turned = page.tags[ORIENTATION].value if ORIENTATION in page.tags else 1
         if values.ndim != 2 and (values.ndim != 3 or values.shape[-1] not in (1, 3, 4)):
@@ -129,7 +127,7 @@ def unusual_tiff(image, max_pixels):
     except (MemoryError, CorruptPicture):
         raise
     except Exception as error:  # see `opened`
-        raise CorruptPicture(f"no picture format that is known ({_reason(error)})") from None
+        raise CorruptPicture(f"no picture format that is known ({first_line(error)})") from None
 
 
 def _chunks(png):
@@ -141,17 +139,8 @@ def _chunks(png):
         place += 12 + length
 
 
-def _kinds_after_pixels(png):
-    kinds = [kind for kind, _, _ in _chunks(png)]
-    return kinds[kinds.index(b"IDAT") :] if b"IDAT" in kinds else []
-
-
-def without_extras(png):
-    """A PNG file without text, profiles and EXIF, which may be broken or too large for Pillow.
-
-    Returns:
-        Bytes; None if it is no PNG or has none.
-    """
+def _without_extras(png):
+    """A PNG file without text, profiles and EXIF, which may be broken or too large for Pillow; None if it has none."""
     if not png.startswith(b"\x89PNG\r\n\x1a\n"):
         return None
     kept = [png[start:end] for kind, start, end in _chunks(png) if kind[:1].isupper() or kind == b"tRNS"]
@@ -196,7 +185,7 @@ def reduced(picture, box, size):
     return None if box is None else tuple(round(edge / factor) for edge in (left, top, right, bottom))
 
 
-def check_size(size, max_pixels):
+def _check_size(size, max_pixels):
     """Raises CorruptPicture where the pixels to decode (width, height) are more than `max_pixels`."""
     width, height = size
     if width * height > max_pixels:
@@ -217,10 +206,10 @@ def upright(picture, orientation, channels, max_pixels=MAX_PIXELS):
     Raises:
         CorruptPicture: truncated or damaged data, or too many pixels.
     """
-    check_size(picture.size, max_pixels)
+    _check_size(picture.size, max_pixels)
     try:
         picture.load()
-        picture = on_white(eight_bits(picture))
+        picture = _on_white(eight_bits(picture))
         if orientation in TURNS:
             picture = picture.transpose(TURNS[orientation])
         mode = "L" if channels == 1 else "RGB"
@@ -228,10 +217,10 @@ def upright(picture, orientation, channels, max_pixels=MAX_PIXELS):
     except MemoryError:
         raise
     except Exception as error:  # see `opened`
-        raise CorruptPicture(_reason(error)) from None
+        raise CorruptPicture(first_line(error)) from None
 
 
-def on_white(picture):
+def _on_white(picture):
     """The same picture with nothing transparent, in a mode that converts to RGB and L."""
     if picture.mode == "LAB":
         from PIL import ImageCms

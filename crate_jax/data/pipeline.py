@@ -64,12 +64,9 @@ def evaluation_batches(config, split, image_size, channels, batch_size, sharding
     """The examples of a split in order, each once, unaugmented.
 
     Args:
-        config: with the leaves `seed` and `data.*`.
+        config, image_size, channels, sharding: as of `train_batches`.
         split: of the data set `data.name`.
-        image_size: pixels, or (height, width).
-        channels: 1 or 3.
         batch_size: over all hosts.
-        sharding: of the batch's first axis; None gives NumPy arrays with the whole batch.
         indices: which examples, in this order; None is all of them.
 
     Returns:
@@ -136,17 +133,7 @@ def _rows_held(sharding, batch_size):
 
 
 def placed(local, sharding, batch_size, rows):
-    """A global array from the rows of this process.
-
-    Args:
-        local: rows in ascending order, any further axes.
-        sharding: over axis 0.
-        batch_size: B.
-        rows: the number in the global batch of each local row.
-
-    Returns:
-        jax.Array with batch_size rows.
-    """
+    """A global array of `batch_size` rows, sharded over axis 0, from those of this process and their numbers in it."""
 
     def shard(index):
         first, end, _ = index[0].indices(batch_size)

@@ -1,5 +1,6 @@
 """What `crate-jax data` shows: a grid of augmented examples, and how fast this machine makes batches."""
 
+import contextlib
 import time
 
 import numpy as np
@@ -15,9 +16,7 @@ def augmentation_grid(config, image_size, channels, examples=8, epochs=7):
     """A row an example: as evaluation sees it, then as training sees it in successive epochs.
 
     Args:
-        config: with the leaves `seed` and `data.*`.
-        image_size: pixels, or (height, width).
-        channels: 1 or 3.
+        config, image_size, channels: as of `train_batches`.
         examples: rows; fewer if there are fewer.
         epochs: columns but one.
 
@@ -40,14 +39,7 @@ def augmentation_grid(config, image_size, channels, examples=8, epochs=7):
 
 
 def tiled(images_RxSxHxWxC):
-    """Pictures side by side on white.
-
-    Args:
-        images_RxSxHxWxC: uint8; R rows of S pictures.
-
-    Returns:
-        grid_HxWxC, uint8.
-    """
+    """R rows of S pictures (uint8) side by side on white: grid_HxWxC."""
     rows, columns, height, width, channels = images_RxSxHxWxC.shape
     grid = np.full((rows, height + GAP, columns, width + GAP, channels), 255, np.uint8)
     grid[:, :height, :, :width] = images_RxSxHxWxC.transpose(0, 2, 1, 3, 4)
@@ -58,25 +50,14 @@ def images_per_second(config, image_size, channels, seconds=5.0):
     """How many training images a second this process makes, with nothing else to do.
 
     Args:
-        config: with the leaves `seed`, `batch_size` and `data.*`.
-        image_size: pixels, or (height, width).
-        channels: 1 or 3.
-        seconds: to measure for, after a first batch.
-
-    Returns:
-        Images a second, a float.
-
-    Raises:
-        UserError: missing data, too many corrupt examples.
+        config, image_size, channels: as of `train_batches`, whose errors it raises.
+        seconds: to measure for, after the batches that were made while nobody asked.
     """
-    batches = train_batches(config, image_size, channels, None)
-    try:
-        for _ in range(config.data.prefetch + 2):  # those made while nobody asked
+    with contextlib.closing(train_batches(config, image_size, channels, None)) as batches:
+        for _ in range(config.data.prefetch + 2):
             next(batches)
         begun, count = time.perf_counter(), 0
         while count == 0 or time.perf_counter() - begun < seconds:
             next(batches)
             count += 1
         return count * config.batch_size / (time.perf_counter() - begun)
-    finally:
-        batches.close()

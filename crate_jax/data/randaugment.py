@@ -20,55 +20,46 @@ def paper(picture):
     return PAPER if picture.mode == "RGB" else round(sum(PAPER) / 3)
 
 
-def sheared_or_shifted(picture, matrix, resampling):
-    """An affine map from result to source, Pillow's way."""
-    return picture.transform(picture.size, Image.Transform.AFFINE, matrix, resampling, fillcolor=paper(picture))
-
-
-def enhanced(kind):
-    """An operation that strengthens or weakens colour, contrast, brightness or sharpness by up to 90 %."""
+def moved(matrix):
+    """An operation that maps by `matrix` of (signed amount, width, height), from the result to its source."""
 
     def operation(picture, amount, sign, resampling):
-        del resampling
-        return kind(picture).enhance(max(0.1, 1 + 0.9 * amount * sign))
+        six = matrix(amount * sign, *picture.size)
+        return picture.transform(picture.size, Image.Transform.AFFINE, six, resampling, fillcolor=paper(picture))
 
     return operation
 
 
-def solarize_add(picture, amount, sign, resampling):
+def enhanced(kind):
+    """An operation that strengthens or weakens colour, contrast, brightness or sharpness by up to 90 %."""
+    return lambda picture, amount, sign, _: kind(picture).enhance(max(0.1, 1 + 0.9 * amount * sign))
+
+
+def solarize_add(picture, amount, *_):
     """Dark pixels become brighter by up to 110, those of 128 and more stay."""
-    del sign, resampling
     added = int(110 * amount)
     table = [min(255, value + added) if value < 128 else value for value in range(256)]
     return picture.point(table * len(picture.getbands()))
 
 
 OPERATIONS = {  # name: function of (picture, amount in [0, 1], sign, resampling)
-    "auto_contrast": lambda picture, amount, sign, resampling: ImageOps.autocontrast(picture),
-    "equalize": lambda picture, amount, sign, resampling: ImageOps.equalize(picture),
-    "invert": lambda picture, amount, sign, resampling: ImageOps.invert(picture),
+    "auto_contrast": lambda picture, *_: ImageOps.autocontrast(picture),
+    "equalize": lambda picture, *_: ImageOps.equalize(picture),
+    "invert": lambda picture, *_: ImageOps.invert(picture),
     "rotate": lambda picture, amount, sign, resampling: picture.rotate(
         30 * amount * sign, resampling, fillcolor=paper(picture)
     ),
-    "posterize": lambda picture, amount, sign, resampling: ImageOps.posterize(picture, max(1, 4 - int(4 * amount))),
-    "solarize": lambda picture, amount, sign, resampling: ImageOps.solarize(picture, 256 - int(256 * amount)),
+    "posterize": lambda picture, amount, *_: ImageOps.posterize(picture, max(1, 4 - int(4 * amount))),
+    "solarize": lambda picture, amount, *_: ImageOps.solarize(picture, 256 - int(256 * amount)),
     "solarize_add": solarize_add,
     "colour": enhanced(ImageEnhance.Color),
     "contrast": enhanced(ImageEnhance.Contrast),
     "brightness": enhanced(ImageEnhance.Brightness),
     "sharpness": enhanced(ImageEnhance.Sharpness),
-    "shear_across": lambda picture, amount, sign, resampling: sheared_or_shifted(
-        picture, (1, 0.3 * amount * sign, 0, 0, 1, 0), resampling
-    ),
-    "shear_down": lambda picture, amount, sign, resampling: sheared_or_shifted(
-        picture, (1, 0, 0, 0.3 * amount * sign, 1, 0), resampling
-    ),
-    "shift_across": lambda picture, amount, sign, resampling: sheared_or_shifted(
-        picture, (1, 0, 0.45 * amount * sign * picture.width, 0, 1, 0), resampling
-    ),
-    "shift_down": lambda picture, amount, sign, resampling: sheared_or_shifted(
-        picture, (1, 0, 0, 0, 1, 0.45 * amount * sign * picture.height), resampling
-    ),
+    "shear_across": moved(lambda by, width, height: (1, 0.3 * by, 0, 0, 1, 0)),
+    "shear_down": moved(lambda by, width, height: (1, 0, 0, 0.3 * by, 1, 0)),
+    "shift_across": moved(lambda by, width, height: (1, 0, 0.45 * by * width, 0, 1, 0)),
+    "shift_down": moved(lambda by, width, height: (1, 0, 0, 0, 1, 0.45 * by * height)),
 }
 
 
@@ -93,16 +84,7 @@ def plan(uniform_K, magnitude, deviation):
 
 
 def rand_augmented(picture, uniform_K, magnitude, deviation, interpolation):
-    """Applies RandAugment.
-
-    Args:
-        picture: Pillow image, "RGB" or "L".
-        uniform_K, magnitude, deviation: as in `plan`.
-        interpolation: "bilinear" or "bicubic".
-
-    Returns:
-        Pillow image of the same size.
-    """
+    """A Pillow image ("RGB" or "L") after the operations of `plan`, of the same size."""
     for name, amount, sign in plan(uniform_K, magnitude, deviation):
         picture = OPERATIONS[name](picture, amount, sign, RESAMPLING[interpolation])
     return picture

@@ -187,4 +187,4 @@ class RowReader:
         if data.augmentation == "affine":
             picture = augment.small_affine(picture, uniform_K, data.interpolation)
         mirror = data.flip and data.augmentation != "none" and uniform_K[augment.NUMBERS - 1] < 0.5
-        return augment.mirrored(picture) if mirror else picture
+        return picture.transpose(Image.Transpose.FLIP_LEFT_RIGHT) if mirror else picture

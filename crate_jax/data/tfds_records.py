@@ -150,14 +150,7 @@ def import_tfds():
 
 
 def read_only_builder(name, data_dir):
-    """The prepared version of a TFDS data set.
-
-    Args:
-        name: "name", "name/config" or "name/config:version".
-        data_dir: TFDS's root folder, or the folder of one version itself; None is TFDS's own place.
-
-    Returns:
-        A TFDS builder that only reads.
+    """A TFDS builder of the prepared version of a data set; `data_dir` may be the folder of that version itself.
 
     Raises:
         UserError: not there; with the command that prepares it.
@@ -190,15 +183,7 @@ def _missing(name, root):
 
 
 def open_records(name, split, data_dir):
-    """The records of one split of a TFDS data set.
-
-    Args:
-        name: of the data set, config and version if wanted.
-        split: with TFDS's slicing syntax.
-        data_dir: TFDS's root folder; None is TFDS's own place.
-
-    Returns:
-        A Source.
+    """A Source of one split of a TFDS data set, see `sources.open_source`.
 
     Raises:
         UserError: missing data set or split, no images, or another format than ArrayRecord.

@@ -23,17 +23,7 @@ OTHER_ORDER = {"B": "L", "L": "B", "N": "B" if sys.byteorder == "little" else "L
 
 
 def grey_levels(values):
-    """The rule above.
-
-    Args:
-        values: numbers of any shape.
-
-    Returns:
-        uint8, of the same shape.
-
-    Raises:
-        ValueError: complex numbers.
-    """
+    """The rule above: numbers of any shape as uint8; ValueError for complex ones."""
     values = np.asarray(values)
     if values.dtype.kind == "c":
         raise ValueError("complex numbers")
@@ -82,15 +72,7 @@ def is_deep(picture):
 
 
 def sixteen_bit_colours(picture, image):
-    """A picture for which `is_deep`, decoded; Pillow by itself keeps the upper bytes only.
-
-    Args:
-        picture: Pillow image of which only the header was read.
-        image: the file's bytes.
-
-    Returns:
-        Pillow image, "RGB" or "RGBA".
-    """
+    """A picture for which `is_deep`, decoded to "RGB" or "RGBA"; Pillow by itself keeps the upper bytes only."""
     raw, key = _raw_mode(picture.tile[0]), picture.info.get("transparency")
     if raw.startswith("LA"):  # two channels of two bytes, read as four of one
         four = _read_as(picture, image, "RGBA")

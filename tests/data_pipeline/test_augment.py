@@ -94,11 +94,6 @@ def test_middle_numbers_change_nothing():
     assert np.array_equal(augment.small_affine(Image.fromarray(pixels), [0.5] * 4, "bicubic"), pixels)
 
 
-def test_mirrored():
-    pixels = skimage.data.astronaut()[:40, :50]
-    assert np.array_equal(augment.mirrored(Image.fromarray(pixels)), pixels[:, ::-1])
-
-
 @pytest.mark.parametrize("orientation", [1, 6])
 @pytest.mark.parametrize("side", [(1001, 767), (640, 427)])
 def test_reduced_decoding_gives_the_same_crop(orientation, side):

@@ -31,14 +31,7 @@ class InMemory:
 
 
 def open_embedded(name, split):
-    """The examples of one split.
-
-    Args:
-        name: of EMBEDDED.
-        split: with TFDS's slicing syntax.
-
-    Returns:
-        A Source.
+    """A Source of one split of a data set in EMBEDDED, see `sources.open_source`.
 
     Raises:
         UserError: no such split, or a package that holds the pictures is missing.
