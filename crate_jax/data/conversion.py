@@ -35,13 +35,7 @@ def masked_crc32c(content):
 
 
 def tfrecords(path):
-    """The records of a TFRecord file, in order.
-
-    Args:
-        path: local or gs://.
-
-    Yields:
-        bytes.
+    """The records of a TFRecord file, local or remote, in order, as bytes.
 
     Raises:
         UserError: the chain breaks: the file is cut off or damaged.

@@ -71,13 +71,7 @@ class Source:
         return np.flatnonzero(self.labels >= 0)
 
     def read(self, indices):
-        """Reads examples.
-
-        Args:
-            indices: integers in [0, N).
-
-        Returns:
-            A list of Example, in that order; a damaged record has `error` set.
+        """The examples at these indices, in their order; a damaged record has `error` set.
 
         Raises:
             IndexError: an index out of range.
@@ -90,13 +84,7 @@ class Source:
 
 
 def parsed(split):
-    """The parts of a split.
-
-    Args:
-        split: such as "train[:90%]+test".
-
-    Returns:
-        A list of (name, first, last); the bounds are strings such as "10%" or "-5", or None.
+    """The parts of a split such as "train[:90%]+test": a list of (name, first, last), see `bounds`.
 
     Raises:
         UserError: it is not of this form.

@@ -62,11 +62,7 @@ def listed(names, most=5):
 
 
 def read_bytes(path):
-    """A regular file's content; remote ones through epath.
-
-    Raises:
-        OSError: it cannot be read, or is no regular file.
-    """
+    """A regular file's content, local or remote; OSError if it cannot be read, or is no regular file."""
     if is_remote(path):
         return epath.Path(path).read_bytes()
     # without O_NONBLOCK a pipe blocks before it can be looked at; regular files ignore the flag
@@ -129,11 +125,7 @@ def _remote_entries(folder):
 
 
 def pictures_below(base, skip=()):
-    """Every picture in a folder, at any depth.
-
-    Args:
-        base: a folder.
-        skip: names of sub-folders of `base` to leave out.
+    """Every picture in a folder, at any depth, but for those in the sub-folders that `skip` names.
 
     Returns:
         A sorted list of (path relative to base with forward slashes, size in bytes), and a Counter of what was left

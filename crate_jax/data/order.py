@@ -15,16 +15,7 @@ ROUNDS = 8
 
 
 def feistel(place_B, keys_RxB, bits):
-    """A keyed bijection of the numbers of `bits` bits.
-
-    Args:
-        place_B: uint64, each below 2^bits.
-        keys_RxB: uint64, a key for each round.
-        bits: at least 2; the two halves may differ by one bit.
-
-    Returns:
-        uint64, each below 2^bits.
-    """
+    """A bijection of the numbers below 2^bits (uint64, two bits or more) with a key (uint64) for each of R rounds."""
     low_bits = np.uint64(bits // 2)
     low_mask = np.uint64(2 ** (bits // 2) - 1)
     high_mask = np.uint64(2 ** (bits - bits // 2) - 1)
@@ -38,17 +29,7 @@ def feistel(place_B, keys_RxB, bits):
 
 
 def permuted(place_B, epoch_B, seed, num_examples):
-    """Where the permutation of each epoch sends each place.
-
-    Args:
-        place_B: integers in [0, num_examples).
-        epoch_B: the epoch of each.
-        seed: of the run.
-        num_examples: N, at least 1.
-
-    Returns:
-        index_B, int64 in [0, num_examples).
-    """
+    """Where the permutation of each epoch sends each place; both in [0, num_examples), the result int64."""
     if num_examples == 1:
         return np.zeros(len(place_B), np.int64)
     bits = max(2, (num_examples - 1).bit_length())

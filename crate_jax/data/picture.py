@@ -193,18 +193,10 @@ def _check_size(size, max_pixels):
 
 
 def upright(picture, orientation, channels, max_pixels=MAX_PIXELS):
-    """Decodes the picture.
-
-    Args:
-        picture, orientation: from `opened`.
-        channels: 1 or 3.
-        max_pixels: of the picture as it is decoded.
-
-    Returns:
-        A Pillow image, mode "L" or "RGB".
+    """Decodes what `opened` returned, to a Pillow image of mode "L" (one channel) or "RGB".
 
     Raises:
-        CorruptPicture: truncated or damaged data, or too many pixels.
+        CorruptPicture: truncated or damaged data, or more than `max_pixels` to decode.
     """
     _check_size(picture.size, max_pixels)
     try:

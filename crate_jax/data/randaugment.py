@@ -64,15 +64,11 @@ OPERATIONS = {  # name: function of (picture, amount in [0, 1], sign, resampling
 
 
 def plan(uniform_K, magnitude, deviation):
-    """Which operations a picture gets.
+    """Which operations a picture gets: a list of (name, amount in [0, 1], sign).
 
     Args:
         uniform_K: numbers in [0, 1), NUMBERS for each operation to draw.
-        magnitude: mean, 0 to STRONGEST.
-        deviation: standard deviation of the magnitude, which is normal and clipped to its range.
-
-    Returns:
-        A list of (name, amount in [0, 1], sign).
+        magnitude, deviation: mean and standard deviation of a normal magnitude that is clipped to 0 to STRONGEST.
     """
     names, planned = list(OPERATIONS), []
     for place in range(0, len(uniform_K), NUMBERS):

@@ -20,14 +20,7 @@ def mixed(words):
 
 
 def hashed(*words):
-    """One 64-bit word from several.
-
-    Args:
-        words: integers or integer arrays that broadcast against each other; negative ones wrap around.
-
-    Returns:
-        uint64, of the shape they broadcast to (at least one axis).
-    """
+    """One uint64 from several integers, or arrays that broadcast (to at least one axis); negative ones wrap around."""
     state = np.zeros(1, np.uint64)
     for word in words:  # arrays of one axis or more: NumPy warns of the wrap-around of scalars
         state = mixed((state + GOLDEN) ^ np.atleast_1d(np.asarray(word, np.int64)).astype(np.uint64))

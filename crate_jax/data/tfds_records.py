@@ -101,14 +101,7 @@ def _reader(path):
 
 
 def records(path, numbers):
-    """Records of one ArrayRecord file by number.
-
-    Args:
-        path: local or gs://.
-        numbers: integers.
-
-    Returns:
-        A list of bytes; an exception in place of a record that is damaged.
+    """Records of one ArrayRecord file by number: a list of bytes, with an exception in place of a damaged record.
 
     Raises:
         UserError: the file cannot be read.

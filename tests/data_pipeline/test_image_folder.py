@@ -48,26 +48,6 @@ def test_sixteen_bits_keep_the_upper_eight():
         assert np.array_equal(np.asarray(decoded(encoded(deep, kind), 3))[..., 0], grey)
 
 
-def test_alpha_lies_on_white():
-    picture = ASTRONAUT.convert("RGBA")
-    picture.putalpha(Image.new("L", picture.size, 0))
-    assert (np.asarray(decoded(encoded(picture, "PNG"), 3)) == 255).all()
-    palette = Image.new("P", (8, 8), 0)
-    palette.putpalette([10, 20, 30] * 256)
-    assert (np.asarray(decoded(encoded(palette, "PNG", transparency=0), 3)) == 255).all()
-
-
-@pytest.mark.parametrize("orientation", range(1, 9))
-@pytest.mark.parametrize("kind", ["JPEG", "PNG"])
-def test_orientation_of_the_camera_is_applied(orientation, kind):
-    from PIL import ImageOps
-
-    exif = Image.Exif()
-    exif[0x0112] = orientation
-    data = encoded(ASTRONAUT, kind, exif=exif)
-    assert np.array_equal(decoded(data, 3), ImageOps.exif_transpose(Image.open(io.BytesIO(data))))
-
-
 def test_damage_is_noticed():
     whole = encoded(ASTRONAUT, "JPEG")
     for damaged in (b"", b"no picture", whole[: len(whole) // 2], encoded(ASTRONAUT, "PNG")[:900]):

