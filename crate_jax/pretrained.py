@@ -16,19 +16,16 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from PIL import Image
 
 from crate_jax.config import model_overrides, to_json
-from crate_jax.data.folder_listing import printable, read_bytes
-from crate_jax.data.picture import CorruptPicture, decoded
+from crate_jax.data.own_pictures import fitted, read_picture
 from crate_jax.errors import UserError, check_real, check_whole, names_arguments, nearest
 from crate_jax.evaluation.features import check_images, extract_features
-from crate_jax.evaluation.figures import picture_grid
-from crate_jax.evaluation.pictures import fitted
 from crate_jax.evaluation.reconstruct import NOTE, TITLES, complete_tiles, rows_of
 from crate_jax.evaluation.results import identity_in, read_result, write_text
 from crate_jax.evaluation.subject import Subject, of_checkpoint, of_run
 from crate_jax.extras import library
+from crate_jax.figures import picture_grid
 from crate_jax.interop.checkpoint_file import MODEL, ParamsCheckpoint, weights_in, write_folder
 from crate_jax.interop.export import write_official
 from crate_jax.interop.tensor_files import local_target
@@ -98,7 +95,7 @@ class Pretrained:
         shape, channels = tuple(tiles * side for side in image_shape(self.model.image_size)), self.model.channels
         crops = []
         for image in images:
-            picture = decoded_picture(image, channels, self.config.data.max_pixels)
+            picture = read_picture(image, channels, self.config.data.max_pixels, "preprocess")
             crops.append(fitted(picture, shape, self.config.data.interpolation))
         if not crops:
             raise UserError(
@@ -252,33 +249,6 @@ class Reconstruction:
         rows = rows_of(self.completed, most)
         caption = f"{self.mask_ratio:.0%} of the patches removed. {NOTE}"
         return picture_grid(rows, columns=TITLES, side=1.4, caption=caption)
-
-
-def decoded_picture(image, channels, max_pixels):
-    """One picture, a path, a PIL image or a uint8 array, as an upright PIL image.
-
-    Raises:
-        UserError: it is none of these, or cannot be read.
-    """
-    called = "a PIL image"
-    if isinstance(image, str | os.PathLike):
-        called, path = printable(image), os.path.expanduser(image)
-        try:
-            image = read_bytes(path)
-        except Exception as error:  # object stores raise what their client library raises
-            raise UserError(f"preprocess: {called} cannot be read as a picture ({error}).") from error
-    elif not isinstance(image, Image.Image):
-        image = np.asarray(image)
-        called, shape = f"an array of {image.dtype} and shape {image.shape}", image.shape
-        if image.dtype != np.uint8 or 0 in shape or not (len(shape) == 2 or (len(shape) == 3 and shape[2] in (1, 3))):
-            raise UserError(
-                f"preprocess: {called}; give uint8, H x W or H x W x C with 1 or 3 channels (floats from 0 to 1: "
-                "(255 * x).astype('uint8'))."
-            )
-    try:
-        return decoded(image, channels, max_pixels)
-    except CorruptPicture as error:
-        raise UserError(f"preprocess: {called} cannot be read as a picture ({error}).") from error
 
 
 def list_networks() -> list[str]:

@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import uuid
 
 from etils import epath
 
@@ -112,7 +113,7 @@ def write_whole(path, text):
     if is_remote(path):  # an object appears when its upload is complete
         path.write_text(text)
         return
-    draft = path.parent / f".{path.name}.{os.getpid()}.draft"
+    draft = path.parent / f".{path.name}.{os.getpid()}-{uuid.uuid4().hex[:8]}.draft"  # two writers at once do not meet
     draft.write_text(text)
     draft.replace(path)
 

@@ -9,9 +9,9 @@ import numpy as np
 from crate_jax.analysis.claims import judge
 from crate_jax.analysis.report import numbers, page, sections
 from crate_jax.analysis.study import study
+from crate_jax.data.own_pictures import picture_data
 from crate_jax.errors import UserError, check_whole
 from crate_jax.evaluation.feature_store import sample, split_images
-from crate_jax.evaluation.pictures import picture_data, read_pictures
 from crate_jax.training.objective import normalise
 
 logger = logging.getLogger(__name__)
@@ -38,7 +38,7 @@ def analyze(subject, *, pictures=None, limit=64, baseline=None):
     model, (mean, std) = subject.model, subject.statistics
     check_whole("--limit", limit, 2)  # they are compared
     if pictures:
-        images, _ = read_pictures(subject, pictures)
+        images, _ = subject.read_pictures(pictures)
         where, stamp = pictures, subject.stamp(data=picture_data(images))
     else:
         images = spread_images(subject, subject.config.data.validation_split, limit)

@@ -15,11 +15,11 @@ from crate_jax.analysis.attention_maps import layer_codes
 from crate_jax.analysis.diffusion import iterative_completion
 from crate_jax.analysis.layerwise import attention_weights, has_attention, measure_layers, sparse_codes
 from crate_jax.analysis.principal_components import colours
-from crate_jax.data.augment import centre_crop
+from crate_jax.data.own_pictures import fitted
 from crate_jax.data.picture import CorruptPicture, decoded
 from crate_jax.errors import UserError
-from crate_jax.evaluation.figures import masked_image
 from crate_jax.evaluation.masked_completion import complete
+from crate_jax.figures import masked_image
 from crate_jax.models.batches import over_images
 from crate_jax.models.trace import trace
 from crate_jax.operators.patches import grid_of, unpatchify
@@ -97,9 +97,7 @@ class Exhibit:
                 )
         except (CorruptPicture, OSError) as error:
             raise UserError(f"{path.name} cannot be read as a picture ({error}).") from None
-        size = self.model.image_size
-        pixels = np.asarray(centre_crop(picture, size, size, self.config.data.interpolation))
-        return pixels.reshape(*self.images.shape[1:3], self.model.channels)
+        return fitted(picture, self.images.shape[1:3], self.config.data.interpolation)
 
     def mask(self, painted_HxW=None, ratio=0.6, seed=0):
         """Removed patches: those painted on, filled up at random to one of `STEPS` numbers; or random ones.

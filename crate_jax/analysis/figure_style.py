@@ -1,6 +1,6 @@
 """The look of the report's figures: what stands for which network, layers on an axis."""
 
-from crate_jax.evaluation.figures import COLOURS, GREY
+from crate_jax.figures import COLOURS, GREY
 
 BLUE, ORANGE, GREEN, PINK, SKY, RED = COLOURS
 LINES = {

@@ -3,7 +3,7 @@
 import numpy as np
 
 from crate_jax.analysis.dictionary import atoms_as_pixels
-from crate_jax.evaluation.figures import picture_grid
+from crate_jax.figures import picture_grid
 from crate_jax.operators.patches import patchify, unpatchify
 from crate_jax.training.objective import denormalise
 

@@ -3,7 +3,7 @@
 import numpy as np
 
 from crate_jax.analysis.figure_style import BLUE, GREEN, ORANGE, RED
-from crate_jax.evaluation.figures import GREY, label, panels
+from crate_jax.figures import GREY, label, panels
 
 
 def denoising_figure(by_scale):

@@ -14,8 +14,7 @@ masked completion as structured diffusion. Images of data.validation_split, or w
 
 def add_arguments(parser):
     """Flags; `--config.a.b=VALUE` overrides any leaf of the config."""
-    from crate_jax.cli.numbers import whole
-    from crate_jax.evaluation.subject_arguments import add_subject_arguments
+    from crate_jax.cli.arguments import add_subject_arguments, whole
 
     add_subject_arguments(parser)
     parser.add_argument("--images", help="pictures of your own: files separated by commas, or a folder")

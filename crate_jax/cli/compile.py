@@ -19,7 +19,7 @@ logger = logging.getLogger(__name__)
 
 def add_arguments(parser):
     """Flags; `--config.a.b=VALUE` overrides any leaf of the config."""
-    from crate_jax.cli.numbers import whole
+    from crate_jax.cli.arguments import whole
 
     parser.add_argument("--config", required=True, help="a file, or the name of an installed config")
     parser.add_argument("--topology", required=True, help="v5e:16x16, v5p:8x8x8, v5litepod-256, v6e-64, v4-32, ...")

@@ -15,7 +15,7 @@ TARGETS = ("flax", "torch", "safetensors")
 
 def add_arguments(parser):
     """The flags of `crate-jax convert`."""
-    from crate_jax.cli.numbers import real, whole
+    from crate_jax.cli.arguments import real, whole
 
     parser.add_argument("--to", required=True, choices=TARGETS, help="our own folder, PyTorch's .pth, or .safetensors")
     parser.add_argument("--num_heads", type=whole(1), help="K, if the width is not an official one")

@@ -12,7 +12,7 @@ with --config.data.data_dir=FOLDER afterwards.
 
 def add_arguments(parser):
     """Flags; `--config.a.b=VALUE` overrides any leaf of the config."""
-    from crate_jax.cli.numbers import real
+    from crate_jax.cli.arguments import real
 
     parser.add_argument("--config", required=True, help="a file, or the name of an installed config")
     parser.add_argument("--out", default=".", help="folder to write to (default: here)")

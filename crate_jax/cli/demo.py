@@ -18,8 +18,7 @@ logger = logging.getLogger(__name__)
 
 def add_arguments(parser):
     """Flags; `--config.a.b=VALUE` overrides any leaf of the config."""
-    from crate_jax.cli.numbers import whole
-    from crate_jax.evaluation.subject_arguments import add_subject_arguments
+    from crate_jax.cli.arguments import add_subject_arguments, whole
 
     add_subject_arguments(parser)
     parser.add_argument("--baseline", help="workdir of a second run, shown beside the first")

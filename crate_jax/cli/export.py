@@ -14,7 +14,7 @@ FORMS = ("stablehlo", "savedmodel")
 
 def add_arguments(parser):
     """Flags; `--config.a.b=VALUE` overrides any leaf of the config."""
-    from crate_jax.evaluation.subject_arguments import add_subject_arguments
+    from crate_jax.cli.arguments import add_subject_arguments
 
     add_subject_arguments(parser, out="the file or folder to write")
     parser.add_argument("--to", required=True, choices=FORMS, help="the form of the program")

@@ -11,7 +11,7 @@ and train.npz.png: the first two principal components, by class.
 
 def add_arguments(parser):
     """Flags; `--config.a.b=VALUE` overrides any leaf of the config."""
-    from crate_jax.evaluation.subject_arguments import add_subject_arguments
+    from crate_jax.cli.arguments import add_subject_arguments
 
     add_subject_arguments(parser, out="the .npz file to write")
     parser.add_argument("--split", help="of the data set")
@@ -30,9 +30,9 @@ def run(arguments):
 
     from crate_jax.distributed.compilation_cache import keep_compiled
     from crate_jax.errors import UserError
-    from crate_jax.evaluation.figures import save_figure, scatter_figure
     from crate_jax.evaluation.results import write_text
     from crate_jax.evaluation.subject import resolve
+    from crate_jax.figures import save_figure, scatter_figure
 
     if not arguments.out:
         raise UserError("--out=FILE.npz is missing.")
@@ -83,9 +83,9 @@ def of_pictures(subject, features, pictures):
     """The same of a person's own pictures, which have names and no labels."""
     import numpy as np
 
+    from crate_jax.data.own_pictures import picture_data
     from crate_jax.evaluation.feature_store import image_features
-    from crate_jax.evaluation.pictures import picture_data, read_pictures
 
-    images, names = read_pictures(subject, pictures)
+    images, names = subject.read_pictures(pictures)
     arrays = {"features_NxG": image_features(subject, images, features), "names_N": np.array(names)}
     return arrays, np.full(len(names), -1), str, subject.stamp(data=picture_data(images))

@@ -12,7 +12,7 @@ pre-trained network, the same from scratch and raw pixels on K examples per clas
 
 def add_arguments(parser):
     """Flags; `--config.a.b=VALUE` overrides any leaf of the recipe."""
-    from crate_jax.cli.numbers import whole
+    from crate_jax.cli.arguments import whole
 
     parser.add_argument("--workdir", help="of a pretrain")
     parser.add_argument("--checkpoint", help="instead of --workdir: a .pth, .safetensors, or what `convert` wrote")

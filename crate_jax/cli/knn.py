@@ -13,8 +13,7 @@ sharded over all devices; the search is exact unless --approximate is given (lax
 
 def add_arguments(parser):
     """Flags; `--config.a.b=VALUE` overrides any leaf of the config."""
-    from crate_jax.cli.numbers import real, whole
-    from crate_jax.evaluation.subject_arguments import add_subject_arguments
+    from crate_jax.cli.arguments import add_subject_arguments, real, whole
 
     add_subject_arguments(parser)
     parser.add_argument("--features", help="POOLING@LAYER, such as cells@encoder_01; chosen if not given")

@@ -20,7 +20,7 @@ the patch tokens; learning rate and weight decay are chosen among heads that are
 
 def add_arguments(parser):
     """Flags; `--config.a.b=VALUE` overrides any leaf of the config."""
-    from crate_jax.evaluation.subject_arguments import add_subject_arguments
+    from crate_jax.cli.arguments import add_subject_arguments
 
     add_subject_arguments(parser)
     parser.add_argument("--features", help="POOLING@LAYER, such as cells@encoder_01; chosen if not given")

@@ -13,8 +13,7 @@ resized and the middle is taken.
 
 def add_arguments(parser):
     """Flags; `--config.a.b=VALUE` overrides any leaf of the config."""
-    from crate_jax.cli.numbers import whole
-    from crate_jax.evaluation.subject_arguments import add_subject_arguments
+    from crate_jax.cli.arguments import add_subject_arguments, whole
 
     add_subject_arguments(parser)
     parser.add_argument("--images", help="pictures in place of the held-out split: files, or a folder")

@@ -10,8 +10,7 @@ half of the images and measured on the other.
 
 def add_arguments(parser):
     """Flags; `--config.a.b=VALUE` overrides any leaf of the config."""
-    from crate_jax.cli.numbers import whole
-    from crate_jax.evaluation.subject_arguments import add_subject_arguments
+    from crate_jax.cli.arguments import add_subject_arguments, whole
 
     add_subject_arguments(parser)
     parser.add_argument("--limit", type=whole(4, 1000), default=128, help="images that are made")

@@ -10,7 +10,7 @@ run at once gets chips of its own. Afterwards: crate-jax compare WORKDIR --out=D
 
 def add_arguments(parser):
     """Flags; a sweep's overrides stand in its file."""
-    from crate_jax.cli.numbers import whole
+    from crate_jax.cli.arguments import whole
 
     parser.add_argument("--config", required=True, help="the sweep file, or the name of an installed one")
     parser.add_argument("--workdir", required=True, help="folder of the sweep")

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from crate_jax.evaluation.figures import COLOURS, GREY, MARKERS, label, panels, picture, shortened
+from crate_jax.figures import COLOURS, GREY, MARKERS, label, panels, picture, shortened
 from crate_jax.training.metrics_file import read_metrics
 
 BLUE, ORANGE = COLOURS[:2]

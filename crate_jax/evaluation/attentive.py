@@ -78,7 +78,7 @@ def attentive_probe(subject):
     Raises:
         UserError: no such split, no labels, one class only.
     """
-    settings, grid = subject.config.data, [(rate, decay) for rate in RATES for decay in DECAYS]
+    settings, model, grid = subject.config.data, subject.model, [(rate, decay) for rate in RATES for decay in DECAYS]
     test_M = _labelled(subject, settings.validation_split)  # a missing split is refused before minutes have passed
     index_N = _labelled(subject, settings.train_split)
     if len(index_N) < 2:
@@ -87,19 +87,28 @@ def attentive_probe(subject):
         )
     # at random: in the order of a data set classes may alternate
     held_N = np.random.RandomState(0).permutation(len(index_N)) < max(1, len(index_N) // HELD_OUT)
-    training = _Training(subject, grid, int((~held_N).sum()))
-    for epoch in range(EPOCHS):
-        training.epoch(settings.train_split, np.random.RandomState(epoch).permutation(index_N[~held_N]))
-        logger.info("attentive probe: epoch %d of %d", epoch + 1, EPOCHS)
-    share_P, _ = training.accuracy(training.heads, settings.train_split, index_N[held_N])
+    mesh = make_mesh(subject.config.mesh)
+    options = {"mesh": mesh, "size": _batch_size(model, mesh.size, int((~held_N).sum()))}
+    params = jax.device_put(jax.device_get(subject.params), replicated(mesh))
+    heads = _train(subject, params, grid, index_N[~held_N], options)
+
+    def accuracy(heads, split, indices):
+        right_of = functools.partial(_right, tokens, heads, params)
+        right_P, seen = sum_over(right_of, subject.config, model, split, indices=indices, **options)
+        if not seen:
+            raise UserError(f"split {split!r} of data.name={settings.name} has no labels.")
+        return right_P / seen, int(seen)
+
+    tokens = functools.partial(_tokens, model, *subject.statistics)
+    share_P, _ = accuracy(heads, settings.train_split, index_N[held_N])
     best = int(np.argmax(share_P))
-    chosen = jax.tree.map(lambda leaf: leaf[best : best + 1], training.heads)
-    (accuracy,), tested = training.accuracy(chosen, settings.validation_split, test_M)
+    chosen = jax.tree.map(lambda leaf: leaf[best : best + 1], heads)
+    (share,), tested = accuracy(chosen, settings.validation_split, test_M)
     tried = [
         {"learning_rate": rate, "weight_decay": decay, "held_out": float(share)}
         for (rate, decay), share in zip(grid, share_P, strict=True)
     ]
-    results = {"accuracy": float(accuracy), "interval": interval_of(float(accuracy), tested), "protocol": "attentive"}
+    results = {"accuracy": float(share), "interval": interval_of(float(share), tested), "protocol": "attentive"}
     results |= {"features": "attention@last", "epochs": EPOCHS, "grid": tried} | tried[best]
     results |= {"train_examples": int((~held_N).sum()), "test_examples": tested}
     results |= subject.stamp(settings.validation_split, tested)
@@ -117,47 +126,30 @@ def _labelled(subject, split):
     return labelled(subject, split)
 
 
-class _Training:
-    """P heads on one frozen encoder, each with its own learning rate and weight decay."""
+def _batch_size(model, devices, examples):
+    """Images a batch, a multiple of the devices."""
+    size = min(BATCH, batch_size_of(model.image_size, devices), max(8, examples // 16))
+    return devices * max(1, size // devices)
 
-    def __init__(self, subject, grid, examples):
-        self._subject, model = subject, subject.model
-        self._mesh = make_mesh(subject.config.mesh)
-        size = min(BATCH, batch_size_of(model.image_size, self._mesh.size), max(8, examples // 16))
-        self._size = self._mesh.size * max(1, size // self._mesh.size)
-        self._steps, self._done = EPOCHS * -(-examples // self._size), 0
-        self._grid = tuple(jnp.asarray(column, jnp.float32) for column in zip(*grid, strict=True))
-        parts = max(count for count in range(1, HEADS + 1) if model.width % count == 0)
-        classes = subject.open_split(subject.config.data.train_split).num_classes
-        head = new_head(jax.random.key(subject.config.seed), model.width, parts, classes)
-        heads = jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, (len(grid), *leaf.shape)), head)
-        everywhere = replicated(self._mesh)
-        self._params = jax.device_put(jax.device_get(subject.params), everywhere)
-        self._state = jax.device_put(jax.device_get((heads, jax.vmap(ADAM.init)(heads))), everywhere)
-        self._tokens = functools.partial(_tokens, model, *subject.statistics)
 
-    @property
-    def heads(self):
-        return self._state[0]
-
-    def epoch(self, split, index_N):
-        """A step on each batch of these examples."""
-        config, model = self._subject.config, self._subject.model
-        for batch in split_batches(config, model, split, mesh=self._mesh, indices=index_N, size=self._size):
-            done = self._done / self._steps
-            share = 0.5 * (1 + math.cos(math.pi * done)) * min(1.0, (done + 1 / self._steps) / WARM_UP)
-            self._state = _step(self._tokens, self._state, self._params, batch, *self._grid, share)
-            self._done += 1
-
-    def accuracy(self, heads, split, index_N):
-        """(share that each head gets right, examples that could be read)."""
-        config, model = self._subject.config, self._subject.model
-        right_of = functools.partial(_right, self._tokens, heads, self._params)
-        options = {"mesh": self._mesh, "indices": index_N, "size": self._size}
-        right_P, seen = sum_over(right_of, config, model, split, **options)
-        if not seen:
-            raise UserError(f"split {split!r} of data.name={config.data.name} has no labels.")
-        return right_P / seen, int(seen)
+def _train(subject, params, grid, index_N, options):
+    """A head for each (learning rate, weight decay) of a grid, trained on the same batches of the frozen encoder's."""
+    config, model, split = subject.config, subject.model, subject.config.data.train_split
+    parts = max(count for count in range(1, HEADS + 1) if model.width % count == 0)
+    head = new_head(jax.random.key(config.seed), model.width, parts, subject.open_split(split).num_classes)
+    heads = jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, (len(grid), *leaf.shape)), head)
+    state = jax.device_put(jax.device_get((heads, jax.vmap(ADAM.init)(heads))), replicated(options["mesh"]))
+    rate_P, decay_P = (jnp.asarray(column, jnp.float32) for column in zip(*grid, strict=True))
+    tokens = functools.partial(_tokens, model, *subject.statistics)
+    step, steps = 0, EPOCHS * -(-len(index_N) // options["size"])
+    for epoch in range(EPOCHS):
+        order = np.random.RandomState(epoch).permutation(index_N)
+        for batch in split_batches(config, model, split, indices=order, **options):
+            share = 0.5 * (1 + math.cos(math.pi * step / steps)) * min(1.0, (step + 1) / steps / WARM_UP)
+            state = _step(tokens, state, params, batch, rate_P, decay_P, share)
+            step += 1
+        logger.info("attentive probe: epoch %d of %d", epoch + 1, EPOCHS)
+    return state[0]
 
 
 def _tokens(model, mean, std, params, image_BxHxWxC):

@@ -13,14 +13,14 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from crate_jax.data.own_pictures import picture_data
 from crate_jax.distributed.mesh import make_mesh
 from crate_jax.errors import UserError, check_real, check_whole
 from crate_jax.evaluation.feature_store import evenly_spaced, image_features, labelled_rows, split_images
 from crate_jax.evaluation.features import candidate_names
-from crate_jax.evaluation.figures import WRONG, picture_grid, shortened
-from crate_jax.evaluation.pictures import picture_data, read_pictures
 from crate_jax.evaluation.results import Result
 from crate_jax.evaluation.selection import CHOSEN_ON, compact_labels, held_out_mask, interval_of
+from crate_jax.figures import WRONG, picture_grid, shortened
 
 NEIGHBOURS, TEMPERATURE = 20, 0.07
 SHOWN, DRAWN = 8, 8  # rows of the figure, and neighbours in a row
@@ -145,7 +145,7 @@ def knn(subject, *, features=None, k=NEIGHBOURS, temperature=TEMPERATURE, pictur
     check_real("--temperature", temperature, 1e-3, 1000)
     settings, own = subject.config.data, None
     if pictures is not None:  # first, so that a file that cannot be read is reported at once
-        own = read_pictures(subject, pictures)
+        own = subject.read_pictures(pictures)
     else:
         subject.open_split(settings.validation_split)
     features = features or subject.best_features() or choose_features(subject, k=k, temperature=temperature)

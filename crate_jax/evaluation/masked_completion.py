@@ -7,9 +7,10 @@ predict. So such a PSNR flatters; `masked_mse` is in the units of the loss.
 Masks are those of `operators.masking.visible_patches`.
 """
 
-import dataclasses
 import functools
+from typing import Any
 
+import flax
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -20,7 +21,7 @@ from crate_jax.operators.patches import patchify, unpatchify
 from crate_jax.training.objective import denormalise
 
 
-@dataclasses.dataclass(frozen=True)
+@flax.struct.dataclass
 class Completed:
     """What became of masked images; pixels from 0 to 1.
 
@@ -30,12 +31,12 @@ class Completed:
         mask: B x H x W x 1, 1 where removed.
     """
 
-    masked_mse_B: np.ndarray
-    visible_mse_B: np.ndarray
-    original: np.ndarray
-    reconstruction: np.ndarray
-    prediction: np.ndarray
-    mask: np.ndarray
+    masked_mse_B: Any
+    visible_mse_B: Any
+    original: Any
+    reconstruction: Any
+    prediction: Any
+    mask: Any
 
 
 def complete(model, params, images_BxHxWxC, mask_BxN, mean, std, norm_pix=False):
@@ -50,9 +51,9 @@ def complete(model, params, images_BxHxWxC, mask_BxN, mean, std, norm_pix=False)
         norm_pix: the network predicts standardised patches.
 
     Returns:
-        `Completed`.
+        `Completed`, on the host.
     """
-    return Completed(**jax.device_get(_complete(model, params, images_BxHxWxC, mask_BxN, mean, std, norm_pix)))
+    return jax.device_get(_complete(model, params, images_BxHxWxC, mask_BxN, mean, std, norm_pix))
 
 
 @functools.partial(jax.jit, static_argnums=(0, 4, 5, 6))
@@ -73,14 +74,14 @@ def _complete(model, params, images_BxHxWxC, mask_BxN, mean, std, norm_pix):
     def pixels(patches_BxNxF):
         return denormalise(unpatchify(patches_BxNxF, size, grid=grid), mean, std)
 
-    return {
-        "masked_mse_B": jnp.sum(error_BxN * mask_BxN, 1) / jnp.sum(mask_BxN, 1),
-        "visible_mse_B": jnp.sum(error_BxN * (1 - mask_BxN), 1) / jnp.sum(1 - mask_BxN, 1),
-        "original": denormalise(images_BxHxWxC, mean, std),
-        "reconstruction": pixels(pasted_BxNxF),
-        "prediction": pixels(prediction_BxNxF),
-        "mask": unpatchify(jnp.broadcast_to(mask_BxN[..., None], (*mask_BxN.shape, size * size)), size, grid=grid),
-    }
+    return Completed(
+        masked_mse_B=jnp.sum(error_BxN * mask_BxN, 1) / jnp.sum(mask_BxN, 1),
+        visible_mse_B=jnp.sum(error_BxN * (1 - mask_BxN), 1) / jnp.sum(1 - mask_BxN, 1),
+        original=denormalise(images_BxHxWxC, mean, std),
+        reconstruction=pixels(pasted_BxNxF),
+        prediction=pixels(prediction_BxNxF),
+        mask=unpatchify(jnp.broadcast_to(mask_BxN[..., None], (*mask_BxN.shape, size * size)), size, grid=grid),
+    )
 
 
 def psnr(original_BxHxWxC, reconstruction_BxHxWxC):

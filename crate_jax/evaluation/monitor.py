@@ -11,12 +11,12 @@ from etils import epath
 
 from crate_jax.evaluation import knn
 from crate_jax.evaluation.feature_store import labelled_rows
-from crate_jax.evaluation.figures import curves, picture_grid, png_of
 from crate_jax.evaluation.masked_completion import measure
 from crate_jax.evaluation.reconstruct import TITLES, completed, measured, of_split, rows_of
 from crate_jax.evaluation.selection import compact_labels
 from crate_jax.evaluation.solver import fit
 from crate_jax.evaluation.subject import Subject
+from crate_jax.figures import curves, picture_grid, png_of
 from crate_jax.models.masked_autoencoder import MaskedAutoencoder
 from crate_jax.training.loop import Observer
 from crate_jax.training.observers import on_one_device

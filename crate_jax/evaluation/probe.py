@@ -16,6 +16,7 @@ from typing import NamedTuple
 import numpy as np
 
 from crate_jax.config import load_config
+from crate_jax.data.own_pictures import picture_data
 from crate_jax.errors import UserError
 from crate_jax.evaluation import accuracy_figures as figures
 from crate_jax.evaluation.attentive import attentive_probe
@@ -28,9 +29,7 @@ from crate_jax.evaluation.feature_store import (
     split_images,
 )
 from crate_jax.evaluation.features import candidate_names
-from crate_jax.evaluation.figures import gallery
 from crate_jax.evaluation.finetune import finetune
-from crate_jax.evaluation.pictures import picture_data, read_pictures
 from crate_jax.evaluation.results import Result
 from crate_jax.evaluation.selection import (
     CHOSEN_ON,
@@ -42,6 +41,7 @@ from crate_jax.evaluation.selection import (
     possible,
 )
 from crate_jax.evaluation.solver import fit
+from crate_jax.figures import gallery
 
 logger = logging.getLogger(__name__)
 
@@ -271,7 +271,7 @@ def _errors_figure(subject, probed, called):
 
 def _of_pictures(subject, names, pictures):
     """Pictures in the place of the held-out split: what a classifier of the training split predicts for each."""
-    images_BxHxWxC, files = read_pictures(subject, pictures)
+    images_BxHxWxC, files = subject.read_pictures(pictures)
     train, train_N, class_K = _training(subject, names)
     chosen = choose(train.features, train_N, len(class_K))
     classifier = fit(train.features[chosen.features], train_N, chosen.C, len(class_K))

@@ -10,13 +10,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from crate_jax.data.own_pictures import fitted, picture_data
 from crate_jax.data.picture import decoded
 from crate_jax.errors import UserError, check_whole
 from crate_jax.evaluation.feature_store import batch_size_of, evenly_spaced, split_images
-from crate_jax.evaluation.figures import curves, masked_image, picture_grid
-from crate_jax.evaluation.masked_completion import Completed, complete, measure
-from crate_jax.evaluation.pictures import fitted, picture_data, read_pictures
+from crate_jax.evaluation.masked_completion import complete, measure
 from crate_jax.evaluation.results import Result
+from crate_jax.figures import curves, masked_image, picture_grid
 from crate_jax.models.batches import over_images
 from crate_jax.models.masked_autoencoder import MaskedAutoencoder
 from crate_jax.operators.masking import KINDS, example_masks
@@ -52,7 +52,7 @@ def reconstruct(subject, *, pictures=None, limit=1024):
     if not isinstance(model, MaskedAutoencoder):
         raise UserError(f"{subject.source} is a {type(model).__name__}, which has no decoder; reconstruct a pretrain.")
     if pictures is not None:
-        images, names = read_pictures(subject, pictures)
+        images, names = subject.read_pictures(pictures)
         index_B, stamp = np.arange(len(names)), subject.stamp(data=picture_data(images))
     else:
         images, index_B, names = of_split(subject, settings.validation_split, limit)
@@ -179,9 +179,8 @@ def complete_tiles(model, params, images_BxHxWxC, mean, std, norm_pix=False, *, 
     part_P = jnp.asarray((index_B[:, None] * each + np.arange(each)).reshape(-1))
     mask_PxN = example_masks(key, part_P, model.grid, model.mask_ratio, kind=kind)
     found = complete(model, params, cut(images_BxHxWxC, tiles), mask_PxN, mean, std, norm_pix)
-    values = {name: getattr(found, name) for name in ("original", "mask", "reconstruction", "prediction")}
-    errors = {name: getattr(found, name).reshape(batch, each).mean(1) for name in ("masked_mse_B", "visible_mse_B")}
-    return Completed(**errors, **{name: join(one, tiles) for name, one in values.items()})
+    # a number a tile becomes one an image, tiles of pixels are joined
+    return jax.tree.map(lambda x: x.reshape(batch, each).mean(1) if x.ndim == 1 else join(x, tiles), found)
 
 
 def completed_pictures(subject, split, names):

@@ -9,7 +9,6 @@ import json
 import math
 import os
 import re
-import uuid
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -17,7 +16,8 @@ import jax
 from etils import epath
 
 from crate_jax.errors import warn_once
-from crate_jax.evaluation.figures import save_figure
+from crate_jax.figures import save_figure
+from crate_jax.storage import make_folder, write_whole
 
 SHOWN = 6  # numbers in a repr
 
@@ -81,12 +81,10 @@ class Result:
 
 
 def write_text(path, text):
-    """Writes a file whole or not at all; two writers at once do not meet."""
+    """Writes a file whole or not at all, and its folder where there is none."""
     path = epath.Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.parent / f".{path.name}.{os.getpid()}-{uuid.uuid4().hex[:8]}.partial"
-    partial.write_text(text)
-    partial.replace(path)
+    make_folder(path.parent)
+    write_whole(path, text)
 
 
 def read_result(path):

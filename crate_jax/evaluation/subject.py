@@ -15,6 +15,7 @@ from etils import epath
 
 from crate_jax.config import default_config, load_config, model_overrides, override
 from crate_jax.config_schema import LEAVES
+from crate_jax.data.own_pictures import read_pictures
 from crate_jax.data.sources import open_source
 from crate_jax.distributed.jax_settings import check_jax_settings
 from crate_jax.errors import UserError
@@ -23,6 +24,7 @@ from crate_jax.interop.checkpoint_file import MODEL, open_checkpoint, open_for
 from crate_jax.interop.tensor_files import check_finite
 from crate_jax.interop.torch_checkpoint import read_params
 from crate_jax.models.registry import boxed_shapes, create_model, init_params
+from crate_jax.operators.patches import image_shape
 from crate_jax.training.checkpoint import Checkpoints
 from crate_jax.training.objective import channel_statistics
 from crate_jax.training.run_folder import RunFolder, load, read_config
@@ -74,6 +76,11 @@ class Subject:
         """The examples of a split of the subject's data set."""
         settings = self.config.data
         return open_source(settings.name, split, settings.data_dir)
+
+    def read_pictures(self, text):
+        """A person's own pictures as the network takes them, uint8, and their names: `own_pictures.read_pictures`."""
+        shape = image_shape(self.model.image_size)
+        return read_pictures(text, shape, self.model.channels, self.config.data)
 
     def class_names(self, *splits):
         """A function from a label of these splits to its class's name, or the number where classes have none.

@@ -16,8 +16,8 @@ from etils import epath
 from crate_jax.config import flatten, model_overrides
 from crate_jax.config_schema import LEAVES
 from crate_jax.errors import UserError, nearest
-from crate_jax.evaluation.figures import save_figure
 from crate_jax.evaluation.results import read_result, write_text
+from crate_jax.figures import save_figure
 from crate_jax.models.flops import flops_per_image
 from crate_jax.models.registry import create_model, num_parameters
 from crate_jax.sweeps.comparison_figure import draw

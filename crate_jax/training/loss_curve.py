@@ -1,9 +1,8 @@
 """The loss curve of a run, as a picture: `figures/loss.png`."""
 
-import io
-
 import numpy as np
 
+from crate_jax.figures import COLOURS, GREY, label, panels, save_figure
 from crate_jax.training.metrics_file import read_metrics
 
 SMOOTHED = 0.05  # of the logged lines: each is the loss of a single batch
@@ -16,38 +15,30 @@ def plot_loss(metrics, path):
         metrics: path of a `metrics.jsonl`.
         path: an `epath.Path` for the PNG.
     """
-    from matplotlib.figure import Figure
-
     lines = [line for line in read_metrics(metrics) if "loss" in line]
     if not lines:
         return
     steps = [line["step"] for line in lines]
-    figure = Figure(figsize=(6.4, 3.6), layout="constrained")
-    axis = figure.subplots()
+    figure, ((axis,),) = panels(1, size=(6.4, 3.6))
     values = [line.get("masked_error", line["loss"]) for line in lines]  # the loss less its other terms
     width = round(SMOOTHED * len(lines))
     if width < 2:
-        axis.plot(steps, values, color="#0072b2", label="a training batch")
+        axis.plot(steps, values, color=COLOURS[0], label="a training batch")
     else:
-        axis.plot(steps, values, color="#0072b2", linewidth=0.7, alpha=0.4, label="a training batch")
-        axis.plot(steps, moving_average(values, width), color="#0072b2", label=f"mean of {2 * width + 1} batches")
+        axis.plot(steps, values, color=COLOURS[0], linewidth=0.7, alpha=0.4, label="a training batch")
+        axis.plot(steps, moving_average(values, width), color=COLOURS[0], label=f"mean of {2 * width + 1} batches")
     held_out = [(line["step"], line["evaluation/loss"]) for line in lines if "evaluation/loss" in line]
     if held_out:
-        axis.plot(*zip(*held_out, strict=True), "o--", color="#d55e00", markersize=4, label="held-out images")
+        axis.plot(*zip(*held_out, strict=True), "o--", color=COLOURS[5], markersize=4, label="held-out images")
     axis.legend(fontsize=8, loc="upper center")
-    axis.set_xlabel("step")
-    axis.set_ylabel("mean squared error of removed patches")
+    label(axis, x="step", y="mean squared error of removed patches")
     losses = sorted(values)
     axis.set_ylim(0, min(1.05 * losses[-1], 3 * losses[len(losses) // 2]))  # the first steps would flatten the rest
-    axis.grid(alpha=0.3)
     rate = axis.twinx()
     rate.plot(steps, [line["learning_rate"] for line in lines], color="#999999", linewidth=0.8)
-    rate.set_ylabel("learning rate", color="#777777")
+    rate.set_ylabel("learning rate", color=GREY)
     rate.set_ylim(bottom=0)
-    picture = io.BytesIO()
-    figure.savefig(picture, format="png", dpi=120)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(picture.getvalue())
+    save_figure(figure, path)
 
 
 def moving_average(values, width):

@@ -6,7 +6,7 @@ import pytest
 from etils import epath
 from matplotlib.figure import Figure
 
-from crate_jax.evaluation import figures
+from crate_jax import figures
 
 
 def names_drawn(figure, path):

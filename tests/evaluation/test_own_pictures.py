@@ -3,7 +3,6 @@
 import json
 import os
 import shutil
-import types
 
 import jax
 import numpy as np
@@ -12,11 +11,11 @@ from PIL import Image
 
 from crate_jax.cli.main import main
 from crate_jax.config import default_config
+from crate_jax.data.own_pictures import picture_paths, read_pictures
 from crate_jax.data.picture import decoded
 from crate_jax.data.sources import open_source
 from crate_jax.errors import UserError
 from crate_jax.evaluation.feature_store import split_rows
-from crate_jax.evaluation.pictures import picture_paths, read_pictures
 from crate_jax.evaluation.subject import of_run
 from crate_jax.training.run_folder import load
 
@@ -97,9 +96,7 @@ def test_what_images_names(tmp_path):
 
 def test_names_that_are_no_text(tmp_path):
     Image.new("L", (8, 8)).save(os.path.join(os.fsencode(tmp_path), b"na\xefve.png"))
-    network = types.SimpleNamespace(image_size=8, channels=1)
-    subject = types.SimpleNamespace(config=default_config(), model=network)
-    images, names = read_pictures(subject, str(tmp_path))
+    images, names = read_pictures(str(tmp_path), (8, 8), 1, default_config().data)
     assert names == ["na\\xefve.png"] and images.shape == (1, 8, 8, 1)
 
 

@@ -3,7 +3,7 @@
 import pytest
 from matplotlib.figure import Figure
 
-from crate_jax.evaluation.figures import save_figure
+from crate_jax.figures import save_figure
 from crate_jax.sweeps.comparison_tables import markdown
 
 

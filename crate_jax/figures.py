@@ -1,4 +1,4 @@
-"""How evaluation draws: images in a labelled grid, curves in colours that the colour-blind can tell apart."""
+"""How figures look: images in a labelled grid, curves in colours that the colour-blind can tell apart."""
 
 import functools
 import io

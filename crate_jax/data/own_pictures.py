@@ -4,6 +4,7 @@ import hashlib
 import os
 
 import numpy as np
+from PIL import Image
 
 from crate_jax.data.augment import centre_crop
 from crate_jax.data.folder_listing import (
@@ -15,9 +16,8 @@ from crate_jax.data.folder_listing import (
     printable,
     read_bytes,
 )
-from crate_jax.data.picture import decoded
+from crate_jax.data.picture import CorruptPicture, decoded
 from crate_jax.errors import UserError, first_line
-from crate_jax.operators.patches import image_shape
 from crate_jax.storage import is_remote
 
 
@@ -66,12 +66,14 @@ def pictures_in(folder):
     return [joined(folder, name) for name in names]
 
 
-def read_pictures(subject, text):
-    """Pictures as a batch for a network: as small as its size allows, then a centre crop.
+def read_pictures(text, shape, channels, settings):
+    """Pictures as a batch: as small as the wanted shape allows, then a centre crop.
 
     Args:
-        subject: a `Subject`; its model's size and channels, its config's `data` and interpolation are used.
         text: see `picture_paths`.
+        shape: (height, width) of the result.
+        channels: 1 or 3.
+        settings: the config's `data`; its `interpolation` and `max_pixels` are used.
 
     Returns:
         (images_BxHxWxC uint8, names).
@@ -79,16 +81,45 @@ def read_pictures(subject, text):
     Raises:
         UserError: see `picture_paths`; or a file that is no picture.
     """
-    images, names, settings = [], [], subject.config.data
+    images, names = [], []
     for path in picture_paths(text):
-        try:
-            picture = decoded(read_bytes(path), subject.model.channels, settings.max_pixels)
-        except Exception as error:  # object stores raise what their client library raises
-            words = f"--images: {printable(path)} cannot be read as a picture ({first_line(error)})."
-            raise UserError(words) from error
-        images.append(fitted(picture, image_shape(subject.model.image_size), settings.interpolation))
+        picture = read_picture(path, channels, settings.max_pixels, "--images")
+        images.append(fitted(picture, shape, settings.interpolation))
         names.append(printable(os.path.basename(path)))
     return np.stack(images), names
+
+
+def read_picture(image, channels, max_pixels, what):
+    """One picture, a path, a PIL image or a uint8 array, as an upright PIL image.
+
+    Args:
+        image: the picture.
+        channels: 1 or 3.
+        max_pixels: of the picture.
+        what: is asking, for the message.
+
+    Raises:
+        UserError: it is none of these, or cannot be read.
+    """
+    called = "a PIL image"
+    try:
+        if isinstance(image, str | os.PathLike):
+            called = printable(image)
+            try:
+                image = read_bytes(os.path.expanduser(image))
+            except Exception as error:  # object stores raise what their client library raises
+                raise CorruptPicture(first_line(error)) from error
+        elif not isinstance(image, Image.Image):
+            image = np.asarray(image)
+            called, shape = f"an array of {image.dtype} and shape {image.shape}", image.shape
+            if image.dtype != np.uint8 or 0 in shape or len(shape) not in (2, 3) or shape[2:] not in ((), (1,), (3,)):
+                raise UserError(
+                    f"{what}: {called}; give uint8, H x W or H x W x C with 1 or 3 channels (floats from 0 to 1: "
+                    "(255 * x).astype('uint8'))."
+                )
+        return decoded(image, channels, max_pixels)
+    except (CorruptPicture, MemoryError) as error:
+        raise UserError(f"{what}: {called} cannot be read as a picture ({first_line(error)}).") from error
 
 
 def fitted(picture, shape, interpolation):

@@ -1,0 +1,38 @@
+"""Flags that several commands share. A number outside its range is refused with the range, before anything is computed.
+
+No heavy import, so that --help is quick.
+"""
+
+import argparse
+
+from crate_jax.errors import WORD, UserError, check_real, check_whole
+
+
+def add_subject_arguments(parser, out="folder of the results; needed with --checkpoint"):
+    """`--workdir=D`, or `--checkpoint=P --config=F --out=DIR`: what is evaluated."""
+    parser.add_argument("--workdir", help="of a pretrain or finetune; results are written there")
+    parser.add_argument("--checkpoint", help="instead of --workdir: a .pth, .safetensors, or what `convert` wrote")
+    parser.add_argument("--config", help="with --checkpoint: file or name of the config that says the data set")
+    parser.add_argument("--out", help=out)
+
+
+def whole(low, high=WORD):
+    """An argparse type: a whole number in [low, high]."""
+    return lambda text: _parsed(text, int, check_whole, low, high)
+
+
+def real(low, high):
+    """An argparse type: a number in [low, high]."""
+    return lambda text: _parsed(text, float, check_real, low, high)
+
+
+def _parsed(text, kind, check, *limits):
+    try:
+        value = kind(text)
+    except ValueError:
+        value = text
+    try:
+        check("", value, *limits)
+    except UserError as error:
+        raise argparse.ArgumentTypeError(str(error).removeprefix("=").rstrip(".")) from None
+    return value
