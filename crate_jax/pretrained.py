@@ -139,17 +139,8 @@ class Pretrained:
                 f"reconstruct: images of {shape[0]} x {shape[1]} pixels are no whole number of tiles of {own[0]} x "
                 f"{own[1]}; `preprocess` makes what fits."
             )
-        mean, std = self.subject.statistics
-        found = complete_tiles(
-            self.model.clone(mask_ratio=ratio),
-            self.params,
-            images_BxHxWxC,
-            mean,
-            std,
-            self.config.norm_pix_loss,
-            kind=mask_kind,
-            key=jax.random.key(seed),
-        )
+        options = {"key": jax.random.key(seed), "kind": mask_kind, "ratio": ratio}
+        found = complete_tiles(self.subject, images_BxHxWxC, np.arange(len(images_BxHxWxC)), **options)
         return Reconstruction(found, ratio)
 
     def save(self, path) -> None:

@@ -18,7 +18,7 @@ from crate_jax.analysis.principal_components import colours
 from crate_jax.data.own_pictures import fitted
 from crate_jax.data.picture import CorruptPicture, decoded
 from crate_jax.errors import UserError
-from crate_jax.evaluation.masked_completion import complete
+from crate_jax.evaluation.reconstruct import complete
 from crate_jax.figures import masked_image
 from crate_jax.models.batches import over_images
 from crate_jax.models.trace import trace

@@ -6,7 +6,7 @@ feature_store       features of a whole split, in bounded memory
 solver, selection   logistic regression; layer, pooling and strength chosen on held-out training examples
 probe, attentive    linear classifiers of frozen features, by the protocols of papers
 knn                 the weighted cosine nearest-neighbour classifier
-masked_completion   masks, errors, PSNR and SSIM; `reconstruct` measures a split by them
+reconstruct         masked images completed: errors, PSNR and SSIM
 finetune            training on top of a network: `recipe` composes its config, `classification` is what it minimises
 monitor             cheap numbers and pictures within pre-training
 results             the object that each returns, and the files made of it

@@ -1,4 +1,4 @@
-"""Figures of accuracies: by layer, beside baselines, by class, of fine-tuning; predicted classes."""
+"""Figures (matplotlib's) of accuracies: by layer, beside baselines, by class, of fine-tuning; predicted classes."""
 
 import numpy as np
 
@@ -20,13 +20,14 @@ def probe_figure(results, depth):
     Args:
         results: of `probe`.
         depth: encoder layers.
-
-    Returns:
-        A matplotlib figure.
     """
     figure, ((left, right),) = panels(2, size=(4.7, 4.0), width_ratios=(1, 1.25))
     _by_layer(left, results, depth)
-    _on_the_test_set(right, results)
+    groups = [
+        (f"{k} a class\n{results['few_shot_draws']} draws", one) for k, one in results.get("few_shot", {}).items()
+    ]
+    bars(right, [*groups, (f"all {results['train_examples']}\nexamples", results)], KINDS)
+    right.set_title(f"test set, {results['test_examples']} examples", fontsize=10)
     return figure
 
 
@@ -47,13 +48,6 @@ def _by_layer(axis, results, depth):
     axis.set_xticks([*ticks, depth], [*map(str, ticks), "last"])
     label(axis, title="held-out part of the training set", x="layer of the encoder", y="accuracy, %")
     axis.legend(fontsize=7, frameon=False, ncols=3, loc="upper center", bbox_to_anchor=(0.5, -0.17))
-
-
-def _on_the_test_set(axis, results):
-    few, everything = results.get("few_shot", {}), f"all {results['train_examples']}\nexamples"
-    groups = [(f"{shots} a class\n{results.get('few_shot_draws')} draws", one) for shots, one in few.items()]
-    bars(axis, [*groups, (everything, results)], KINDS)
-    axis.set_title(f"test set, {results['test_examples']} examples", fontsize=10)
 
 
 def bars(axis, groups, kinds):
@@ -90,14 +84,11 @@ def bars(axis, groups, kinds):
 
 
 def verdicts_figure(images_BxHxWxC, verdicts):
-    """A person's own pictures, each with the likeliest classes.
+    """A person's own pictures, the first `SHOWN`, each with the likeliest classes.
 
     Args:
         images_BxHxWxC: 0 to 1.
         verdicts: a list of {"name", "probabilities": dictionary from class to share, the likeliest first}.
-
-    Returns:
-        A matplotlib figure; of the first `SHOWN` pictures.
     """
     shown = list(zip(images_BxHxWxC, verdicts, strict=True))[:SHOWN]
     columns = min(2, len(shown))
@@ -121,14 +112,7 @@ def verdicts_figure(images_BxHxWxC, verdicts):
 
 
 def confusion_figure(results):
-    """How often each class is predicted as which, as a share of the true class.
-
-    Args:
-        results: what `probe.json` holds.
-
-    Returns:
-        A matplotlib figure.
-    """
+    """How often each class is predicted as which, as a share of the true class; of what `probe.json` holds."""
     counts = np.asarray(results["confusion"], float)
     share = counts / np.maximum(counts.sum(1, keepdims=True), 1)
     names = [shortened(row["class"], 16) for row in results["classes"]]
@@ -150,9 +134,6 @@ def curve_figure(metrics, results):
     Args:
         metrics: path of a `metrics.jsonl`.
         results: what `finetune.json` holds.
-
-    Returns:
-        A matplotlib figure.
     """
     lines = [line for line in read_metrics(metrics) if {"loss", "train_accuracy"} <= line.keys()]
     steps = [line["step"] for line in lines]
@@ -173,14 +154,7 @@ def curve_figure(metrics, results):
 
 
 def few_labels_figure(results):
-    """Bars of the means, a dot a draw.
-
-    Args:
-        results: what `few_labels.json` holds.
-
-    Returns:
-        A matplotlib figure.
-    """
+    """Bars of the means, a dot a draw; of what `few_labels.json` holds."""
     frozen = results["head_only"]
     kinds = (
         ("pretrained", "pre-trained, " + ("frozen" if frozen else "fine-tuned"), BLUE),

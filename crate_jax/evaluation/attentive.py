@@ -88,7 +88,8 @@ def attentive_probe(subject):
     # at random: in the order of a data set classes may alternate
     held_N = np.random.RandomState(0).permutation(len(index_N)) < max(1, len(index_N) // HELD_OUT)
     mesh = make_mesh(subject.config.mesh)
-    options = {"mesh": mesh, "size": _batch_size(model, mesh.size, int((~held_N).sum()))}
+    size = min(BATCH, batch_size_of(model.image_size, mesh.size), max(8, int((~held_N).sum()) // 16))
+    options = {"mesh": mesh, "size": mesh.size * max(1, size // mesh.size)}
     params = jax.device_put(jax.device_get(subject.params), replicated(mesh))
     heads = _train(subject, params, grid, index_N[~held_N], options)
 
@@ -124,12 +125,6 @@ def _labelled(subject, split):
             f"data.name={subject.config.data.name} has {what}; name another data set by --config.data.name."
         )
     return labelled(subject, split)
-
-
-def _batch_size(model, devices, examples):
-    """Images a batch, a multiple of the devices."""
-    size = min(BATCH, batch_size_of(model.image_size, devices), max(8, examples // 16))
-    return devices * max(1, size // devices)
 
 
 def _train(subject, params, grid, index_N, options):

@@ -31,20 +31,13 @@ EPSILON = 1e-6  # of the variance of a head alone, as in Meta's code
 
 @dataclasses.dataclass(frozen=True)
 class Classification:
-    """The objective of fine-tuning, in the place of `training.objective.MaskedCompletion`.
+    """The objective of fine-tuning, in the place of `training.objective.MaskedCompletion`."""
 
-    Attributes:
-        model: a classifier.
-        mean, std: of `normalise`.
-        label_smoothing: fraction of a target that is shared evenly by all classes.
-        mixes: batches carry `mix_weight` and `mix_box`.
-    """
-
-    model: Any
-    mean: tuple
+    model: Any  # a classifier
+    mean: tuple  # of `normalise`
     std: tuple
-    label_smoothing: float = 0.0
-    mixes: bool = False
+    label_smoothing: float = 0.0  # fraction of a target that is shared evenly by all classes
+    mixes: bool = False  # batches carry `mix_weight` and `mix_box`
 
     def prepare(self, batch):
         """The global batch with what its micro-batches need of each other: the partners of mixup and CutMix."""
@@ -85,18 +78,12 @@ class Classification:
 
 @dataclasses.dataclass(frozen=True)
 class HeadOnly:
-    """The objective of the probe.
+    """The objective of the probe."""
 
-    Attributes:
-        model: a classifier whose head reads the class token.
-        mean, std: of `normalise`.
-        micro_batches: the encoder sees so many parts of the batch one after the other; statistics are the batch's.
-    """
-
-    model: Any
-    mean: tuple
+    model: Any  # a classifier whose head reads the class token
+    mean: tuple  # of `normalise`
     std: tuple
-    micro_batches: int = 1
+    micro_batches: int = 1  # the encoder sees so many parts one after the other; statistics are the whole batch's
 
     def tokens(self, params, image_BxHxWxC):
         """Class tokens after the final norm, B x D, float32; no gradient flows back from them."""
@@ -151,14 +138,7 @@ def layer_rates(depth, decay):
 
 
 def head_factors(params):
-    """Factors of the update, after weight decay: 1 for the head, 0 for the frozen rest.
-
-    Args:
-        params: of the classifier.
-
-    Returns:
-        A tree of numbers with the structure of `params`.
-    """
+    """Factors of the update, after weight decay: 1 for the head, 0 for the frozen rest; a tree like `params`."""
     return jax.tree_util.tree_map_with_path(lambda path, _: float(path[0].key.startswith("head_")), params)
 
 

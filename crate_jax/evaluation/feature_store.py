@@ -68,11 +68,9 @@ def split_batches(config, model, split, *, mesh=None, indices=None, size=None):
 
 
 def sum_over(function, config, model, split, **options):
-    """The sum over a split's batches of what a function of a batch returns: a tree of float64 arrays.
+    """The sum over a split's batches of what a compiled function of a batch returns, a tree of arrays: float64.
 
-    Args:
-        function: of a batch on the devices to a tree of arrays, compiled.
-        config, model, split, options: of `split_batches`.
+    The other arguments are those of `split_batches`.
     """
     found = [jax.device_get(function(batch)) for batch in split_batches(config, model, split, **options)]
     return jax.tree.map(lambda *parts: np.sum(parts, 0, np.float64), *found)
@@ -114,17 +112,11 @@ def labelled(subject, split, most=None):
 
 
 class Rows(NamedTuple):
-    """Features of a split, a row an example; corrupt examples are left out.
+    """Features of a split, a row an example; corrupt examples are left out."""
 
-    Attributes:
-        features: dictionary from name to features_NxG: float32 arrays, or float16 memory-mapped ones.
-        label_N: integers, -1 where there is none.
-        index_N: the examples' numbers in the split.
-    """
-
-    features: dict
-    label_N: np.ndarray
-    index_N: np.ndarray
+    features: dict  # name to features_NxG: float32 arrays, or float16 memory-mapped ones
+    label_N: np.ndarray  # integers, -1 where there is none
+    index_N: np.ndarray  # the examples' numbers in the split
 
 
 def labelled_rows(subject, split, names, most=None):
@@ -218,17 +210,13 @@ def _key(subject, source, indices):
 
 @functools.partial(jax.jit, static_argnames=("model", "mean", "std", "names"))
 def pixel_features(params, image_BxHxWxC, *, model, mean, std, names):
-    """Features of pixels.
+    """Features of uint8 images: a dictionary from name to features_BxG, f32.
 
     Args:
         params: of the model.
         image_BxHxWxC: uint8.
-        model: the network.
-        mean, std: that it takes images normalised with.
+        model, mean, std: the network, and what it takes images normalised with.
         names: a tuple of POOLING@LAYER and RAW: the images themselves, at `RAW_SIDE` pixels a side at most.
-
-    Returns:
-        A dictionary from name to features_BxG, f32.
     """
     images_BxHxWxC = normalise(image_BxHxWxC, mean, std)
     found = several_features(model, params, images_BxHxWxC, tuple(name for name in names if name != RAW))
@@ -282,16 +270,7 @@ def _on_host(tree):
 
 
 def image_features(subject, images_BxHxWxC, features):
-    """Features of images in memory, such as a person's own pictures.
-
-    Args:
-        subject: a `Subject`.
-        images_BxHxWxC: uint8, of the network's size.
-        features: POOLING@LAYER.
-
-    Returns:
-        features_BxG.
-    """
+    """features_BxG (POOLING@LAYER) of uint8 images in memory, such as a person's own pictures."""
     settings = _settings(subject, (features,))
 
     def of(image_BxHxWxC):

@@ -55,10 +55,6 @@ def candidate_names(depth, poolings=POOLINGS, most=6):
 def check_images(model, images_BxHxWxC):
     """Refuses images that are not what `preprocess` makes, or that the patch does not divide.
 
-    Args:
-        model: the network.
-        images_BxHxWxC: normalised images.
-
     Raises:
         UserError: integers, values that no normalisation gives, or a shape that does not fit.
     """
@@ -118,16 +114,9 @@ def pool(tokens_BxTxD, pooling, grid):
 
 @functools.partial(jax.jit, static_argnums=(0, 3))
 def several_features(model, params, images_BxHxWxC, names):
-    """Several features from one pass.
+    """Several features from one pass: a dictionary from name to features_BxG, f32; `names` is a tuple.
 
-    Args:
-        model: from `create_model`.
-        params: its parameters.
-        images_BxHxWxC: normalised as in training; any size that the patch divides.
-        names: a tuple of POOLING@LAYER.
-
-    Returns:
-        A dictionary from name to features_BxG, f32.
+    The other arguments are those of `extract_features`.
 
     Raises:
         UserError: see `parse_features`.

@@ -284,9 +284,7 @@ def _few(subject, recipe, out, labels_per_class, draws, second_interrupt):
 def raw_pixels(subject, config):
     """Accuracy of logistic regression on the pixels of the drawn examples; C is chosen among them.
 
-    Args:
-        subject: a `Subject`.
-        config: from `compose`; its data set, which need not be the one of the subject's pre-training.
+    The data set is that of `config` (from `compose`), which need not be the one of the subject's pre-training.
     """
     settings = config.data
     leaves = [(name, value) for name, value in flatten(config).items() if name.startswith("data.")]

@@ -19,7 +19,7 @@ from crate_jax.errors import UserError, check_real, check_whole
 from crate_jax.evaluation.feature_store import evenly_spaced, image_features, labelled_rows, split_images
 from crate_jax.evaluation.features import candidate_names
 from crate_jax.evaluation.results import Result
-from crate_jax.evaluation.selection import CHOSEN_ON, compact_labels, held_out_mask, interval_of
+from crate_jax.evaluation.selection import CHOSEN_ON, held_out_mask, interval_of
 from crate_jax.figures import WRONG, picture_grid, shortened
 
 NEIGHBOURS, TEMPERATURE = 20, 0.07
@@ -105,15 +105,12 @@ def votes(cosine_QxK, label_QxK, *, temperature=TEMPERATURE, num_classes):
 
 
 def predict(train_NxG, train_label_N, test_QxG, *, k=NEIGHBOURS, temperature=TEMPERATURE, **how):
-    """The class of each test example.
+    """The class of each test example: label_Q, integers.
 
     Args:
         train_NxG, test_QxG, k, how: of `nearest`.
         train_label_N: integers from 0.
         temperature: T.
-
-    Returns:
-        label_Q, integers.
 
     Raises:
         UserError: fewer training examples than k.
@@ -172,21 +169,21 @@ def knn(subject, *, features=None, k=NEIGHBOURS, temperature=TEMPERATURE, pictur
         caption = f"Left: prediction and its share of the vote; then the nearest by {features}. All {k} vote."
         draw = functools.partial(drawn, own[0][:SHOWN], titles, row_QxK[:SHOWN], None, caption, names=own[1])
         return Result("knn", results, {"images": said}, {"knn": draw})
-    _, test_M, _ = compact_labels(train.label_N, test.label_N)
-    accuracy = float(np.mean(share_QxC.argmax(1) == test_M))
-    results = {"accuracy": accuracy, "interval": interval_of(accuracy, len(test_M))} | results
-    results |= {"test_examples": len(test_M)} | subject.stamp(settings.validation_split, len(test_M))
-    shown = evenly_spaced(len(test_M), SHOWN)  # neither the best nor the worst
+    winner_M, count = class_C[share_QxC.argmax(1)], len(test.label_N)
+    accuracy = float(np.mean(winner_M == test.label_N))
+    results = {"accuracy": accuracy, "interval": interval_of(accuracy, count)} | results
+    results |= {"test_examples": count} | subject.stamp(settings.validation_split, count)
+    shown = evenly_spaced(count, SHOWN)  # neither the best nor the worst
 
     def draw():
         images = split_images(subject, settings.validation_split, test.index_N[shown])[0]
         titles = [
-            f"{called(test.label_N[m])}\n{'✓' if share_QxC[m].argmax() == test_M[m] else '✗'} "
-            f"{shortened(called(class_C[share_QxC[m].argmax()]), 10)} {share_QxC[m].max():.0%}"
+            f"{called(test.label_N[m])}\n{'✓' if winner_M[m] == test.label_N[m] else '✗'} "
+            f"{shortened(called(winner_M[m]), 10)} {share_QxC[m].max():.0%}"
             for m in shown
         ]
         caption = (
-            f"{accuracy:.1%} of {len(test_M)} test examples by {features}, k = {k}. Left: evenly spaced ones: class, "
+            f"{accuracy:.1%} of {count} test examples by {features}, k = {k}. Left: evenly spaced ones: class, "
             f"prediction and its share of the vote; then their nearest training examples. ✗ and a frame: another class."
         )
         return drawn(images, titles, row_QxK[shown], test.label_N[shown], caption)

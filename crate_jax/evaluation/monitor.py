@@ -11,8 +11,7 @@ from etils import epath
 
 from crate_jax.evaluation import knn
 from crate_jax.evaluation.feature_store import labelled_rows
-from crate_jax.evaluation.masked_completion import measure
-from crate_jax.evaluation.reconstruct import TITLES, completed, measured, of_split, rows_of
+from crate_jax.evaluation.reconstruct import TITLES, completed, measure, measured, of_split, rows_of
 from crate_jax.evaluation.selection import compact_labels
 from crate_jax.evaluation.solver import fit
 from crate_jax.evaluation.subject import Subject
@@ -68,14 +67,7 @@ def make_evaluator(config, model):
 
 
 class Evaluation(Observer):
-    """Asks evaluators every so many steps, and at the last one.
-
-    Args:
-        evaluators: functions (step, params) to scalars.
-        mesh: that the run is on.
-        every: steps between.
-        total_steps: of the run.
-    """
+    """Asks evaluators, functions (step, params) to scalars, every so many steps and at the last one."""
 
     def __init__(self, evaluators, *, mesh, every, total_steps):
         self._here = on_one_device(mesh)
@@ -89,14 +81,7 @@ class Evaluation(Observer):
 
 
 class Pictures(Observer):
-    """Draws for the logs of people, every so many steps: completed validation images, measurements over the layers.
-
-    Args:
-        config: of the run.
-        model: its network.
-        mesh: that the run is on.
-        every: steps between.
-    """
+    """Draws for the logs of people, every so many steps: completed validation images, measurements over the layers."""
 
     def __init__(self, config, model, *, mesh, every):
         self._here = on_one_device(mesh)

@@ -164,32 +164,18 @@ def _training_stamp(subject, numbers):
 
 
 class Probed(NamedTuple):
-    """The probe of one network.
+    """The probe of one network."""
 
-    Attributes:
-        numbers: `accuracy` on the test split, `features`, `C`, ...
-        few_shot: dictionary from examples a class to {"accuracy": list, "features": list}, one a draw.
-        class_K: label of each class of the classifier.
-        label_M, index_M, ranked_MxL: of the test examples: true class (-1: unknown in training), number in the split,
-            likeliest classes.
-    """
-
-    numbers: dict
-    few_shot: dict
-    class_K: np.ndarray
-    label_M: np.ndarray
-    index_M: np.ndarray
-    ranked_MxL: np.ndarray
+    numbers: dict  # `accuracy` on the test split, `features`, `C`, ...
+    few_shot: dict  # examples a class to {"accuracy": list, "features": list}, one a draw
+    class_K: np.ndarray  # label of each class of the classifier
+    label_M: np.ndarray  # of the test examples: true class (-1: unknown in training)
+    index_M: np.ndarray  # their numbers in the split
+    ranked_MxL: np.ndarray  # their likeliest classes
 
 
 def probe_one(subject, names, shots):
-    """The probe of one network: `Probed`.
-
-    Args:
-        subject: a `Subject`.
-        names: the features to choose from.
-        shots: see `probe`.
-    """
+    """The probe of one network: `Probed`. It chooses from the features `names`; `shots` as of `probe`."""
     settings = subject.config.data
     logger.info("%s: %s on %s", subject.source, "choosing" if len(names) > 1 else names[0], settings.name)
     train, train_N, class_K = _training(subject, names)

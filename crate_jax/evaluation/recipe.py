@@ -89,9 +89,8 @@ def inherited(recipe, pretrained, model):
     """The leaves that a fine-tuning takes over from pre-training: those of the list above that are not given.
 
     Args:
-        recipe: a config.
-        pretrained: config of the pre-trained network.
-        model: the network.
+        recipe, pretrained: configs.
+        model: the pre-trained network.
 
     Returns:
         A dictionary from dotted leaf to value.

@@ -1,27 +1,34 @@
-"""Reconstruction of a split, or of a person's own pictures: numbers by kind and ratio of the mask, and two figures.
+"""How well a network completes masked images: errors in its own units, PSNR and SSIM in pixels.
 
-Pictures larger than the network's images (`data.show_split`) are completed tile by tile.
+The network is trained on removed patches only; what it predicts for visible ones is shown but not pasted: a
+reconstruction is the prediction where a patch was removed and the image elsewhere. A network trained with norm_pix_loss
+predicts standardised patches; to show them, each patch's own mean and deviation are put back, which the network did not
+predict. So such a PSNR flatters; `masked_mse` is in the units of the loss. Pictures larger than the network's images
+(`data.show_split`) are completed tile by tile.
 """
 
 import functools
 import logging
+from typing import Any
 
+import flax
 import jax
 import jax.numpy as jnp
 import numpy as np
+from skimage.metrics import structural_similarity
 
 from crate_jax.data.own_pictures import fitted, picture_data
 from crate_jax.data.picture import decoded
 from crate_jax.errors import UserError, check_whole
 from crate_jax.evaluation.feature_store import batch_size_of, evenly_spaced, split_images
-from crate_jax.evaluation.masked_completion import complete, measure
 from crate_jax.evaluation.results import Result
 from crate_jax.figures import curves, masked_image, picture_grid
 from crate_jax.models.batches import over_images
 from crate_jax.models.masked_autoencoder import MaskedAutoencoder
+from crate_jax.operators.losses import patch_mse, standardised_patches
 from crate_jax.operators.masking import KINDS, example_masks
-from crate_jax.operators.patches import image_shape
-from crate_jax.training.objective import normalise
+from crate_jax.operators.patches import image_shape, patchify, unpatchify
+from crate_jax.training.objective import denormalise, normalise
 
 logger = logging.getLogger(__name__)
 
@@ -86,19 +93,10 @@ def of_split(subject, split, limit):
 
 
 def completed(subject, images_BxHxWxC, index_B, kind, ratio):
-    """Images of a split, completed at once: `Completed`.
-
-    Args:
-        subject: a `Subject` with a decoder.
-        images_BxHxWxC: uint8.
-        index_B: numbers of the examples, which their masks follow from.
-        kind, ratio: of the masks.
-    """
-    model, (mean, std) = subject.model.clone(mask_ratio=ratio), subject.statistics
+    """uint8 images of a split, completed; see `complete_tiles`."""
     key = jax.random.fold_in(jax.random.key(subject.config.seed), 0x5EED)
-    mask_BxN = example_masks(key, jnp.asarray(index_B), model.grid, ratio, kind=kind)
-    images_BxHxWxC = normalise(images_BxHxWxC, mean, std)
-    return complete(model, subject.params, images_BxHxWxC, mask_BxN, mean, std, subject.config.norm_pix_loss)
+    images_BxHxWxC = normalise(images_BxHxWxC, *subject.statistics)
+    return complete_tiles(subject, images_BxHxWxC, index_B, key=key, kind=kind, ratio=ratio)
 
 
 def measured(subject, images_NxHxWxC, index_N, kind, ratio):
@@ -161,24 +159,26 @@ def join(parts_BxHxWxC, tiles):
     return parts.transpose(0, 1, 3, 2, 4, 5).reshape(-1, rows * height, columns * width, channels)
 
 
-def complete_tiles(model, params, images_BxHxWxC, mean, std, norm_pix=False, *, kind="random", key, index_B=None):
+def complete_tiles(subject, images_BxHxWxC, index_B, *, key, kind="random", ratio=None):
     """Masks images, each a whole number of tiles of the network's own size, and completes them tile by tile.
 
     Args:
-        model, params, images_BxHxWxC, mean, std, norm_pix: as of `complete`.
-        kind, key: of the masks.
-        index_B: numbers of the images, which their masks follow from; None counts from 0.
+        subject: a `Subject` with a decoder.
+        images_BxHxWxC: normalised.
+        index_B: numbers of the images, which their masks follow from.
+        key, kind, ratio: of the masks; None is the network's own ratio.
 
     Returns:
         `Completed`, of the images joined again.
     """
+    model = subject.model if ratio is None else subject.model.clone(mask_ratio=ratio)
     own = image_shape(model.image_size)
     tiles = tuple(side // one for side, one in zip(images_BxHxWxC.shape[1:3], own, strict=True))
     batch, each = len(images_BxHxWxC), tiles[0] * tiles[1]
-    index_B = np.arange(batch) if index_B is None else np.asarray(index_B)
-    part_P = jnp.asarray((index_B[:, None] * each + np.arange(each)).reshape(-1))
+    part_P = jnp.asarray((np.asarray(index_B)[:, None] * each + np.arange(each)).reshape(-1))
     mask_PxN = example_masks(key, part_P, model.grid, model.mask_ratio, kind=kind)
-    found = complete(model, params, cut(images_BxHxWxC, tiles), mask_PxN, mean, std, norm_pix)
+    images_PxHxWxC, norm_pix = cut(images_BxHxWxC, tiles), subject.config.norm_pix_loss
+    found = complete(model, subject.params, images_PxHxWxC, mask_PxN, *subject.statistics, norm_pix)
     # a number a tile becomes one an image, tiles of pixels are joined
     return jax.tree.map(lambda x: x.reshape(batch, each).mean(1) if x.ndim == 1 else join(x, tiles), found)
 
@@ -197,7 +197,6 @@ def completed_pictures(subject, split, names):
     if not names or not split:
         return {}
     model, config = subject.model, subject.config
-    mean, std = subject.statistics
     try:
         source = subject.open_split(split)
     except UserError as error:  # the figure has held-out images as well, and these are a supplement to them
@@ -213,7 +212,110 @@ def completed_pictures(subject, split, names):
     shape, done = tuple(TILES * side for side in image_shape(model.image_size)), {}
     for number, name in enumerate(names):
         image = fitted(decoded(wanted[name].image, model.channels), shape, config.data.interpolation)
-        image = normalise(image[None], mean, std)
-        shown = complete_tiles(model, subject.params, image, mean, std, config.norm_pix_loss, key=key, index_B=[number])
-        (done[name],) = rows_of(shown)
+        image = normalise(image[None], *subject.statistics)
+        (done[name],) = rows_of(complete_tiles(subject, image, [number], key=key))
     return done
+
+
+@flax.struct.dataclass
+class Completed:
+    """What became of masked images; pixels, B x H x W x C, are from 0 to 1."""
+
+    masked_mse_B: Any  # in the units of the loss, a number an image
+    visible_mse_B: Any
+    original: Any
+    reconstruction: Any  # the prediction with the visible patches of the original
+    prediction: Any
+    mask: Any  # B x H x W x 1, 1 where removed
+
+
+def complete(model, params, images_BxHxWxC, mask_BxN, mean, std, norm_pix=False):
+    """Masks images and lets the network complete them.
+
+    Args:
+        model: `CrateMae` or `VitMae`; with mask_mode "drop" its mask_ratio is that of the masks.
+        params: its parameters.
+        images_BxHxWxC: normalised.
+        mask_BxN: 1 where removed.
+        mean, std: that the images were normalised with.
+        norm_pix: the network predicts standardised patches.
+
+    Returns:
+        `Completed`, on the host.
+    """
+    return jax.device_get(_complete(model, params, images_BxHxWxC, mask_BxN, mean, std, norm_pix))
+
+
+@functools.partial(jax.jit, static_argnums=(0, 4, 5, 6))
+def _complete(model, params, images_BxHxWxC, mask_BxN, mean, std, norm_pix):
+    size = model.patch_size
+    # on TPU a float32 product would else be made of bfloat16 passes
+    with jax.default_matmul_precision("highest" if jnp.dtype(model.dtype) == jnp.float32 else "default"):
+        prediction_BxNxF = model.apply({"params": params}, images_BxHxWxC, mask_BxN).prediction_BxNxF
+    prediction_BxNxF = prediction_BxNxF.astype(jnp.float32)
+    error_BxN = patch_mse(images_BxHxWxC, prediction_BxNxF, size, norm_pix)
+    patches_BxNxF = patchify(images_BxHxWxC, size)
+    if norm_pix:
+        _, mean_BxNx1, deviation_BxNx1 = standardised_patches(patches_BxNxF)
+        prediction_BxNxF = prediction_BxNxF * deviation_BxNx1 + mean_BxNx1
+    pasted_BxNxF = jnp.where(mask_BxN[..., None] > 0, prediction_BxNxF, patches_BxNxF)
+    grid = tuple(side // size for side in images_BxHxWxC.shape[1:3])
+
+    def pixels(patches_BxNxF):
+        return denormalise(unpatchify(patches_BxNxF, size, grid=grid), mean, std)
+
+    return Completed(
+        masked_mse_B=jnp.sum(error_BxN * mask_BxN, 1) / jnp.sum(mask_BxN, 1),
+        visible_mse_B=jnp.sum(error_BxN * (1 - mask_BxN), 1) / jnp.sum(1 - mask_BxN, 1),
+        original=denormalise(images_BxHxWxC, mean, std),
+        reconstruction=pixels(pasted_BxNxF),
+        prediction=pixels(prediction_BxNxF),
+        mask=unpatchify(jnp.broadcast_to(mask_BxN[..., None], (*mask_BxN.shape, size * size)), size, grid=grid),
+    )
+
+
+def psnr(original_BxHxWxC, reconstruction_BxHxWxC):
+    """Peak signal-to-noise ratio of each image, decibels: -10 log10 of the mean squared error; pixels from 0 to 1.
+
+    100 at most, so that an image without an error (black, say) leaves a finite mean.
+    """
+    axes = tuple(range(1, original_BxHxWxC.ndim))
+    error_B = np.mean(np.square(original_BxHxWxC.astype(np.float64) - reconstruction_BxHxWxC), axes)
+    return -10 * np.log10(np.maximum(error_B, 1e-10))
+
+
+def similarity_maps(original_BxHxWxC, reconstruction_BxHxWxC):
+    """Structural similarity (Wang et al. 2004), by scikit-image, windows of 7 pixels or what fits.
+
+    Returns:
+        (ssim_B, map_BxHxW): the mean of each image without its border, and the similarity around each pixel.
+    """
+    window = min(7, *original_BxHxWxC.shape[1:3])
+    settings = {"win_size": window - (window + 1) % 2, "channel_axis": -1, "data_range": 1.0, "full": True}
+    pairs = zip(original_BxHxWxC, reconstruction_BxHxWxC, strict=True)
+    found = [structural_similarity(one, other, **settings) for one, other in pairs]
+    return np.array([one for one, _ in found]), np.stack([one.mean(-1) for _, one in found])
+
+
+def measure(completed):
+    """Numbers of each image, a dictionary of arrays.
+
+    `psnr` and `ssim` compare the whole reconstruction, visible patches pasted, with the original: the fewer patches are
+    removed, the better they look. `masked_psnr` and `masked_ssim` are of the removed pixels alone. `masked_mse` and
+    `visible_mse` are in the units of the loss.
+    """
+    ssim_B, map_BxHxW = similarity_maps(completed.original, completed.reconstruction)
+    removed_BxHxW = completed.mask[..., 0]
+    error_BxHxW = np.mean(np.square(completed.original.astype(np.float64) - completed.reconstruction), -1)
+
+    def over_removed(values_BxHxW):
+        return (values_BxHxW * removed_BxHxW).sum((1, 2)) / removed_BxHxW.sum((1, 2))
+
+    return {
+        "masked_mse": completed.masked_mse_B,
+        "visible_mse": completed.visible_mse_B,
+        "psnr": psnr(completed.original, completed.reconstruction),
+        "masked_psnr": -10 * np.log10(np.maximum(over_removed(error_BxHxW), 1e-10)),
+        "ssim": ssim_B,
+        "masked_ssim": over_removed(map_BxHxW),
+    }

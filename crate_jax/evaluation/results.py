@@ -8,7 +8,6 @@ import dataclasses
 import json
 import math
 import os
-import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -104,24 +103,6 @@ def identity_in(found):
     """The identity of the parameters that a result is of; None where it does not say."""
     source = (found or {}).get("source")
     return source.get("parameters") if isinstance(source, dict) else None
-
-
-def suffix_of(data, own, existing=None):
-    """What the names of results on `data` end with: nothing for the run's own data.
-
-    Args:
-        data: the result's `data`.
-        own: (data set, split) of the run; None where results belong to no run (a checkpoint file).
-        existing: what the file without a suffix holds, if there is one.
-    """
-    here = (data["name"], data["split"])
-    if own is None:
-        held = (existing or {}).get("data")
-        own = (held.get("name"), held.get("split")) if isinstance(held, dict) else here
-    if here == tuple(own):
-        return ""
-    words = [data["name"]] if data["name"] != own[0] else [data["name"], data["split"]]
-    return "-" + "-".join(re.sub(r"[^A-Za-z0-9._=+-]+", "_", str(word)).strip("_") for word in words)
 
 
 def shown_as(value, form):

@@ -28,19 +28,12 @@ FOLDS = 5
 
 
 class Choice(NamedTuple):
-    """What the held-out part decided.
+    """What the held-out part decided."""
 
-    Attributes:
-        features: name of the features.
-        C: inverse regularisation, as scikit-learn's, on standardised features.
-        accuracy: on the held-out part, a fraction of one.
-        tried: dictionary from every name that was tried to its accuracy there, at its best C.
-    """
-
-    features: str
-    C: float
-    accuracy: float
-    tried: dict
+    features: str  # name of the features
+    C: float  # inverse regularisation, as scikit-learn's, on standardised features
+    accuracy: float  # on the held-out part, a fraction of one
+    tried: dict  # every name that was tried to its accuracy there, at its best C
 
 
 def held_out_mask(label_N):
@@ -129,26 +122,16 @@ def interval_of(accuracy, examples):
 
 
 def drawn(label_N, most, draw):
-    """Examples of each class, in the order of drawing; every K-per-class sample comes from here.
+    """index_KxM: M = `most` examples of each class 0 to K - 1, in the order of drawing; `draw` is the seed.
 
-    Args:
-        label_N: integers, 0 <= label < K.
-        most: examples a class.
-        draw: number of the draw, its seed.
-
-    Returns:
-        index_KxM.
+    Every K-per-class sample comes from here.
     """
     random = np.random.RandomState(draw)
     return np.stack([random.permutation(np.flatnonzero(label_N == label))[:most] for label in range(label_N.max() + 1)])
 
 
 def possible(label_N, shots):
-    """The numbers of examples a class that there are.
-
-    Args:
-        label_N: integers, 0 <= label < K.
-        shots: wanted; None is `SHOTS`, as far as they go; none if empty.
+    """The numbers of examples a class that there are, of those wanted; None is `SHOTS`, as far as they go.
 
     Raises:
         UserError: a class has fewer examples than one of `shots`.
@@ -165,10 +148,7 @@ def few_shot_classifiers(train, label_N, num_classes, Cs=STRENGTHS, *, shots, dr
     """Classifiers of a few examples; name and C are chosen by a part of each class's held out in turn.
 
     Args:
-        train: dictionary from name to features_NxG of the training set.
-        label_N: integers, 0 <= label < num_classes; only those of the drawn examples are used.
-        num_classes: K.
-        Cs: strengths to choose from, ascending.
+        train, label_N, num_classes, Cs: as of `choose`; only the labels of the drawn examples are used.
         shots: examples a class, several numbers.
         draws: how often they are drawn.
 

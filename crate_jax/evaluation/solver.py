@@ -14,7 +14,7 @@ the same number of iterations, and ten times as long to compile, once per shape.
 import dataclasses
 import functools
 import logging
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -34,22 +34,14 @@ IN_FLOAT32 = 2**30  # bytes of standardised features; larger ones are stored in 
 LOGITS = 2**26  # numbers of the logits that are in memory at once
 
 
-@dataclasses.dataclass(frozen=True)
-class Design:
-    """Standardised features in the basis in which they are solved for.
+class Design(NamedTuple):
+    """Standardised features in the basis in which they are solved for."""
 
-    Attributes:
-        x_NxR: coordinates, float32 (float16 if large).
-        spectrum_R: their mean squares.
-        basis_GxR: standardised features times this are `x_NxR`; None is the identity.
-        mean_G, scale_G: standardised = (features - mean) * scale; the scale of a constant feature is 0.
-    """
-
-    x_NxR: Any
-    spectrum_R: Any
-    basis_GxR: Any
+    x_NxR: Any  # coordinates, float32 (float16 if large)
+    spectrum_R: Any  # their mean squares
+    basis_GxR: Any  # standardised features times this are `x_NxR`; None is the identity
     mean_G: np.ndarray
-    scale_G: np.ndarray
+    scale_G: np.ndarray  # standardised = (features - mean) * scale; the scale of a constant feature is 0
 
 
 def chunks(features_NxG):
@@ -79,14 +71,7 @@ def _eigen(gram_RxR):
 
 
 def make_design(features_NxG):
-    """Standardises and rotates features.
-
-    Args:
-        features_NxG: any float type; may be memory-mapped, a chunk of rows is read at a time.
-
-    Returns:
-        A `Design`.
-    """
+    """Standardises and rotates features of any float type, which may be memory-mapped: chunks of rows are read."""
     (count, size), (mean_G, scale_G) = features_NxG.shape, moments(features_NxG)
 
     def standardised(part):
@@ -112,23 +97,15 @@ def make_design(features_NxG):
 
 @dataclasses.dataclass(frozen=True)
 class Classifier:
-    """A fitted classifier of features as they come, not standardised.
+    """A fitted classifier of features as they come, not standardised."""
 
-    Attributes:
-        kernel_GxK, bias_K: of standardised features.
-        mean_G, scale_G: of `Design`.
-        C: inverse regularisation, as scikit-learn's.
-        gradient: largest entry at the end.
-        iterations: of L-BFGS.
-    """
-
-    kernel_GxK: np.ndarray
+    kernel_GxK: np.ndarray  # of standardised features
     bias_K: np.ndarray
-    mean_G: np.ndarray
+    mean_G: np.ndarray  # of `Design`
     scale_G: np.ndarray
-    C: float
-    gradient: float
-    iterations: int
+    C: float  # inverse regularisation, as scikit-learn's
+    gradient: float  # largest entry at the end
+    iterations: int  # of L-BFGS
 
     @property
     def converged(self):
@@ -156,20 +133,13 @@ class Classifier:
         return np.concatenate(found)
 
 
-@dataclasses.dataclass(frozen=True)
-class Solutions:
-    """Solutions of F problems (folds) on one design, at one C.
+class Solutions(NamedTuple):
+    """Solutions of F problems (folds) on one design, at one C."""
 
-    Attributes:
-        kernel_FxRxK, bias_FxK: in the design's basis.
-        gradient_F: largest entry at the end of each.
-        iterations: of L-BFGS, which takes the problems together.
-    """
-
-    kernel_FxRxK: Any
+    kernel_FxRxK: Any  # in the design's basis
     bias_FxK: Any
-    gradient_F: np.ndarray
-    iterations: int
+    gradient_F: np.ndarray  # largest entry at the end of each
+    iterations: int  # of L-BFGS, which takes the problems together
 
 
 def solve(
@@ -283,15 +253,12 @@ def predictions(design, solutions):
 
 
 def fit(features_NxG, label_N, C, num_classes):
-    """A classifier fitted to convergence; a warning where it does not converge.
+    """A `Classifier` fitted to convergence; a warning where it does not converge.
 
     Args:
         features_NxG, label_N: the training set; labels from 0.
         C: inverse regularisation, as scikit-learn's, on standardised features.
         num_classes: K.
-
-    Returns:
-        A `Classifier`.
     """
     design = make_design(features_NxG)
     found = solve(design, label_N, num_classes, C, start=solve(design, label_N, num_classes, C / 10, tolerance=ROUGH))

@@ -3,9 +3,9 @@
 import dataclasses
 import functools
 import hashlib
-import json
 import logging
 import os
+import re
 from typing import Any
 
 import flax
@@ -19,7 +19,7 @@ from crate_jax.data.own_pictures import read_pictures
 from crate_jax.data.sources import open_source
 from crate_jax.distributed.jax_settings import check_jax_settings
 from crate_jax.errors import UserError
-from crate_jax.evaluation.results import identity_in, read_result, suffix_of, write_text
+from crate_jax.evaluation.results import identity_in, read_result
 from crate_jax.interop.checkpoint_file import MODEL, open_checkpoint, open_for
 from crate_jax.interop.tensor_files import check_finite
 from crate_jax.interop.torch_checkpoint import read_params
@@ -35,24 +35,15 @@ logger = logging.getLogger(__name__)
 
 @dataclasses.dataclass(frozen=True)
 class Subject:
-    """A network and where its results go.
-
-    Attributes:
-        model, params: the network; parameters on the host or one device.
-        config: its data set, seed and mesh.
-        out: the folder of results, an `epath.Path`.
-        source: a workdir or a file.
-        step: of the checkpoint; None where that is not known.
-        own_data: (data set, held-out split) of the run; None for a file.
-    """
+    """A network and where its results go."""
 
     model: Any
-    params: Any
-    config: Any
-    out: Any
-    source: str
-    step: int | None = None
-    own_data: tuple | None = None
+    params: Any  # on the host or one device
+    config: Any  # its data set, seed and mesh
+    out: Any  # the folder of results, an `epath.Path`
+    source: str  # a workdir or a file
+    step: int | None = None  # of the checkpoint; None where that is not known
+    own_data: tuple | None = None  # (data set, held-out split) of the run; None for a file
 
     @functools.cached_property
     def identity(self):
@@ -122,14 +113,18 @@ class Subject:
         return result.save(self.out, suffix=self.suffix(result.kind, result.numbers["data"]))
 
     def suffix(self, kind, data):
-        """What names of results on `data` (of `stamp`) end with: nothing for the run's own data set."""
-        existing = read_result(self.out / f"{kind}.json") if self.own_data is None else None
-        return suffix_of(data, self.own_data, existing)
+        """What names of results on `data` (of `stamp`) end with: nothing for the run's own data set.
 
-    def write(self, name, results):
-        """Writes results as JSON into the folder, whole or not at all; the first process does."""
-        if jax.process_index() == 0:
-            write_text(self.out / name, json.dumps(results, indent=2) + "\n")
+        Where results belong to no run, those of the first data set have no suffix.
+        """
+        here, own = (data["name"], data["split"]), self.own_data
+        if own is None:
+            held = (read_result(self.out / f"{kind}.json") or {}).get("data")
+            own = (held.get("name"), held.get("split")) if isinstance(held, dict) else here
+        if here == tuple(own):
+            return ""
+        words = [data["name"]] if data["name"] != own[0] else [data["name"], data["split"]]
+        return "-" + "-".join(re.sub(r"[^A-Za-z0-9._=+-]+", "_", str(word)).strip("_") for word in words)
 
     def best_features(self):
         """The features that `probe` chose for these parameters, or None."""

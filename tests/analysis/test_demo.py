@@ -52,6 +52,12 @@ def test_painted_patches_are_removed(crate):
     assert demo.painted_on({"layers": [mark]}).sum() == 1 and demo.painted_on(None) is None
 
 
+def test_a_picture_is_read_for_a_rectangular_network(crate, picture):
+    wide = types.SimpleNamespace(model=crate.model.clone(image_size=(8, 24)), images=np.zeros((1, 8, 24, 3)))
+    wide.config = crate.config
+    assert demo.Exhibit.read(wide, picture).shape == (8, 24, 3)
+
+
 def test_completion_is_the_networks(crate, picture):
     """Visible patches are the picture's, the others what the network predicts for this mask; the error is the loss."""
     pixels, mask = crate.read(picture), crate.mask(ratio=0.5)

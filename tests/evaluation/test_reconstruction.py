@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 import crate_jax
-from crate_jax.evaluation.masked_completion import complete, measure, psnr
+from crate_jax.evaluation.reconstruct import complete, measure, psnr
 from crate_jax.operators.masking import example_masks
 from crate_jax.training.objective import normalise
 from tests.evaluation.conftest import numbers_for
