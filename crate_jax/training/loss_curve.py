@@ -36,7 +36,8 @@ def plot_loss(metrics, path):
     axis.set_ylim(0, min(1.05 * losses[-1], 3 * losses[len(losses) // 2]))  # the first steps would flatten the rest
     rate = axis.twinx()
     rate.plot(steps, [line["learning_rate"] for line in lines], color="#999999", linewidth=0.8)
-    rate.set_ylabel("learning rate", color=GREY)
+    rate.set_ylabel("learning rate", color=GREY, fontsize=9)
+    rate.tick_params(labelsize=8)
     rate.set_ylim(bottom=0)
     save_figure(figure, path)
 
