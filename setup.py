@@ -31,6 +31,7 @@ BASE = [
     "matplotlib>=3.10,<4",
     "pillow>=11",
     "safetensors>=0.5,<1",
+    "flatbuffers>=24",  # jax.export writes with it and does not require it
     "jinja2>=3.1,<4",
     "tqdm>=4.66",
 ]

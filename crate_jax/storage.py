@@ -9,12 +9,20 @@ from etils import epath
 from crate_jax.errors import UserError
 
 GLOB = "*?[]"
-LIKE_BUCKETS = ("/gs/", "/s3/", "/az/", "/hf/")
+STORES = ("gs", "s3", "az", "hf")  # that epath knows
+LIKE_BUCKETS = tuple(f"/{store}/" for store in STORES)
 
 
 def is_remote(path):
-    """Whether a path is in an object store."""
-    return "://" in os.fspath(path)
+    """Whether a path is in an object store.
+
+    Raises:
+        UserError: it is an address of another kind, such as http://.
+    """
+    kind, found, _ = os.fspath(path).partition("://")
+    if found and kind not in STORES:
+        raise UserError(f"{path}: no files are read or written at {kind}://; name a local path, or one in gs://.")
+    return bool(found)
 
 
 def absolute(path):
@@ -44,10 +52,15 @@ def output_folder(text, flag="--workdir"):
             f"{flag}={text}: a folder with {' '.join(found)} in its name cannot hold checkpoints (they are patterns of "
             f"file names); take another name."
         )
-    return _folder(text, flag)
+    return folder_at(text, flag)
 
 
-def _folder(text, flag):
+def folder_at(text, flag):
+    """A folder as typed, `~` expanded, as an `epath.Path`; nothing is looked for.
+
+    Raises:
+        UserError: nothing is given, no home folder, or an address where no files are.
+    """
     text = os.fspath(text)
     if not text.strip():
         raise UserError(f"{flag}= is empty; name a folder, such as {flag}=workdirs/first.")
@@ -72,7 +85,7 @@ def check_writable(folder, flag):
     if is_remote(folder):
         make_folder(folder)  # which makes none there, and looks for the bucket
         return
-    path = absolute(_folder(folder, flag))
+    path = absolute(folder_at(folder, flag))
     while not path.exists() and path != path.parent:
         path = path.parent
     if not path.is_dir():
@@ -121,8 +134,11 @@ def write_whole(path, text):
 def storage_error(error):
     """What a storage library's exception says, in a line; None for an exception that is about something else.
 
-    TensorFlow, fsspec and Google's libraries raise errors of their own, which are no `OSError`.
+    TensorFlow, fsspec and Google's libraries raise errors of their own, which are no `OSError`; fsspec an ImportError
+    where the library of a store is missing.
     """
+    if isinstance(error, ImportError) and "gcsfs" in str(error):
+        return "this needs gcsfs: pip install 'crate-jax[gcs]'"
     kind = type(error)
     known = isinstance(error, OSError) or kind.__module__.partition(".")[0] in (
         "tensorflow",

@@ -1,9 +1,15 @@
-"""TensorFlow Datasets for the tests that prepare data sets with it; where it cannot be imported they are skipped.
+"""TensorFlow Datasets for the tests that prepare data sets with it; where that cannot be done they are skipped.
 
-It may be missing, or be beside a protobuf that is older than its generated code (Colab's GPU image).
+TensorFlow may be missing, which it prepares with, or it may be beside a protobuf that is older than its generated code
+(Colab's GPU image).
 """
 
+import importlib.util
+
 import pytest
+
+if importlib.util.find_spec("tensorflow") is None:
+    pytest.skip("TensorFlow Datasets prepares data sets with TensorFlow, which is missing", allow_module_level=True)
 
 try:
     import tensorflow_datasets as tfds

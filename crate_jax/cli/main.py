@@ -180,6 +180,8 @@ def _sentence(error):
     from crate_jax.storage import storage_error
 
     first = (str(error).strip() or type(error).__name__).splitlines()[0][:300]
+    if isinstance(error, ImportError) and storage_error(error) is not None:
+        return f"a gs:// path is given; {storage_error(error)}"
     if isinstance(error, RuntimeError) and "Unable to initialize backend" in str(error):
         return f"JAX_PLATFORMS={os.environ.get('JAX_PLATFORMS')}: {first}; unset it, or install jax for that platform."
     if not isinstance(error, OSError) and storage_error(error) is not None:

