@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING
 from crate_jax.version import __version__
 
 _PUBLIC = {
-    "crate_jax.pretrained": ("from_pretrained", "Pretrained", "list_networks", "load"),
+    "crate_jax.interop.named_networks": ("list_networks",),
+    "crate_jax.pretrained": ("from_pretrained", "Pretrained", "load"),
     "crate_jax.api": (
         *("pretrain", "probe", "knn", "reconstruct", "finetune", "analyze", "segment"),
         *("list_models", "list_configs"),
@@ -55,11 +56,12 @@ if TYPE_CHECKING:  # what an editor completes
     from crate_jax.errors import UserError
     from crate_jax.evaluation.features import extract_features
     from crate_jax.interop.checkpoint_file import load_torch_checkpoint
+    from crate_jax.interop.named_networks import list_networks
     from crate_jax.models.registry import create_model, init_params
     from crate_jax.models.trace import trace
     from crate_jax.operators.losses import masked_mse
     from crate_jax.operators.masking import random_mask
-    from crate_jax.pretrained import Pretrained, from_pretrained, list_networks, load
+    from crate_jax.pretrained import Pretrained, from_pretrained, load
 
 
 def __getattr__(name):

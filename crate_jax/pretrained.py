@@ -8,7 +8,6 @@ model, params = net
 
 import dataclasses
 import os
-import pathlib
 import tempfile
 from collections.abc import Iterator
 from typing import Any
@@ -28,6 +27,7 @@ from crate_jax.extras import library
 from crate_jax.figures import picture_grid
 from crate_jax.interop.checkpoint_file import MODEL, ParamsCheckpoint, weights_in, write_folder
 from crate_jax.interop.export import write_official
+from crate_jax.interop.named_networks import list_networks, located
 from crate_jax.interop.tensor_files import local_target
 from crate_jax.models.masked_autoencoder import MaskedAutoencoder
 from crate_jax.models.registry import num_parameters
@@ -35,9 +35,6 @@ from crate_jax.operators.masking import KINDS
 from crate_jax.operators.patches import image_shape
 from crate_jax.training.objective import normalise
 from crate_jax.version import __version__
-
-NETWORKS = pathlib.Path(__file__).parent / "networks"
-HUB = "hf://"
 
 
 @dataclasses.dataclass(frozen=True, repr=False)
@@ -242,11 +239,6 @@ class Reconstruction:
         return picture_grid(rows, columns=TITLES, side=1.4, caption=caption)
 
 
-def list_networks() -> list[str]:
-    """Names of the trained networks that ship with the package."""
-    return sorted(folder.name for folder in NETWORKS.glob("*") if (folder / MODEL).is_file())
-
-
 @names_arguments
 def from_pretrained(source, *, step: int | None = None, **overrides) -> Pretrained:
     """A trained network.
@@ -267,12 +259,7 @@ def from_pretrained(source, *, step: int | None = None, **overrides) -> Pretrain
     if step is not None:
         check_whole("step", step, 0)
     text, leaves = os.path.expanduser(str(source)), [(f"model.{name}", value) for name, value in overrides.items()]
-    if text.startswith(HUB):
-        path = downloaded(text)
-    elif (NETWORKS / text / MODEL).is_file() and not pathlib.Path(text).exists():
-        path = NETWORKS / text
-    else:
-        path = text
+    path = located(text)
     from etils import epath
 
     folder = epath.Path(path)
@@ -286,7 +273,7 @@ def from_pretrained(source, *, step: int | None = None, **overrides) -> Pretrain
         )
     if step is not None:
         raise UserError(f"step={step}: {text} is no workdir, so it holds one step only; leave step out.")
-    subject = of_checkpoint(str(path), overrides=leaves)
+    subject = of_checkpoint(path, overrides=leaves)
     out = epath.Path(tempfile.gettempdir()) / f"crate_jax-{subject.identity}"
     return Pretrained(dataclasses.replace(subject, out=out, source=text))
 
@@ -304,19 +291,3 @@ def load(workdir, step: int | None = None) -> tuple:
     """
     subject = of_run(str(workdir), step=step)
     return subject.model, subject.params
-
-
-def downloaded(address):
-    """The local folder of "hf://org/name[@revision]".
-
-    Raises:
-        UserError: no such repository, or no huggingface_hub.
-    """
-    name, _, revision = address.removeprefix(HUB).strip("/").partition("@")
-    if name.count("/") != 1:
-        raise UserError(f"{address}: write hf://ORG/NAME or hf://ORG/NAME@REVISION.")
-    try:
-        hub, endpoint = library("huggingface_hub", "hub", "hf://"), os.environ.get("HF_ENDPOINT")
-        return hub.snapshot_download(name, revision=revision or None, endpoint=endpoint)
-    except (OSError, ValueError) as error:  # the hub's errors are kinds of these
-        raise UserError(f"{address}: {(str(error).strip().splitlines() or [type(error).__name__])[0]}") from error

@@ -7,11 +7,16 @@ import argparse
 
 from crate_jax.errors import WORD, UserError, check_real, check_whole
 
+CHECKPOINT = (
+    "instead of --workdir: a .pth, .safetensors, what `convert` wrote, hf://ORG/NAME, or the name of a network that "
+    "ships (photographs)"
+)
+
 
 def add_subject_arguments(parser, out="folder of the results; needed with --checkpoint"):
     """`--workdir=D`, or `--checkpoint=P --config=F --out=DIR`: what is evaluated."""
     parser.add_argument("--workdir", help="of a pretrain or finetune; results are written there")
-    parser.add_argument("--checkpoint", help="instead of --workdir: a .pth, .safetensors, or what `convert` wrote")
+    parser.add_argument("--checkpoint", help=CHECKPOINT)
     parser.add_argument("--config", help="with --checkpoint: file or name of the config that says the data set")
     parser.add_argument("--out", help=out)
 

@@ -9,13 +9,15 @@ Results: finetune.json and figures/finetune.png, or with --labels_per_class=K fe
 pre-trained network, the same from scratch and raw pixels on K examples per class, means over --draws draws.
 """
 
+from crate_jax.cli.arguments import CHECKPOINT
+
 
 def add_arguments(parser):
     """Flags; `--config.a.b=VALUE` overrides any leaf of the recipe."""
     from crate_jax.cli.arguments import whole
 
     parser.add_argument("--workdir", help="of a pretrain")
-    parser.add_argument("--checkpoint", help="instead of --workdir: a .pth, .safetensors, or what `convert` wrote")
+    parser.add_argument("--checkpoint", help=CHECKPOINT)
     parser.add_argument("--config", help="the recipe: a file or an installed config (default: by the data set's size)")
     parser.add_argument("--out", help="folder of this training (default: WORKDIR/finetune/RECIPE)")
     parser.add_argument("--labels_per_class", type=whole(1), help="train on K examples per class, and from scratch too")

@@ -21,6 +21,7 @@ from crate_jax.distributed.jax_settings import check_jax_settings
 from crate_jax.errors import UserError
 from crate_jax.evaluation.results import identity_in, read_result
 from crate_jax.interop.checkpoint_file import MODEL, open_checkpoint, open_for
+from crate_jax.interop.named_networks import located
 from crate_jax.interop.tensor_files import check_finite
 from crate_jax.interop.torch_checkpoint import read_params
 from crate_jax.models.registry import boxed_shapes, create_model, init_params
@@ -170,7 +171,8 @@ def of_checkpoint(path, config=None, out=".", *, with_decoder=False, overrides=(
     """A checkpoint file as a subject. What the file holds counts over what `config` says of the network.
 
     Args:
-        path: `.pth`, `.safetensors`, or a folder that `convert` or `Pretrained.save` wrote.
+        path: `.pth`, `.safetensors`, a folder that `convert` or `Pretrained.save` wrote, or the name of a network
+            (`interop.named_networks`).
         config: says the data set, and by its `model.*` what the file does not hold; None is the config saved beside the
             file, else the defaults.
         out: folder of results.
@@ -180,11 +182,12 @@ def of_checkpoint(path, config=None, out=".", *, with_decoder=False, overrides=(
     Raises:
         UserError: as `interop.checkpoint_file.open_checkpoint`.
     """
+    where = located(path)
     if config is None:
-        ours = all((epath.Path(path) / name).exists() for name in ("config.json", MODEL))
-        config = read_config(path, overrides) if ours else override(default_config(), overrides)
+        ours = all((epath.Path(where) / name).exists() for name in ("config.json", MODEL))
+        config = read_config(where, overrides) if ours else override(default_config(), overrides)
     explicit = {name.removeprefix("model.") for name, _ in overrides if name.startswith("model.")}
-    opened = open_for(path, model_overrides(config), explicit)
+    opened = open_for(where, model_overrides(config), explicit)
     if with_decoder and opened.encoder_only:
         raise UserError(f"{path} holds an encoder only, and this needs its decoder; fetch the file that has both.")
     network = {leaf: None for leaf in LEAVES if leaf.startswith("model.") and LEAVES[leaf].default is None}

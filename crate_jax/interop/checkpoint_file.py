@@ -11,6 +11,7 @@ import pathlib
 import numpy as np
 
 from crate_jax.errors import UserError
+from crate_jax.interop.named_networks import located
 from crate_jax.interop.network import by_layer, needs_decoder, parameter_shapes
 from crate_jax.interop.tensor_files import finished, open_tensors, write_safetensors
 from crate_jax.interop.torch_checkpoint import OfficialCheckpoint, check_shapes, given, read_params
@@ -77,12 +78,13 @@ def open_checkpoint(path, overrides):
 
     Args:
         path: `.pth`, `.safetensors` (or the `.index.json` of several), a folder that `convert --to=flax` wrote, or
-            one with such a file under the hub's name.
+            one with such a file under the hub's name; or the name of a network (`named_networks`).
         overrides: attributes of the network.
 
     Raises:
         UserError: unreadable, of another network, or with a tensor missing or of a wrong shape.
     """
+    path = located(path)
     if is_remote(path):
         raise UserError(f"{path}: checkpoint files are read from a local disk; copy it here first, and name the copy.")
     path = pathlib.Path(path).expanduser()

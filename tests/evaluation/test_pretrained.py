@@ -12,9 +12,10 @@ import pytest
 from PIL import Image
 
 import crate_jax
-from crate_jax import pretrained
 from crate_jax.cli.main import main
 from crate_jax.errors import UserError
+from crate_jax.evaluation.subject import of_checkpoint
+from crate_jax.interop import named_networks
 from tests.evaluation import hub
 
 
@@ -187,10 +188,11 @@ def test_official_tensors_in_an_npz(net, tmp_path):
 
 
 def test_a_network_that_ships_and_one_from_the_hub(net, tmp_path, monkeypatch):
-    monkeypatch.setattr(pretrained, "NETWORKS", tmp_path)
+    monkeypatch.setattr(named_networks, "NETWORKS", tmp_path)
     net.save(tmp_path / "digits")
     assert crate_jax.list_networks() == ["digits"]
     assert crate_jax.from_pretrained("digits").subject.identity == net.subject.identity
+    assert of_checkpoint("digits").identity == net.subject.identity  # --checkpoint=digits
     with pytest.raises(UserError, match="did you mean digits"):
         crate_jax.from_pretrained("digit")
     asked = []

@@ -7,7 +7,7 @@ import pytest
 from matplotlib.cbook import get_sample_data
 
 import crate_jax
-from crate_jax.pretrained import NETWORKS
+from crate_jax.interop.named_networks import NETWORKS
 
 FOLDER = NETWORKS / "photographs"
 
