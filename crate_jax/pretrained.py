@@ -18,7 +18,7 @@ import numpy as np
 
 from crate_jax.config import model_overrides, to_json
 from crate_jax.data.own_pictures import fitted, read_picture
-from crate_jax.errors import UserError, check_real, check_whole, names_arguments, nearest
+from crate_jax.errors import UserError, check_real, check_whole, first_line, names_arguments, nearest
 from crate_jax.evaluation.features import check_images, extract_features
 from crate_jax.evaluation.reconstruct import NOTE, TITLES, complete_tiles, rows_of
 from crate_jax.evaluation.results import identity_in, read_result, write_text
@@ -204,7 +204,7 @@ class Pretrained:
                 message = f"crate_jax {__version__}, parameters {self.subject.identity}"
                 return str(api.upload_folder(repo_id=repo_id, folder_path=folder, commit_message=message))
             except (OSError, ValueError) as error:  # the hub's errors are kinds of these
-                raise UserError(f"push_to_hub({repo_id!r}): {str(error).strip().splitlines()[0]}") from error
+                raise UserError(f"push_to_hub({repo_id!r}): {first_line(error)}") from error
 
 
 CARD = ("accuracy", "untrained_accuracy", "masked_mse", "masked_psnr")  # of the results, on the card

@@ -9,7 +9,7 @@ import os
 import sys
 
 from crate_jax.distributed.quiet import quiet_libraries
-from crate_jax.errors import UserError, nearest
+from crate_jax.errors import UserError, first_line, nearest
 
 COMMANDS = {
     "pretrain": "train a masked autoencoder; run again with the same workdir to resume",
@@ -179,7 +179,7 @@ def _sentence(error):
     """What a person reads of an exception of a library that is about their machine or bucket; None for any other."""
     from crate_jax.storage import storage_error
 
-    first = (str(error).strip() or type(error).__name__).splitlines()[0][:300]
+    first = first_line(error)[:300]
     if isinstance(error, ImportError) and storage_error(error) is not None:
         return f"a gs:// path is given; {storage_error(error)}"
     if isinstance(error, RuntimeError) and "Unable to initialize backend" in str(error):

@@ -21,7 +21,7 @@ import traceback
 import jax
 
 from crate_jax.distributed.cluster import find_cluster
-from crate_jax.errors import UserError
+from crate_jax.errors import UserError, first_line
 from crate_jax.processes import cluster
 
 logger = logging.getLogger(__name__)
@@ -67,7 +67,7 @@ def joined(settings, signals=None, trains=True):
         jax.distributed.initialize(**found, **timeouts)
     except (RuntimeError, ValueError, OSError) as error:
         raise LostHost(
-            f"the processes of this run did not find each other ({_first_line(error)}); start all of them within "
+            f"the processes of this run did not find each other ({first_line(error)}); start all of them within "
             f"distributed.join_seconds={settings.join_seconds}, with the same coordinator."
         ) from error
     ended = threading.Event()
@@ -178,12 +178,12 @@ def abandon(error):
     elif _is_about_another_host(error):
         code = LOST_HOST
         sentence = (
-            f"another host of this run was lost ({_first_line(error)}); its own log says why. Run the same command "
+            f"another host of this run was lost ({first_line(error)}); its own log says why. Run the same command "
             f"again to resume."
         )
     else:
         traceback.print_exception(error)
-        sentence = f"this host failed, and leaves the others ({type(error).__name__}: {_first_line(error)})"
+        sentence = f"this host failed, and leaves the others ({type(error).__name__}: {first_line(error)})"
     _ending.append(code)
     _say(sentence)
     text = json.dumps([code, sentence])
@@ -213,8 +213,3 @@ def _is_about_another_host(error):
     """XLA's collectives and JAX's coordination service say so in words only."""
     text = str(error).lower()
     return isinstance(error, RuntimeError | ValueError) and any(sign in text for sign in _SIGNS)
-
-
-def _first_line(error):
-    lines = str(error).strip().splitlines()
-    return lines[0][:300] if lines else type(error).__name__

@@ -21,7 +21,7 @@ import ml_dtypes
 import numpy as np
 import safetensors
 
-from crate_jax.errors import UserError
+from crate_jax.errors import UserError, first_line
 from crate_jax.interop.state_dicts import OURS, bare_names, description_of, folded, state_of
 from crate_jax.storage import is_remote
 
@@ -88,9 +88,7 @@ class SafetensorsSource(Source):
                 (length,) = struct.unpack("<Q", file.read(8))
                 self.header, self.start = json.loads(file.read(length)), 8 + length
         except (safetensors.SafetensorError, OSError, ValueError, struct.error) as error:
-            raise UserError(
-                f"{path} is no readable safetensors file ({_first_line(error)}); fetch it again."
-            ) from error
+            raise UserError(f"{path} is no readable safetensors file ({first_line(error)}); fetch it again.") from error
         self.header.pop("__metadata__", None)
         self.names = bare(self.header, path)
         shapes = {bare: tuple(self.header[name]["shape"]) for bare, name in self.names.items()}
@@ -107,7 +105,7 @@ class SafetensorsSource(Source):
                 content = np.frombuffer(file.read(last - first), DTYPES[entry["dtype"]])
             return np.asarray(content.reshape(entry["shape"]), np.float32)
         except (OSError, ValueError) as error:
-            raise UserError(f"{self.path}: tensor {name} cannot be read ({_first_line(error)})") from error
+            raise UserError(f"{self.path}: tensor {name} cannot be read ({first_line(error)})") from error
 
 
 class NumpySource(Source):
@@ -125,7 +123,7 @@ class NumpySource(Source):
                         )
                         shapes[entry.removesuffix(".npy")] = read(file)[0]
         except (OSError, ValueError, zipfile.BadZipFile) as error:
-            raise UserError(f"{path} is no readable NumPy archive ({_first_line(error)}); fetch it again.") from error
+            raise UserError(f"{path} is no readable NumPy archive ({first_line(error)}); fetch it again.") from error
         super().__init__(path, shapes, {})
 
     def _read(self, name):
@@ -133,7 +131,7 @@ class NumpySource(Source):
             with np.load(self.path, allow_pickle=False) as archive:
                 return np.asarray(archive[name], np.float32)
         except (OSError, ValueError, TypeError, zipfile.BadZipFile) as error:
-            raise UserError(f"{self.path}: array {name} cannot be read ({_first_line(error)})") from error
+            raise UserError(f"{self.path}: array {name} cannot be read ({first_line(error)})") from error
 
 
 class TorchSource(Source):
@@ -155,7 +153,7 @@ class TorchSource(Source):
                 tensor = tensor.dequantize()
             return tensor.detach().to_dense().float().numpy()
         except (RuntimeError, ValueError, TypeError) as error:
-            raise UserError(f"{self.path}: tensor {name} cannot be read ({_first_line(error)})") from error
+            raise UserError(f"{self.path}: tensor {name} cannot be read ({first_line(error)})") from error
 
 
 class Shards(Source):
@@ -166,7 +164,7 @@ class Shards(Source):
             placed = dict(json.loads(path.read_text())["weight_map"])
             files = {file: path.parent / file for file in sorted(set(placed.values()))}
         except (OSError, ValueError, KeyError, TypeError) as error:
-            raise UserError(f"{path} does not say in which file each tensor is ({_first_line(error)}).") from error
+            raise UserError(f"{path} does not say in which file each tensor is ({first_line(error)}).") from error
         # a prefix shows in the names of all files together
         parts = {name: _open_one(file, lambda names, _: {one: one for one in names}) for name, file in files.items()}
         absent = [name for name, file in placed.items() if name not in parts[file].shapes]
@@ -280,10 +278,6 @@ def _what_is_wrong(path, text):
         f"{path} holds more than tensors{what}; it is not loaded, since that could run code. Where it was written, "
         "save the tensors alone: torch.save(model.state_dict(), PATH)."
     )
-
-
-def _first_line(error):
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
 
 
 def write_safetensors(path, shapes, read, description):

@@ -10,7 +10,7 @@ import os
 import re
 import time
 
-from crate_jax.errors import UserError
+from crate_jax.errors import UserError, first_line
 
 _ENVIRONMENT = {  # libtpu requires these of a TPU's machine; nothing runs, so any will do
     "TPU_SKIP_MDS_QUERY": "1",
@@ -85,7 +85,7 @@ def topology_devices(topology):
     try:
         found = topologies.get_topology_desc(platform="tpu", topology_name=topology.name, **topology.options)
     except Exception as error:  # libtpu's and jax's kinds differ from version to version
-        words = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        words = first_line(error)
         raise UserError(f"--topology={topology.name}: libtpu refuses it: {words[:300]}") from error
     return found.devices
 

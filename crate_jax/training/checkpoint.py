@@ -11,10 +11,10 @@ import jax.numpy as jnp
 import orbax.checkpoint as ocp
 from etils import epath
 
-from crate_jax.errors import UserError
+from crate_jax.errors import UserError, first_line
 from crate_jax.processes import agreed, wait_for_all
 from crate_jax.storage import absolute, is_remote, storage_error
-from crate_jax.training.whole_checkpoint import unreadable
+from crate_jax.training.whole_checkpoint import refuse_if_storage_failed, unreadable
 
 logger = logging.getLogger(__name__)
 
@@ -101,7 +101,7 @@ class Checkpoints:
         if of_jax or (words is None and not isinstance(error, ValueError | RuntimeError)):
             return error
         full = "no space left" in str(error).lower()
-        why = "the disk is full" if full else words or str(error).strip().split("\n")[0][:300]
+        why = "the disk is full" if full else words or first_line(error)[:300]
         todo = "free space there" if full or not is_remote(self.folder) else "see that the bucket can be written"
         return UserError(
             f"the checkpoint of step {self._saving} could not be written to {self.folder}: {why}. Older ones are "
@@ -166,7 +166,8 @@ class Checkpoints:
             except Exception as error:  # Orbax and TensorStore raise many kinds for a damaged file
                 if jax.process_count() > 1 or isinstance(error, jax.errors.JaxRuntimeError):
                     raise  # the latter: want of memory, say, for which no checkpoint is set aside
-                wrong = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+                refuse_if_storage_failed(self.folder / str(step), error)
+                wrong = first_line(error)
         logger.warning("the checkpoint of step %d cannot be read (%s); trying the one before", step, wrong[:300])
         return None
 
@@ -208,5 +209,6 @@ class Checkpoints:
             except jax.errors.JaxRuntimeError:  # a lost host, or memory: an older checkpoint is no better
                 raise
             except Exception as error:
+                refuse_if_storage_failed(self.folder / str(step_now), error)
                 logger.warning("the checkpoint of step %d cannot be read: %s", step_now, str(error)[:200])
         raise UserError(f"the checkpoints in {self.folder} cannot be read, or belong to another network.")

@@ -11,6 +11,7 @@ from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
 from crate_jax.distributed.sharding import replicated
+from crate_jax.errors import first_line
 from crate_jax.training.loop import Observer
 from crate_jax.training.metrics_file import MetricsFile
 from crate_jax.training.progress import in_notebook
@@ -89,8 +90,7 @@ class Logs(Observer):
                 work()
             except Exception as error:  # a full disk, a bucket's or server's refusal: the writer's own errors are many
                 self._writer = None
-                first = (str(error).strip() or type(error).__name__).splitlines()[0][:200]
-                logger.warning("nothing more is written to %s: %s", self._name, first)
+                logger.warning("nothing more is written to %s: %s", self._name, first_line(error)[:200])
 
         self._thread.submit(guarded)
 

@@ -10,8 +10,10 @@ import json
 import jax
 import numpy as np
 
+from crate_jax.errors import UserError, first_line
 from crate_jax.storage import absolute, is_remote
 
+STORAGE_FAILED = ("UNAVAILABLE", "DEADLINE_EXCEEDED", "PERMISSION_DENIED", "UNAUTHENTICATED", "RESOURCE_EXHAUSTED")
 READS_AT_ONCE = 16  # of stored values, so that a large checkpoint does not stand in the host's memory
 
 
@@ -60,5 +62,27 @@ def _unreadable_share(folder, items, part, parts):
                     if read.result().state != "value":
                         return f"{item} lacks a value"
         except (ValueError, OSError) as error:
-            return str(error).splitlines()[0][:200]
+            refuse_if_storage_failed(folder, error)
+            return first_line(error)[:200]
     return None
+
+
+def refuse_if_storage_failed(folder, error):
+    """Ends a restore whose storage does not answer: the checkpoint may be whole, and is not passed over or renamed.
+
+    Args:
+        folder: of the checkpoint.
+        error: raised while it was read. TensorStore's are ValueErrors that begin with the status.
+
+    Raises:
+        UserError: the error is the storage's, not of what is stored.
+    """
+    found = error
+    while found is not None:  # Orbax wraps what TensorStore raises
+        of_disk = isinstance(found, OSError) and not isinstance(found, FileNotFoundError | NotADirectoryError)
+        if of_disk or str(found).startswith(STORAGE_FAILED):
+            raise UserError(
+                f"the checkpoint {folder} cannot be read now ({first_line(found)[:200]}). It is kept; see that its "
+                f"storage answers, and run the same command again."
+            ) from error
+        found = found.__cause__

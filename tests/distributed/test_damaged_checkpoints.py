@@ -2,6 +2,7 @@
 
 import os
 import pathlib
+import re
 import shutil
 import subprocess
 import time
@@ -146,3 +147,33 @@ def test_a_host_lost_while_reading_is_not_taken_for_a_damaged_checkpoint(tmp_pat
     with pytest.raises(jax.errors.JaxRuntimeError, match="Gloo AllGather"):
         checkpoints.restore_newest(abstract())
     assert not caplog.records
+
+
+@pytest.mark.parametrize(
+    "failure", [OSError(5, "Input/output error"), ValueError("UNAVAILABLE: the bucket does not answer")], ids=str
+)
+def test_storage_that_fails_is_no_damage(tmp_path, monkeypatch, failure):
+    """A whole checkpoint was renamed broken_2, and the run went on from the one before."""
+    checkpoints = saved(tmp_path / "c", (1, 2), keep=2)
+
+    def fails(*_, **__):
+        try:
+            raise failure
+        except Exception as error:
+            raise Exception("Encountered error while reading array index") from error  # Orbax's kind and words
+
+    monkeypatch.setattr(checkpoints._manager, "restore", fails)
+    with pytest.raises(UserError, match=rf"c/2 cannot be read now \({re.escape(str(failure))}.* It is kept"):
+        checkpoints.restore_newest(abstract())
+    with pytest.raises(UserError, match="c/2 cannot be read now"):
+        checkpoints.restore_item("params", abstract().params)
+
+    def raises(*_, **__):
+        raise failure
+
+    monkeypatch.setattr("tensorstore.KvStore.open", raises)
+    with pytest.raises(UserError, match="cannot be read now"):
+        _unreadable_share(checkpoints.folder / "2", ("params",), 0, 1)
+    monkeypatch.undo()
+    assert sorted(path.name for path in (tmp_path / "c").iterdir()) == ["1", "2"]
+    assert int(Checkpoints(tmp_path / "c", keep=2).restore_newest(abstract()).step) == 2
