@@ -71,8 +71,8 @@ def run(arguments):
     if jax.process_index() == 0:
         if arguments.labels_per_class:
             print(
-                f"{result.labels_per_class} labels a class, {result.draws} draws: pre-trained {result.pretrained:.1%}, "
-                f"from scratch {result.from_scratch:.1%}, raw pixels {result.raw_pixels:.1%}"
+                f"{result.labels_per_class} labels per class, {result.draws} draws: pre-trained "
+                f"{result.pretrained:.1%}, from scratch {result.from_scratch:.1%}, raw pixels {result.raw_pixels:.1%}"
             )
         else:
             print(f"{result.accuracy:.1%} on {result.test_examples} examples, after {result.steps} steps: {out}")

@@ -24,7 +24,7 @@ def probe_figure(results, depth):
     figure, ((left, right),) = panels(2, size=(4.7, 4.0), width_ratios=(1, 1.25))
     _by_layer(left, results, depth)
     groups = [
-        (f"{k} a class\n{results['few_shot_draws']} draws", one) for k, one in results.get("few_shot", {}).items()
+        (f"{k} per class\n{results['few_shot_draws']} draws", one) for k, one in results.get("few_shot", {}).items()
     ]
     bars(right, [*groups, (f"all {results['train_examples']}\nexamples", results)], KINDS)
     right.set_title(f"test set, {results['test_examples']} examples", fontsize=10)
@@ -164,7 +164,7 @@ def few_labels_figure(results):
     figure, ((axis,),) = panels(1, size=(5.2, 3.5))
     bars(axis, [("", results)], kinds)
     axis.set_xticks([])
-    counts = f"{results['labels_per_class']} labels a class, {results['draws']} draws"
+    counts = f"{results['labels_per_class']} labels per class, {results['draws']} draws"
     axis.set_xlabel(f"{counts}; {results['test_examples']} test examples", fontsize=9)
     axis.legend(fontsize=8, frameon=False, loc="upper left", ncols=3, columnspacing=1)
     return figure
