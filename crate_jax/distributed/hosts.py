@@ -26,6 +26,7 @@ from crate_jax.processes import cluster
 
 logger = logging.getLogger(__name__)
 
+ABORTS = (0, 9, 2)  # jax from here on aborts where it loses a host, which can be caught; before, it exits with code 1
 LOST_HOST = 175  # exit code of a run that lost a host or stalled: launchers start it again
 _LOOK_SECONDS = 0.5  # between looks whether another host has failed
 _NOTICE_SECONDS = 2.0  # that a failing host gives the others to hear why
@@ -80,6 +81,12 @@ def joined(settings, signals=None, trains=True):
             signal.signal(signal.SIGTERM, functools.partial(_preempted, settings.preemption_exit_code))
         if jax.process_index() == 0:
             logger.info("%d processes with %d devices", jax.process_count(), jax.device_count())
+            if jax.__version_info__ < ABORTS:
+                logger.warning(
+                    "jax %s ends the hosts that lost another one with exit code 1, not %d, and launchers do not retry "
+                    "that; for several hosts, install jax %s or later",
+                    *(jax.__version__, LOST_HOST, ".".join(map(str, ABORTS))),
+                )
         else:
             logging.getLogger().setLevel(logging.WARNING)
         with contextlib.redirect_stdout(sys.stdout if jax.process_index() == 0 else open(os.devnull, "w")):

@@ -6,6 +6,9 @@ import signal
 import sys
 import time
 
+import jax
+
+from crate_jax.distributed.hosts import ABORTS
 from tests.distributed.pods import pair
 
 WAITS = """
@@ -23,6 +26,7 @@ main.COMMANDS["wait"], main.COMPUTES = "waits", {"wait"}
 sys.exit(main.main(["wait", *sys.argv[1:]]))
 """
 WORDS = [sys.executable, "-c", WAITS]
+LOST = 175 if jax.__version_info__ >= ABORTS else 1  # older ones exit by themselves
 
 
 def until_joined(hosts):
@@ -56,8 +60,8 @@ def test_a_command_that_does_not_train_is_stopped_on_all_hosts():
 def test_a_host_that_waits_for_others_in_vain_gives_up():
     words = [*WORDS, "--config.distributed.join_seconds=3"]
     ends = pair(words, words, alone=True)
-    assert [code for code, _ in ends] == [175, 175], ends
-    assert all("crate-jax: " in text and "Traceback" not in text for _, text in ends), ends
+    assert [code for code, _ in ends] == [LOST, LOST], ends
+    assert LOST == 1 or all("crate-jax: " in text and "Traceback" not in text for _, text in ends), ends
 
 
 def test_a_host_that_falls_silent_is_given_up():
@@ -71,4 +75,5 @@ def test_a_host_that_falls_silent_is_given_up():
 
     words = [*WORDS, "--config.distributed.lost_host_seconds=4"]
     (code, text), _ = pair(words, words, at_start=freeze)
-    assert code == 175 and "host 0: another host of this run was lost" in text, text
+    assert code == LOST, text
+    assert ("host 0: another host of this run was lost" if LOST > 1 else "another task died") in text, text
