@@ -10,6 +10,7 @@ from crate_jax.errors import UserError
 
 GLOB = "*?[]"
 STORES = ("gs", "s3", "az", "hf")  # that epath knows
+LIBRARIES = {"gcsfs": "'crate-jax[gcs]'", "s3fs": "s3fs", "adlfs": "adlfs"}  # of fsspec's, and what has them
 LIKE_BUCKETS = tuple(f"/{store}/" for store in STORES)
 
 
@@ -137,8 +138,9 @@ def storage_error(error):
     TensorFlow, fsspec and Google's libraries raise errors of their own, which are no `OSError`; fsspec an ImportError
     where the library of a store is missing.
     """
-    if isinstance(error, ImportError) and "gcsfs" in str(error):
-        return "this needs gcsfs: pip install 'crate-jax[gcs]'"
+    for library, package in LIBRARIES.items():
+        if isinstance(error, ImportError) and library in str(error):
+            return f"this needs {library}: pip install {package}"
     kind = type(error)
     known = isinstance(error, OSError) or kind.__module__.partition(".")[0] in (
         "tensorflow",

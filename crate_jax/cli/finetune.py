@@ -9,12 +9,10 @@ Results: finetune.json and figures/finetune.png, or with --labels_per_class=K fe
 pre-trained network, the same from scratch and raw pixels on K examples per class, means over --draws draws.
 """
 
-from crate_jax.cli.arguments import CHECKPOINT
-
 
 def add_arguments(parser):
     """Flags; `--config.a.b=VALUE` overrides any leaf of the recipe."""
-    from crate_jax.cli.arguments import whole
+    from crate_jax.cli.arguments import CHECKPOINT, whole
 
     parser.add_argument("--workdir", help="of a pretrain")
     parser.add_argument("--checkpoint", help=CHECKPOINT)

@@ -179,12 +179,12 @@ def _sentence(error):
     """What a person reads of an exception of a library that is about their machine or bucket; None for any other."""
     from crate_jax.storage import storage_error
 
-    first = first_line(error)[:300]
-    if isinstance(error, ImportError) and storage_error(error) is not None:
-        return f"a gs:// path is given; {storage_error(error)}"
+    first, words = first_line(error)[:300], storage_error(error)
+    if isinstance(error, ImportError) and words is not None:
+        return f"a path in an object store is given; {words}"
     if isinstance(error, RuntimeError) and "Unable to initialize backend" in str(error):
         return f"JAX_PLATFORMS={os.environ.get('JAX_PLATFORMS')}: {first}; unset it, or install jax for that platform."
-    if not isinstance(error, OSError) and storage_error(error) is not None:
+    if not isinstance(error, OSError) and words is not None:
         return f"the object store refused: {first}"
     return None
 

@@ -68,7 +68,7 @@ def joined(settings, signals=None, trains=True):
         jax.distributed.initialize(**found, **timeouts)
     except (RuntimeError, ValueError, OSError) as error:
         raise LostHost(
-            f"the processes of this run did not find each other ({first_line(error)}); start all of them within "
+            f"the processes of this run did not find each other ({first_line(error)[:300]}); start all of them within "
             f"distributed.join_seconds={settings.join_seconds}, with the same coordinator."
         ) from error
     ended = threading.Event()
@@ -185,12 +185,12 @@ def abandon(error):
     elif _is_about_another_host(error):
         code = LOST_HOST
         sentence = (
-            f"another host of this run was lost ({first_line(error)}); its own log says why. Run the same command "
-            f"again to resume."
+            f"another host of this run was lost ({first_line(error)[:300]}); its own log says why. Run the same "
+            f"command again to resume."
         )
     else:
         traceback.print_exception(error)
-        sentence = f"this host failed, and leaves the others ({type(error).__name__}: {first_line(error)})"
+        sentence = f"this host failed, and leaves the others ({type(error).__name__}: {first_line(error)[:300]})"
     _ending.append(code)
     _say(sentence)
     text = json.dumps([code, sentence])

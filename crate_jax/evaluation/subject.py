@@ -28,7 +28,7 @@ from crate_jax.models.registry import boxed_shapes, create_model, init_params
 from crate_jax.operators.patches import image_shape
 from crate_jax.training.checkpoint import Checkpoints
 from crate_jax.training.objective import channel_statistics
-from crate_jax.training.run_folder import RunFolder, load, read_config
+from crate_jax.training.run_folder import RunFolder, load_step, read_config
 from crate_jax.version import __version__
 
 logger = logging.getLogger(__name__)
@@ -211,7 +211,7 @@ def of_run(workdir, overrides=(), out=None, step=None):
     workdir = os.path.expanduser(workdir)
     config = read_config(workdir)
     own = (config.data.name, config.data.validation_split)
-    step, (model, params) = _newest(workdir) if step is None else (step, load(workdir, step))
+    step, (model, params) = _newest(workdir) if step is None else load_step(workdir, step)
     for path, leaf in flax.traverse_util.flatten_dict(params, sep="/").items():
         check_finite(np.asarray(leaf), path, workdir)
     if overrides:
@@ -231,15 +231,11 @@ def _newest(workdir):
     Where a head alone was trained on normalised features, the network has the normalisation folded into its head.
     """
     folder = RunFolder(workdir)
-    checkpoints = Checkpoints(folder.checkpoints)
-    steps = checkpoints.steps()
-    checkpoints.close()
-    if steps and (folder.classifier / MODEL).exists():
-        opened = open_checkpoint(folder.classifier, {})
-        return steps[-1], (opened.model, read_params(opened))
-    for step in reversed(steps):
-        try:
-            return step, load(workdir, step)
-        except UserError as error:
-            logger.warning("%s", error)
-    return None, load(workdir)
+    if (folder.classifier / MODEL).exists():
+        checkpoints = Checkpoints(folder.checkpoints)
+        steps = checkpoints.steps()
+        checkpoints.close()
+        if steps:
+            opened = open_checkpoint(folder.classifier, {})
+            return steps[-1], (opened.model, read_params(opened))
+    return load_step(workdir)

@@ -190,10 +190,10 @@ class Checkpoints:
         self._manager.reload()
 
     def restore_item(self, item, abstract, step=None):
-        """One item of a checkpoint, such as `params`.
+        """(step, item) of a checkpoint, the item such as `params`; None is the newest step that can be read.
 
         Raises:
-            UserError: there is no such checkpoint.
+            UserError: there is no such checkpoint, or its storage does not answer.
         """
         steps = self.steps()
         if not steps or (step is not None and step not in steps):
@@ -205,7 +205,7 @@ class Checkpoints:
                 restored = self._manager.restore(
                     step_now, args=ocp.args.Composite(**{item: ocp.args.StandardRestore(abstract)})
                 )
-                return restored[item]
+                return step_now, restored[item]
             except jax.errors.JaxRuntimeError:  # a lost host, or memory: an older checkpoint is no better
                 raise
             except Exception as error:

@@ -61,14 +61,19 @@ def read_config(workdir, overrides=()):
 
 
 def load(workdir, step=None):
-    """A run's network.
+    """(model, params) of a run; see `load_step`."""
+    return load_step(workdir, step)[1]
+
+
+def load_step(workdir, step=None):
+    """A run's network, and the step that it is of.
 
     Args:
         workdir: of `pretrain` or `finetune`.
-        step: of a kept checkpoint; None is the newest.
+        step: of a kept checkpoint; None is the newest that can be read.
 
     Returns:
-        (model, params): params of the running mean where the run keeps one.
+        (step, (model, params)): params of the running mean where the run keeps one.
 
     Raises:
         UserError: no run, or no checkpoint in it.
@@ -79,4 +84,5 @@ def load(workdir, step=None):
     here = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
     abstract = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=here), shapes)
     item = "params" if config.optimizer.ema is None else "ema"
-    return model, Checkpoints(RunFolder(workdir).checkpoints).restore_item(item, abstract, step)
+    step, params = Checkpoints(RunFolder(workdir).checkpoints).restore_item(item, abstract, step)
+    return step, (model, params)

@@ -11,7 +11,7 @@ import jax
 import numpy as np
 
 from crate_jax.errors import UserError, first_line
-from crate_jax.storage import absolute, is_remote
+from crate_jax.storage import absolute, is_remote, storage_error
 
 STORAGE_FAILED = ("UNAVAILABLE", "DEADLINE_EXCEEDED", "PERMISSION_DENIED", "UNAUTHENTICATED", "RESOURCE_EXHAUSTED")
 READS_AT_ONCE = 16  # of stored values, so that a large checkpoint does not stand in the host's memory
@@ -79,10 +79,10 @@ def refuse_if_storage_failed(folder, error):
     """
     found = error
     while found is not None:  # Orbax wraps what TensorStore raises
-        of_disk = isinstance(found, OSError) and not isinstance(found, FileNotFoundError | NotADirectoryError)
-        if of_disk or str(found).startswith(STORAGE_FAILED):
+        words = first_line(found) if str(found).startswith(STORAGE_FAILED) else storage_error(found)
+        if words is not None and not isinstance(found, FileNotFoundError | NotADirectoryError):
             raise UserError(
-                f"the checkpoint {folder} cannot be read now ({first_line(found)[:200]}). It is kept; see that its "
-                f"storage answers, and run the same command again."
+                f"the checkpoint {folder} cannot be read now ({words[:200]}). It is kept; see that its storage "
+                f"answers, and run the same command again."
             ) from error
         found = found.__cause__

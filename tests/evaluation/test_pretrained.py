@@ -2,12 +2,14 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import types
 
 import jax
 import numpy as np
+import orbax.checkpoint as ocp
 import pytest
 from PIL import Image
 
@@ -185,6 +187,23 @@ def test_official_tensors_in_an_npz(net, tmp_path):
     (tmp_path / "y.npz").write_bytes(b"no archive")
     with pytest.raises(UserError, match=r"y.npz is no"):
         crate_jax.from_pretrained(tmp_path / "y.npz")
+
+
+def test_a_run_whose_storage_fails_is_not_taken_at_an_older_step(workdir, tmp_path, monkeypatch):
+    shutil.copytree(workdir, run := tmp_path / "run")
+    (newest,) = (run / "checkpoints").glob("[0-9]*")
+    shutil.copytree(newest, newest.parent / str(int(newest.name) - 1))
+    restore = ocp.CheckpointManager.restore
+
+    def fails(self, step, **settings):
+        if step == self.latest_step():
+            raise OSError(5, "Input/output error")
+        return restore(self, step, **settings)
+
+    assert crate_jax.from_pretrained(run).subject.step == int(newest.name)
+    monkeypatch.setattr(ocp.CheckpointManager, "restore", fails)
+    with pytest.raises(UserError, match="cannot be read now"):
+        crate_jax.from_pretrained(run)
 
 
 def test_a_network_that_ships_and_one_from_the_hub(net, tmp_path, monkeypatch):

@@ -3,8 +3,8 @@
     z+ = z - kappa / a grad_z R^c_eps(LN(z) | U),    a = P/(N eps^2)
 
 In the codes w = LN(z) U_k that is w - kappa w (I + a w^T w)^-1: kappa of 1 removes directions far below the distortion,
-and a step of kappa below 2 descends where U is orthonormal and tokens have unit variance. No N x N array: K factors of
-P x P, or of N x N where N is smaller (`operators.coding_rate.coding_rate_gradient`).
+and a step with kappa below 2 descends where U is orthonormal and tokens have unit variance. No N x N array: K factors
+of P x P, or of N x N where N is smaller (`operators.coding_rate.coding_rate_gradient`).
 """
 
 import jax
