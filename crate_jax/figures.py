@@ -41,18 +41,21 @@ def show_names(figure):
     """
     from matplotlib.text import Text
 
+    for text in figure.findobj(
+        Text
+    ):  # first: asking for the tick labels makes those of a log scale, which are formulas
+        text.set_parse_math("$" not in SYMBOL.sub("", text.get_text()))
     for axis in [one for axes in figure.axes for one in (axes.xaxis, axes.yaxis)]:
         labels = [label.get_text() for label in axis.get_ticklabels()]
         shown = [drawable(label)[0] for label in labels]
         if shown != labels:
-            axis.set_ticks(axis.get_ticklocs(), labels=shown)
+            axis.set_ticks(axis.get_ticklocs(), labels=shown, parse_math=False)
     for text in figure.findobj(Text):
         shown, family = drawable(text.get_text())
         if shown != text.get_text():
             text.set_text(shown)
         if family:
             text.set_fontfamily(["DejaVu Sans", family])
-        text.set_parse_math("$" not in SYMBOL.sub("", shown))
 
 
 @functools.lru_cache(maxsize=4096)

@@ -83,6 +83,7 @@ def objective_curves(study):
     for number, (name, (height, colour)) in enumerate(bars.items()):
         axes[1].bar(np.arange(depth) + 0.4 * number - 0.2, height, 0.4, color=colour, label=name)
     axes[1].axhline(0, color=GREY, linewidth=0.8)
+    axes[1].margins(y=0.25)  # the legend covers no bar
     label(axes[1], title="change of R - $R^c$, orthonormal U (up is better)", x="encoder layer", y="nats", legend=True)
     for layer in range(depth):
         axes[2].plot(place[layer], mean["l1"][layer], "-o", color=PINK, markersize=3)

@@ -26,6 +26,18 @@ def test_our_symbols_stay_formulas(tmp_path):
     assert figure._suptitle.get_parse_math()
 
 
+def test_tick_labels_of_a_log_scale_stay_formulas(tmp_path):
+    figure = Figure()
+    axis = figure.subplots()
+    axis.plot([1, 100])
+    axis.set_yscale("log")
+    axis.set_xticks([0, 1], labels=["a$b_$", "$x$"])
+    save_figure(figure, tmp_path / "figure.png")
+    formulas = [label for label in axis.get_yticklabels() if "mathdefault" in label.get_text()]
+    assert formulas and all(label.get_parse_math() for label in formulas)
+    assert not any(label.get_parse_math() for label in axis.get_xticklabels())
+
+
 def test_a_bar_in_a_name_does_not_end_a_cell():
     lines = markdown(["run", "seeds", "loss"], [["a|b", "1", "0.5"]]).splitlines()
     assert lines[-1] == r"| a\|b | 1 | 0.5 |"
