@@ -17,7 +17,7 @@ from crate_jax.data.sources import open_source
 from crate_jax.errors import UserError
 from crate_jax.evaluation.feature_store import split_rows
 from crate_jax.evaluation.subject import of_run
-from crate_jax.training.run_folder import load
+from crate_jax.training.run_folder import load_step
 
 NUMBERS = (3, 120, 399)
 
@@ -102,9 +102,9 @@ def test_names_that_are_no_text(tmp_path):
 
 def test_a_run_with_nan_is_refused_by_name(workdir, monkeypatch):
     def broken(path, step=None):
-        model, params = load(path, step)
-        return model, jax.tree.map(lambda leaf: leaf.at[(0,) * leaf.ndim].set(np.nan), params)
+        step, (model, params) = load_step(path, step)
+        return step, (model, jax.tree.map(lambda leaf: leaf.at[(0,) * leaf.ndim].set(np.nan), params))
 
-    monkeypatch.setattr("crate_jax.evaluation.subject.load", broken)
+    monkeypatch.setattr("crate_jax.evaluation.subject.load_step", broken)
     with pytest.raises(UserError, match=r"tensor \S+ holds 1 of \d+ values that are NaN or infinite"):
         of_run(workdir)
