@@ -3,8 +3,8 @@
     python benchmarks/input_pipeline.py [--seconds=8] [--rounds=3] [--core=0] [--out=FILE.json]
     python benchmarks/input_pipeline.py --table [--seconds=8] [--workers=0,1,2] [--processes=0,2] [--rows=32,256]
 
-The second prints images/s of this pipeline by the clock for numbers of workers (threads), worker processes and rows
-per host, with peak memory: of large pictures (as below) and of small ones (48 pixels, cropped to 32).
+The second prints a table for numbers of workers (threads, shared by the worker processes) and rows per host, with peak
+memory: of large pictures (as below), of small ones (48 pixels, cropped to 32), and of large ones with DataLoader.
 
 In the first, all of them make MAE's training crops of 224 pixels from 500 x 375 JPEGs (real photographs, quality 90),
 on one core, in turn, several rounds; medians are printed. Seconds are those that the process and its workers computed,
@@ -26,6 +26,7 @@ import math
 import multiprocessing
 import os
 import pathlib
+import resource
 import statistics
 import subprocess
 import sys
@@ -108,15 +109,15 @@ def bare(files, antialias):
     return lambda: len(next(batches)), lambda number: one(encoded[number], windows[number]).numpy()
 
 
-def ours(folder):
+def ours(folder, small=False, rows=BATCH, workers=0, processes=0):
     """This project's training batches from a folder; returns a function that makes one batch, and what ends it."""
     from crate_jax.config import default_config
     from crate_jax.data.pipeline import train_batches
 
     config = default_config()
-    config.data.name, config.data.data_dir = "image_folder", folder
-    config.batch_size, config.data.num_workers = BATCH, 0
-    batches = train_batches(config, SIZE, 3, None)
+    config.data.name, config.data.data_dir = ("embedded_photographs", None) if small else ("image_folder", folder)
+    config.batch_size, config.data.num_workers, config.data.worker_processes = rows, workers, processes
+    batches = train_batches(config, 32 if small else SIZE, 3, None)
     return lambda: len(next(batches)["image"]), batches.close
 
 
@@ -168,13 +169,13 @@ def written_out(torch):
     return transform
 
 
-def torch_loader(files):
-    """PyTorch's DataLoader with one worker; returns a function that makes one batch."""
+def torch_loader(files, rows=BATCH, workers=1):
+    """PyTorch's DataLoader with worker processes (0: none); returns a function that makes one batch."""
     import torch
 
     torch.set_num_threads(1)
     loader = torch.utils.data.DataLoader(
-        torch_dataset(files), BATCH, shuffle=True, num_workers=1, drop_last=True, persistent_workers=True
+        torch_dataset(files), rows, shuffle=True, num_workers=workers, drop_last=True, persistent_workers=workers > 0
     )
 
     def endless():
@@ -213,28 +214,18 @@ def differences(files):
     }
 
 
-CELL = """
-import sys, time, resource
-from crate_jax.config import default_config
-from crate_jax.data.pipeline import train_batches
-folder, rows, workers, processes, seconds = sys.argv[1], *map(float, sys.argv[2:])
-config, size = default_config(), 224
-config.data.name, config.data.data_dir = "image_folder", folder
-if folder == "small":
-    config.data.name, config.data.data_dir, size = "embedded_photographs", None, 32
-config.batch_size, config.data.num_workers, config.data.worker_processes = int(rows), int(workers), int(processes)
-batches = train_batches(config, size, 3, None)
-for _ in range(6):
-    next(batches)
-begun, count = time.perf_counter(), 0
-while time.perf_counter() - begun < seconds:
-    next(batches)
-    count += 1
-speed = count * rows / (time.perf_counter() - begun)
-batches.close()
-used = [resource.getrusage(who).ru_maxrss // 1024 for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
-print(speed, *used)
-"""
+def cell(folder, name, rows, workers, processes, seconds):
+    """Prints images a computed second of one combination, and the MiB of this process and of its largest worker."""
+    if name == "torch":
+        files = sorted(map(str, pathlib.Path(folder).rglob("*.jpg")))
+        make_batch, close = torch_loader(files, rows, processes), lambda: None
+    else:
+        make_batch, close = ours(folder, name == "small", rows, workers, processes)
+    speed = repeated(make_batch, seconds)
+    workers_of_mine = [pathlib.Path(f"/proc/{one.pid}/status").read_text() for one in multiprocessing.active_children()]
+    peaks = [int(text.partition("VmHWM:")[2].split()[0]) for text in workers_of_mine]
+    print(speed, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024, max(peaks, default=0) // 1024)
+    close()
 
 
 def processor():
@@ -245,17 +236,26 @@ def processor():
 
 
 def print_table(folder, arguments):
-    """Images/s and MiB (this process, the largest worker process) of each combination, as a Markdown table."""
-    print(f"{processor()}\n\n| pictures | rows | workers | processes | images/s | MiB | MiB, worker |\n|{' --- |' * 7}")
-    for kind, where in (("large", folder), ("small", "small")):
-        for rows, workers, processes in itertools.product(arguments.rows, arguments.workers, arguments.processes):
-            if processes > workers:
-                continue
-            words = [where, *map(str, (rows, workers, processes, arguments.seconds))]
-            done = subprocess.run([sys.executable, "-c", CELL, *words], capture_output=True, text=True, check=True)
-            speed, own, worker = map(float, done.stdout.split())
-            last = f"{worker:.0f}" if processes else ""
-            print(f"| {kind} | {rows} | {workers} | {processes} | {speed:,.0f} | {own:.0f} | {last} |", flush=True)
+    """Images a computed second and MiB of each combination, all of them in turn in each round: medians, in Markdown."""
+    cells = []
+    for rows in arguments.rows:
+        for workers, processes in itertools.product(arguments.workers, arguments.processes):
+            if processes <= workers:
+                cells += [("large", rows, workers, processes), ("small", rows, workers, processes)]
+        cells += [("torch", rows, 0, workers) for workers in arguments.processes]
+    found = {one: [] for one in cells}
+    for _ in range(arguments.rounds):
+        for one in cells:
+            words = [folder, *map(str, one), str(arguments.seconds)]
+            done = subprocess.run(
+                [sys.executable, __file__, "--cell", *words], capture_output=True, text=True, check=True
+            )
+            found[one].append([float(word) for word in done.stdout.split()])
+    print(f"{processor()}\n\n| pictures | rows | threads | processes | images/s | MiB | MiB, worker |\n|{' --- |' * 7}")
+    for (name, rows, workers, processes), numbers_found in sorted(found.items()):
+        speed, own, worker = map(statistics.median, zip(*numbers_found, strict=True))
+        last = f"{worker:.0f}" if processes else ""
+        print(f"| {name} | {rows} | {workers} | {processes} | {speed:,.0f} | {own:.0f} | {last} |", flush=True)
 
 
 def numbers(text):
@@ -275,10 +275,14 @@ def main():
     parser.add_argument("--processes", type=numbers, default=[0, 2])
     parser.add_argument("--rows", type=numbers, default=[32, 256])
     parser.add_argument("--out", help="also writes the numbers as JSON")
+    parser.add_argument("--cell", nargs=6, help=argparse.SUPPRESS)  # one entry of the table, in a process of its own
     arguments = parser.parse_args()
+    if arguments.cell:
+        folder, name, *given = arguments.cell
+        return cell(folder, name, *map(int, given[:3]), float(given[3]))
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     os.environ.setdefault("JAX_PLATFORMS", "cpu")
-    if arguments.core >= 0 and not arguments.table and hasattr(os, "sched_setaffinity"):
+    if arguments.core >= 0 and hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, {arguments.core})
     with tempfile.TemporaryDirectory() as folder:
         write_photographs(folder, arguments.pictures)

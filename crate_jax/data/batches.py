@@ -148,21 +148,13 @@ def _host_batches(iterator, chunks, ledger):
 
 @dataclasses.dataclass
 class Ledger:
-    """Which examples of a source are corrupt, and whether they are too many.
-
-    Attributes:
-        source: that is read.
-        max_fraction: of the examples read, that may be corrupt.
-        replaces: corrupt examples are replaced by others, which are read too.
-        corrupt: what they are called.
-        read: examples so far.
-    """
+    """Which examples of a source are corrupt, and whether they are too many."""
 
     source: Source
-    max_fraction: float
-    replaces: bool
-    corrupt: set = dataclasses.field(default_factory=set)
-    read: int = 0
+    max_fraction: float  # of the examples read, that may be corrupt
+    replaces: bool  # corrupt examples are replaced by others, which are read too
+    corrupt: set = dataclasses.field(default_factory=set)  # what they are called
+    read: int = 0  # examples so far
 
     def enter(self, read, damaged):
         """Counts the examples of one batch; names each corrupt one once."""

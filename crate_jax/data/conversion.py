@@ -1,14 +1,13 @@
 """A TFRecord data set becomes an ArrayRecord one, once: the records' bytes as they are, file by file, many at a time.
 
-A TFRecord file is a chain of records, each framed as length (8 bytes, little-endian), checksum (4), content, checksum
-(4); it can be read from the beginning only. ArrayRecord files are read by index. A file is written under another name
-and renamed when it is complete, so the same command resumes after an interruption.
+TFRecord files can be read from the beginning only, ArrayRecord files by index. A file is written under another name and
+renamed when it is complete, so the same command resumes after an interruption.
 """
 
 import concurrent.futures
+import contextlib
 import json
 import os
-import struct
 import tempfile
 
 from etils import epath
@@ -19,65 +18,23 @@ from crate_jax.data.tfds_records import read_only_builder
 from crate_jax.errors import UserError
 from crate_jax.storage import is_remote
 
-FRAME = 12  # bytes before the content: length and checksum
 INFO = "dataset_info.json"
-
-
-def masked_crc32c(content):
-    """TFRecord's checksum of some bytes: CRC-32C, rotated and shifted by a constant; slow, meant for the length."""
-    value = 0xFFFFFFFF
-    for byte in content:
-        value ^= byte
-        for _ in range(8):
-            value = (value >> 1) ^ (0x82F63B78 if value & 1 else 0)
-    value ^= 0xFFFFFFFF
-    return (((value >> 15) | (value << 17)) + 0xA282EAD8) & 0xFFFFFFFF
-
-
-def tfrecords(path):
-    """The records of a TFRecord file, local or remote, in order, as bytes.
-
-    Raises:
-        UserError: the chain breaks: the file is cut off or damaged.
-    """
-    count = 0
-    with epath.Path(path).open("rb") as file:
-        while header := file.read(FRAME):
-            length, checksum = struct.unpack("<QI", header) if len(header) == FRAME else (0, -1)
-            if masked_crc32c(header[:8]) != checksum:
-                break
-            framed = file.read(length + 4)
-            if len(framed) != length + 4:
-                break
-            yield framed[:-4]
-            count += 1
-        else:
-            return
-    raise UserError(f"{path} is cut off or damaged after {count} records; copy or prepare it again.")
 
 
 def _convert_file(source, target, num_records):
     """Writes the records of one TFRecord file as an ArrayRecord file, unless it is there."""
-    from array_record.python.array_record_module import ArrayRecordWriter
-
     if target.exists():
         return
     local = None if is_remote(target) else target.parent
     with tempfile.TemporaryDirectory(dir=local, prefix=".unfinished-") as folder:
-        unfinished = os.path.join(folder, "unfinished")
-
-        def written():
-            writer, count = ArrayRecordWriter(unfinished, "group_size:1"), 0
-            for record in tfrecords(source):
-                writer.write(record)
-                count += 1
-            writer.close()
-            return count
-
-        count = retried(written, source)
+        unfinished, readable = os.path.join(folder, "unfinished"), source
+        if is_remote(source):
+            readable = os.path.join(folder, "source")
+            retried(lambda: epath.Path(source).copy(readable, overwrite=True), source)
+        count = retried(lambda: _copy_records(readable, unfinished), source)
         if count != num_records:
             raise UserError(
-                f"{source} holds {count} records where its {INFO} says {num_records}; copy or prepare it again."
+                f"{source} holds {count} whole records where its {INFO} says {num_records}; copy or prepare it again."
             )
         if is_remote(target):
             retried(lambda: epath.Path(unfinished).copy(target), target)
@@ -85,12 +42,25 @@ def _convert_file(source, target, num_records):
             os.replace(unfinished, target)
 
 
+def _copy_records(source, target):
+    """Writes the records of a TFRecord file to an ArrayRecord file, as far as they are whole; returns how many."""
+    import grain
+    from array_record.python.array_record_module import ArrayRecordWriter
+
+    writer, count = ArrayRecordWriter(target, "group_size:1"), 0
+    with contextlib.suppress(ValueError, OverflowError, MemoryError):  # the file, or the length of a record, is cut
+        for record in grain.experimental.TFRecordIterDataset(source):
+            writer.write(record)
+            count += 1
+    writer.close()
+    return count
+
+
 def convert(name, data_dir, out, progress=print):
     """Converts every split of a TFDS data set.
 
     Args:
-        name: of the data set, "name" or "name/config:version".
-        data_dir: its present root folder, as `data.data_dir`.
+        name, data_dir: as of `sources.open_source`.
         out: TFDS root folder to write to, to be named as `data.data_dir` afterwards; local or gs://.
         progress: called with a line for people.
 

@@ -14,43 +14,26 @@ SLICE = re.compile(r"^(?P<split>(?!\.+(?:\[|$))[\w.\-]+)(\[(?P<first>-?\d+%?)?:(
 
 @dataclasses.dataclass(frozen=True)
 class Example:
-    """What a source knows of one picture.
+    """What a source knows of one picture."""
 
-    Attributes:
-        image: the encoded file as bytes, or decoded pixels HxWxC (uint8); None where its record is damaged.
-        label: class number, -1 where there is none.
-        identity: a file's path, or "cifar10/train[17]": what a person needs in order to find it.
-        error: how its record is damaged, else None.
-    """
-
-    image: bytes | np.ndarray | None
-    label: int
-    identity: str
-    error: str | None = None
+    image: bytes | np.ndarray | None  # the encoded file, or pixels HxWxC (uint8); None where its record is damaged
+    label: int  # class number, -1 where there is none
+    identity: str  # a file's path, or "cifar10/train[17]": what a person needs in order to find it
+    error: str | None = None  # how its record is damaged
 
 
 @dataclasses.dataclass(frozen=True)
 class Source:
-    """The examples of a split by index: no order, no decoding beyond what the format forces, no cache.
-
-    Attributes:
-        name, split: as requested.
-        num_examples: N.
-        class_names: a tuple of strings; None if there are no labels (they are -1 then).
-        identity_hash: of what the indices name.
-        location: where it was found, for people.
-        store: `store.read(index_B)` gives the examples; one of files has `base` and `relative_paths()` for `staging`.
-        labels: label_N (int32, -1 where there is none) where they are known before reading, else None.
-    """
+    """The examples of a split by index: no order, no decoding beyond what the format forces, no cache."""
 
     name: str
     split: str
     num_examples: int
-    class_names: tuple | None
-    identity_hash: str
-    location: str
-    store: Any
-    labels: np.ndarray | None = None
+    class_names: tuple | None  # None if there are no labels (they are -1 then)
+    identity_hash: str  # of what the indices name
+    location: str  # where it was found, for people
+    store: Any  # `store.read(index_B)` gives the examples; one of files has `base` and `relative_paths()` for `staging`
+    labels: np.ndarray | None = None  # label_N (int32, -1 where there is none) where known before reading
 
     @property
     def num_classes(self):

@@ -26,19 +26,12 @@ KINDS = {"p": "named pipe", "s": "socket", "c": "device", "b": "device"}  # by t
 
 
 class Entry(NamedTuple):
-    """Something in a folder.
+    """Something in a folder."""
 
-    Attributes:
-        name: as the file system has it.
-        kind: "file", "folder", "link to nowhere", or what else it is.
-        size: bytes of a file, 0 in an object store.
-        real: the true place of a folder.
-    """
-
-    name: str
-    kind: str
-    size: int = 0
-    real: str | None = None
+    name: str  # as the file system has it
+    kind: str  # "file", "folder", "link to nowhere", or what else it is
+    size: int = 0  # bytes of a file, 0 in an object store
+    real: str | None = None  # the true place of a folder
 
 
 def joined(base, path):

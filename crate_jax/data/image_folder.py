@@ -67,18 +67,12 @@ def label_of(path):
 
 @dataclasses.dataclass(frozen=True)
 class Files:
-    """Pictures as files: their paths end to end, so that a million of them cost what their letters cost.
+    """Pictures as files: their paths end to end, so that a million of them cost what their letters cost."""
 
-    Attributes:
-        base: folder that the paths are relative to.
-        letters, ends: the paths as the file system's bytes, and where each ends.
-        labels: int32, -1 for a picture that lies in no sub-folder.
-    """
-
-    base: str
-    letters: bytes
-    ends: np.ndarray
-    labels: np.ndarray
+    base: str  # folder that the paths are relative to
+    letters: bytes  # the paths as the file system has them
+    ends: np.ndarray  # where each path ends
+    labels: np.ndarray  # int32, -1 for a picture that lies in no sub-folder
 
     def path(self, index):
         """The path of one picture, relative to `base`."""
@@ -90,13 +84,11 @@ class Files:
         return [self.path(index) for index in range(len(self.ends))]
 
     def read(self, index_B):
-        """The bytes of each picture, as they lie on disk."""
-        return [self._one(index) for index in index_B]
-
-    def _one(self, index):
-        path = joined(self.base, self.path(index))
-        content = retried(functools.partial(read_bytes, path), printable(path))
-        return Example(content, int(self.labels[index]), printable(path))
+        """Examples with the bytes of the files."""
+        paths = [joined(self.base, self.path(index)) for index in index_B]
+        contents = [retried(functools.partial(read_bytes, path), printable(path)) for path in paths]
+        labels = self.labels[index_B].tolist()
+        return [Example(*one) for one in zip(contents, labels, map(printable, paths), strict=True)]
 
 
 def table(base, rows, names):
@@ -118,7 +110,7 @@ def open_folder(folder, split):
     folder = str(folder) if is_remote(folder) else os.path.abspath(os.path.expanduser(str(folder)))
     if not is_there(folder):
         raise UserError(f"data.data_dir={printable(folder)} is not a folder; name the folder that holds your pictures.")
-    folders, rows, bases = remembered(("folder", folder), lambda: Folders(folder)), [], []
+    folders, rows, bases = remembered(Folders)(folder), [], []
     parts = parsed(split)
     folders.check_not_mixed([name for name, _, _ in parts])
     for name, first, last in parts:

@@ -6,6 +6,7 @@ added since.
 
 import contextlib
 import contextvars
+import functools
 
 _remembered: contextvars.ContextVar[dict | None] = contextvars.ContextVar("remembered", default=None)
 
@@ -23,11 +24,17 @@ def listed_once():
         _remembered.reset(token)
 
 
-def remembered(key, make):
-    """What `make` returns; within `listed_once` what it returned for this key before."""
-    held = _remembered.get()
-    if held is None:
-        return make()
-    if key not in held:
-        held[key] = make()
-    return held[key]
+def remembered(make):
+    """A function whose results are kept within `listed_once`, by its arguments."""
+
+    @functools.wraps(make)
+    def call(*arguments):
+        held = _remembered.get()
+        if held is None:
+            return make(*arguments)
+        key = (make, *arguments)
+        if key not in held:
+            held[key] = make(*arguments)
+        return held[key]
+
+    return call

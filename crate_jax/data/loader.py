@@ -42,20 +42,13 @@ def chunk_rows(num_rows, row_bytes):
 
 @dataclasses.dataclass
 class Chunks:
-    """A random access source for Grain: chunk k as a dictionary of arrays.
-
-    Attributes:
-        reader: makes the rows.
-        order: (step, row_R) -> index_R, epoch_R: which examples stand in these rows; padding is at the end.
-        rows: of the global batch, that this process holds.
-        first_step, num_steps: batches to make.
-    """
+    """A random access source for Grain: chunk k as a dictionary of arrays."""
 
     reader: RowReader
-    order: Callable
-    rows: np.ndarray
+    order: Callable  # (step, row_R) -> index_R, epoch_R: which examples stand in these rows; padding is at the end
+    rows: np.ndarray  # of the global batch, that this process holds
     first_step: int
-    num_steps: int
+    num_steps: int  # batches to make
 
     def __post_init__(self):
         self.rows_per_chunk = chunk_rows(len(self.rows), math.prod(self.reader.shape))  # the last may have fewer
@@ -91,7 +84,7 @@ _unpickling = threading.Lock()
 
 @functools.lru_cache(maxsize=1)
 def _unpickled(path):
-    return pickle.loads(pathlib.Path(path).read_bytes())
+    return pickle.loads(path.read_bytes())
 
 
 @dataclasses.dataclass(frozen=True)
@@ -102,7 +95,7 @@ class StoredChunks:
     wait for the one before it.
     """
 
-    path: str
+    path: pathlib.Path
     length: int
 
     def __len__(self):
@@ -140,7 +133,7 @@ def loaded(chunks, threads, processes):
     with tempfile.TemporaryDirectory(prefix="crate_jax_data_") as folder:
         file = pathlib.Path(folder, "chunks.pickle")
         file.write_bytes(pickle.dumps(chunks))
-        dataset = grain.MapDataset.source(StoredChunks(str(file), len(chunks))).to_iter_dataset(options)
+        dataset = grain.MapDataset.source(StoredChunks(file, len(chunks))).to_iter_dataset(options)
         chunk_bytes = chunks.rows_per_chunk * math.prod(chunks.reader.shape)
         if not shared_memory_holds(processes * (threads + 4) * chunk_bytes):
             through_pipes = grain.experimental.DatasetOptions(min_shm_size=sys.maxsize)

@@ -5,6 +5,7 @@ from crate_jax.data.listed_once import remembered
 from crate_jax.errors import UserError
 
 
+@remembered
 def open_source(name, split, data_dir=None):
     """Finds a data set on disk or in a package; nothing is downloaded, nothing is written.
 
@@ -20,10 +21,6 @@ def open_source(name, split, data_dir=None):
     Raises:
         UserError: it is missing (with the command that prepares it), empty, or holds no images.
     """
-    return remembered(("source", name, split, data_dir), lambda: _opened(name, split, data_dir))
-
-
-def _opened(name, split, data_dir):
     if name == "image_folder":
         source = image_folder.open_folder(data_dir, split)
     elif name in embedded.EMBEDDED:

@@ -27,24 +27,14 @@ DAMAGE = re.compile(r"Corrupted|Invalid|hash mismatch|[Dd]ecompress|[Dd]ecod")  
 
 @dataclasses.dataclass(frozen=True)
 class Records:
-    """The records of one split.
+    """The records of one split, which is cut into pieces of files."""
 
-    Attributes:
-        split: what its examples are called, such as "cifar10/train".
-        base: the folder of the prepared version.
-        firsts: where each piece of a file begins in the split, with N at the end.
-        skips: records before the piece in its file.
-        names: the ArrayRecord file of each piece, in `base`.
-        features: TFDS features of the image and, if there is one, the label.
-        image_key, label_key: their names; label_key may be None.
-    """
-
-    split: str
-    base: str
-    firsts: np.ndarray
-    skips: np.ndarray
-    names: list
-    features: object
+    split: str  # what its examples are called, such as "cifar10/train"
+    base: str  # the folder of the prepared version
+    names: list  # the ArrayRecord file of each piece, in `base`
+    firsts: np.ndarray  # where each piece begins in the split, with N at the end
+    skips: np.ndarray  # records before the piece in its file
+    features: object  # of TFDS: the image and, if there is one, the label
     image_key: str
     label_key: str | None
 
@@ -197,7 +187,15 @@ def open_records(name, split, data_dir):
         raise UserError(
             f"data.name={name} has no split {split!r}; it has {known}, and slices of them such as train[:90%]."
         ) from None
-    _check_format(builder)
+    file_format = builder.info.file_format.value
+    if file_format != "array_record":
+        way = (
+            "convert it once with crate-jax data --config=CONFIG --to=array_record --out=FOLDER, "
+            "and set data.data_dir=FOLDER"
+            if file_format == "tfrecord"
+            else "prepare it with --file_format=array_record"
+        )
+        raise UserError(f"{builder.data_dir} is stored as {file_format}, which cannot be read by index; {way}.")
     names = [os.path.basename(piece.filename) for piece in pieces]
     # TFDS writes -1 for all that follow
     takes = [piece.examples_in_shard - piece.skip if piece.take < 0 else piece.take for piece in pieces]
@@ -220,16 +218,3 @@ def open_records(name, split, data_dir):
             label_key=label_key,
         ),
     )
-
-
-def _check_format(builder):
-    """Raises UserError unless the data set can be read by index."""
-    file_format = builder.info.file_format.value
-    if file_format != "array_record":
-        way = (
-            "convert it once with crate-jax data --config=CONFIG --to=array_record --out=FOLDER, "
-            "and set data.data_dir=FOLDER"
-            if file_format == "tfrecord"
-            else "prepare it with --file_format=array_record"
-        )
-        raise UserError(f"{builder.data_dir} is stored as {file_format}, which cannot be read by index; {way}.")

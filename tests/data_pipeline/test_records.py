@@ -12,7 +12,7 @@ import pytest
 
 from crate_jax.config import default_config
 from crate_jax.data import pipeline, reading, staging, tfds_records
-from crate_jax.data.conversion import convert, tfrecords
+from crate_jax.data.conversion import convert
 from crate_jax.data.picture import decoded
 from crate_jax.data.sources import open_source
 from crate_jax.data.tfds_records import records
@@ -123,7 +123,8 @@ def test_conversion_keeps_bytes_and_resumes(stored, tmp_path):
     assert lines[-1] == f"{len(lines)} of {len(lines)} files" and target == str(tmp_path / "thirty" / "1.2.3")
     source = open_source("thirty", "train", tmp_path)
     (first,) = records(f"{source.location}/{source.store.names[0]}", [0])
-    assert first == next(tfrecords(next(folder.glob("thirty-train*-00000-of-*"))))
+    content = next(folder.glob("thirty-train*-00000-of-*")).read_bytes()
+    assert first == content[12 : 12 + struct.unpack_from("<Q", content)[0]]  # length, its checksum, the record
     kept, lost = sorted((tmp_path / "thirty" / "1.2.3").glob("thirty-train*"))[:2]
     before = kept.stat().st_mtime_ns
     lost.unlink()
@@ -134,18 +135,17 @@ def test_conversion_keeps_bytes_and_resumes(stored, tmp_path):
 
 
 def test_a_damaged_tfrecord_is_named(stored, tmp_path):
-    original = next((stored["tfrecord"] / "thirty" / "1.2.3").glob("thirty-train*"))
-    content, path = original.read_bytes(), tmp_path / "file"
-    path.write_bytes(content)
-    whole = list(tfrecords(path))
-    (length,) = struct.unpack("<Q", content[:8])
-    assert len(whole[0]) == length and sum(len(record) + 16 for record in whole) == len(content)
-    path.write_bytes(content[:-3])
-    with pytest.raises(UserError, match=f"after {len(whole) - 1} records"):
-        list(tfrecords(path))
-    path.write_bytes(b"\xff" + content[1:])
-    with pytest.raises(UserError, match="after 0 records"):
-        list(tfrecords(path))
+    """Cut off, or with a length that is none; nothing is left of it but what was whole."""
+    root = tmp_path / "tfrecord"
+    shutil.copytree(stored["tfrecord"], root)
+    path = next((root / "thirty" / "1.2.3").glob("thirty-train*"))
+    content = path.read_bytes()
+    for damaged, whole in ((content[:-3], r"\d+"), (content[:7] + b"\x7f" + content[8:], "0")):
+        path.write_bytes(damaged)
+        with pytest.raises(UserError, match=rf"{path.name} holds {whole} whole records where its dataset_info.json"):
+            convert("thirty", root, tmp_path / "out", progress=lambda line: None)
+        assert not (tmp_path / "out" / "thirty" / "1.2.3" / "dataset_info.json").exists()
+        assert not list((tmp_path / "out").rglob(f"{path.name.replace('tfrecord', 'array_record')}"))
 
 
 def test_damaged_records_are_corrupt_and_damaged_files_are_not(stored, tmp_path, monkeypatch):
