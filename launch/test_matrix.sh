@@ -71,13 +71,21 @@ newest() { # newest VERSION [PYTEST ARGUMENTS]
 }
 
 for name in ${only//,/ }; do
-    case $name in
-        colab_gpu | colab_tpu) colab "${name#colab_}" "$@" ;;
-        newest_3.12 | newest_3.13) newest "${name#newest_}" "$@" ;;
-        *)
-            echo "test_matrix: there is no environment $name; known: colab_gpu, colab_tpu, newest_3.12, newest_3.13" >&2
-            exit 1
-            ;;
-    esac
+    if [[ ! $name =~ ^(colab_gpu|colab_tpu|newest_3\.12|newest_3\.13)$ ]]; then
+        echo "test_matrix: there is no environment $name; known: colab_gpu, colab_tpu, newest_3.12, newest_3.13" >&2
+        exit 1
+    fi
 done
+if [[ $only == *,* ]]; then # each in a process of its own, so that a failure keeps none of the others from running
+    failed=()
+    for name in ${only//,/ }; do
+        bash launch/test_matrix.sh "--only=$name" "$@" || failed+=("$name")
+    done
+    if [ ${#failed[@]} -gt 0 ]; then
+        echo "test_matrix: ${failed[*]} failed" >&2
+        exit 1
+    fi
+else
+    "${only%_*}" "${only#*_}" "$@"
+fi
 echo "test_matrix: $only passed"

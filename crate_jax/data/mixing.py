@@ -9,7 +9,6 @@ MAE's recipe draws once per batch; here every example has a draw of its own, whi
 import jax
 import jax.numpy as jnp
 import numpy as np
-from scipy.special import betaincinv
 
 from crate_jax.data.randomness import uniforms
 from crate_jax.operators.patches import image_shape
@@ -30,6 +29,8 @@ def mixing_plan(seed, epoch_B, index_B, image_size, mixup, cutmix):
         {"mix_weight": float32 B, the share of the example itself; "mix_box": int32 Bx4, top, left, bottom, right of
         what CutMix takes from the partner, all 0 for mixup}.
     """
+    from scipy.special import betaincinv  # as in randaugment.py
+
     which_B, draw_B, row_B, column_B = uniforms(seed, epoch_B, index_B, MIXING_STREAM, 4).T
     cuts_B = which_B < (SWITCH if mixup and cutmix else float(bool(cutmix)))
     alpha_B = np.where(cuts_B, cutmix or 1.0, mixup or 1.0)

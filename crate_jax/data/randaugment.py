@@ -5,7 +5,6 @@ means "stronger", directions are drawn. Pillow does the pixels.
 """
 
 from PIL import Image, ImageEnhance, ImageOps
-from scipy.special import ndtri
 
 from crate_jax.data.picture import RESAMPLING
 
@@ -70,6 +69,8 @@ def plan(uniform_K, magnitude, deviation):
         uniform_K: numbers in [0, 1), NUMBERS for each operation to draw.
         magnitude, deviation: mean and standard deviation of a normal magnitude that is clipped to 0 to STRONGEST.
     """
+    from scipy.special import ndtri  # an eighth of the program's imports, of which most runs need nothing
+
     names, planned = list(OPERATIONS), []
     for place in range(0, len(uniform_K), NUMBERS):
         which, whether, sign, strength = (float(number) for number in uniform_K[place : place + NUMBERS])
