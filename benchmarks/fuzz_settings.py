@@ -1,6 +1,6 @@
 """Every setting with values that make sense and values that do not: a run trains two steps or raises `UserError`.
 
-    python benchmarks/fuzz_settings.py --cases=1000 [--seed=0] [--check_only]
+    python benchmarks/fuzz_settings.py --cases=1000 [--seed=0] [--first=0] [--check_only]
 
 A case sets one to four leaves of a tiny pre-training. Allowed outcomes: it trains; it is refused before its workdir is
 made; its loss is not finite (a learning rate of 1000 is legal). Anything else is printed with the flags that reproduce
@@ -75,6 +75,7 @@ def _number(random, leaf):
     low, high = (
         (end if end is not None else other) for end, other in ((leaf.low, leaf.above), (leaf.high, leaf.below))
     )
+    high = low + 7 if high is None else high
     if leaf.type is int:
         return random.choice((low, low + 1, min(low + 7, high), high))
     return random.choice((low, high, (low + high) / 2, low + min(1.0, high - low) / 8))
@@ -128,11 +129,12 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--cases", type=int, default=1000)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--first", type=int, default=0, help="number of the first case, to run in pieces")
     parser.add_argument("--check_only", action="store_true")
     arguments = parser.parse_args()
     logging.disable(logging.INFO)
     counts = collections.Counter()
-    for number in range(arguments.cases):
+    for number in range(arguments.first, arguments.first + arguments.cases):
         case = make_case(random.Random(f"{arguments.seed}-{number}"))
         kind, said = outcome_of(case, arguments.check_only)
         counts[kind] += 1

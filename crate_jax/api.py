@@ -9,7 +9,7 @@ import os
 
 from etils import epath
 
-from crate_jax.config import flatten, load_config, override
+from crate_jax.config import flatten, load_config, override, shown
 from crate_jax.config_files import installed_configs
 from crate_jax.data.listed_once import listed_once
 from crate_jax.data.sources import open_source
@@ -48,8 +48,7 @@ def pretrain(config, workdir):
     from crate_jax.analysis import watching
     from crate_jax.training.pretraining import pretrain as run
 
-    config = load_config(config) if isinstance(config, str) else override(config)
-    outcome, interrupted = run(config, workdir, watch=watching.measuring_observers)
+    outcome, interrupted = run(_config("config", config), workdir, watch=watching.measuring_observers)
     if interrupted and outcome.preempted:
         raise KeyboardInterrupt
     return outcome
@@ -70,9 +69,9 @@ def subject_of(net, data=None, data_dir=None, out=None):
         UserError: no such network or data set.
     """
     subject = (net if isinstance(net, Pretrained) else from_pretrained(net)).subject
-    leaves = {}
-    if data is not None and (not isinstance(data, str) or data in installed_configs() or str(data).endswith(".py")):
-        config = load_config(data) if isinstance(data, str) else override(data)
+    leaves, data = {}, os.fspath(data) if isinstance(data, os.PathLike) else data
+    if data is not None and (not isinstance(data, str) or data in installed_configs() or data.endswith(".py")):
+        config = _config("data", data)
         statistics = ("data.mean", "data.std")
         leaves = {k: v for k, v in flatten(config).items() if k.startswith("data.") and k not in statistics}
     elif data is not None and data != subject.config.data.name:
@@ -84,6 +83,15 @@ def subject_of(net, data=None, data_dir=None, out=None):
     if leaves:
         subject = dataclasses.replace(subject, config=override(subject.config, leaves.items()))
     return dataclasses.replace(subject, out=epath.Path(os.path.expanduser(out))) if out else subject
+
+
+def _config(argument, value):
+    """The checked config that an argument is, or names; `argument` is its name, for the message."""
+    if isinstance(value, str | os.PathLike):
+        return load_config(value)
+    if not hasattr(value, "items"):
+        raise UserError(f"{argument}={shown(value)}: give a config, or the name or file of one.")
+    return override(value)
 
 
 def _held_out_split(name, data_dir):
@@ -199,7 +207,8 @@ def finetune(
     subject = subject_of(net, data, data_dir)
     if recipe is None:
         recipe = recipe_for(subject.config, labels_per_class=labels_per_class)
-    config = load_config(recipe) if isinstance(recipe, str) else recipe
+    recipe = os.fspath(recipe) if isinstance(recipe, os.PathLike) else recipe
+    config = _config("recipe", recipe)
     folder = epath.Path(os.path.expanduser(out)) if out else subject.out / "finetune" / folder_name(recipe)
     return module.finetune(
         subject, config, folder, labels_per_class=labels_per_class, draws=draws, from_scratch=from_scratch

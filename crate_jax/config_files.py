@@ -10,10 +10,11 @@ A file whose `get_config` takes an argument names the possible ones as a literal
 
 import ast
 import inspect
+import os
 import pathlib
 import runpy
 
-from crate_jax.errors import UserError, nearest
+from crate_jax.errors import UserError, first_line, nearest
 
 
 def installed_configs():
@@ -30,7 +31,7 @@ def installed_configs():
 def arguments_of(path):
     """The arguments that a config file says its `get_config` takes, without running it; () if it says none."""
     try:
-        for node in ast.parse(path.read_text()).body:
+        for node in ast.parse(path.read_bytes()).body:
             targets = node.targets if isinstance(node, ast.Assign) else ()
             if any(getattr(target, "id", None) == "ARGUMENTS" for target in targets):
                 return tuple(ast.literal_eval(node.value))
@@ -41,7 +42,7 @@ def arguments_of(path):
 
 def _is_file(name):
     try:
-        return pathlib.Path(name).expanduser().is_file()
+        return os.path.isfile(os.path.expanduser(name))
     except (OSError, ValueError):  # a name that no file can have
         return False
 
@@ -61,7 +62,7 @@ def find_config(name):
     name, argument = str(name), None
     if not _is_file(name) and ":" in name:
         name, _, argument = name.rpartition(":")
-    path, installed = pathlib.Path(name).expanduser(), installed_configs()
+    path, installed = pathlib.Path(os.path.expanduser(name)), installed_configs()
     if not _is_file(name):
         if path.stem not in installed or path.suffix not in ("", ".py") or path.parent.name not in ("", "configs"):
             hint = f"; there is a file {name}.py: write --config={name}.py" if _is_file(f"{name}.py") else ""
@@ -89,7 +90,8 @@ def run_config_file(path):
         return runpy.run_path(str(path))
     except UserError:
         raise
-    except Exception as error:  # a person's file may raise anything: reported with its line, without our traceback
+    # a person's file may raise anything: reported with its line, without our traceback
+    except (Exception, SystemExit) as error:
         raise UserError(f"--config={path}: the file itself fails: {_where(error, path)}") from error
 
 
@@ -99,17 +101,29 @@ def config_of_file(path, argument=None):
     Raises:
         UserError: the file fails, or has no `get_config`.
     """
-    get_config = run_config_file(path).get("get_config")
-    if get_config is None:
+    found = run_config_file(path)
+    if "get_config" not in found:
         raise UserError(f"--config={path}: the file has no get_config()")
-    if argument is not None and not inspect.signature(get_config).parameters:
+    get_config = found["get_config"]
+    if argument is not None and callable(get_config) and not inspect.signature(get_config).parameters:
         raise UserError(f"--config={path}:{argument}: get_config() of this file takes no argument")
+    return returned_by(path, "get_config", get_config, *(() if argument is None else (argument,)))
+
+
+def returned_by(path, name, function, *arguments):
+    """What a function that a config file defines returns.
+
+    Raises:
+        UserError: it is none, or fails, with its own error and line.
+    """
+    if not callable(function):
+        raise UserError(f"--config={path}: {name} is {type(function).__name__}, not a function")
     try:
-        return get_config() if argument is None else get_config(argument)
+        return function(*arguments)
     except UserError:
         raise
-    except Exception as error:
-        raise UserError(f"--config={path}: get_config() fails: {_where(error, path)}") from error
+    except (Exception, SystemExit) as error:
+        raise UserError(f"--config={path}: {name}() fails: {_where(error, path)}") from error
 
 
 def _where(error, path):
@@ -118,4 +132,4 @@ def _where(error, path):
         if trace.tb_frame.f_code.co_filename == str(path):
             line = trace.tb_lineno
         trace = trace.tb_next
-    return f"{type(error).__name__}: {error}" + (f" (line {line})" if line else "")
+    return f"{type(error).__name__}: {first_line(error)}" + (f" (line {line})" if line else "")

@@ -20,9 +20,12 @@ CLASSES = 24  # that have a colour and a marker of their own; of more, the first
 
 def png_of(figure, dpi=120):
     """A matplotlib figure as a PNG file, bytes."""
+    from matplotlib import rc_context
+
     held = io.BytesIO()
-    show_names(figure)
-    figure.savefig(held, format="png", dpi=dpi)
+    with rc_context({"text.usetex": False}):  # a person's matplotlibrc may ask for LaTeX, which may not be there
+        show_names(figure)
+        figure.savefig(held, format="png", dpi=dpi)
     return held.getvalue()
 
 
@@ -40,12 +43,18 @@ def show_names(figure):
     installed font that has its letters; letters that no font has are written as `\\u732b`.
     """
     from matplotlib.text import Text
+    from matplotlib.ticker import ScalarFormatter
 
-    for text in figure.findobj(
-        Text
-    ):  # first: asking for the tick labels makes those of a log scale, which are formulas
+    axes = [one for axes in figure.axes for one in (axes.xaxis, axes.yaxis)]
+    for formatter in [axis.get_major_formatter() for axis in axes]:
+        if isinstance(formatter, ScalarFormatter):  # numbers that are no formulas, whatever a matplotlibrc says
+            formatter.set_usetex(False)
+            formatter.set_useMathText(False)
+    # first: asking for the tick labels makes those of a log scale, which are formulas
+    for text in figure.findobj(Text):
+        text.set_usetex(False)
         text.set_parse_math("$" not in SYMBOL.sub("", text.get_text()))
-    for axis in [one for axes in figure.axes for one in (axes.xaxis, axes.yaxis)]:
+    for axis in axes:
         labels = [label.get_text() for label in axis.get_ticklabels()]
         shown = [drawable(label)[0] for label in labels]
         if shown != labels:

@@ -152,8 +152,9 @@ class Pretrained:
         """
         path = local_target(path)
         checkpoint = ParamsCheckpoint(self.model, self.params, self.config.model.name, model_overrides(self.config))
-        if path.suffix in (".pth", ".pt", ".safetensors"):
-            write_official(checkpoint, path, "safetensors" if path.suffix == ".safetensors" else "torch")
+        ending = path.suffix.lower()
+        if ending in (".pth", ".pt", ".safetensors"):
+            write_official(checkpoint, path, "safetensors" if ending == ".safetensors" else "torch")
             return
         write_folder(checkpoint, path)
         write_text(path / "config.json", to_json(self.config))

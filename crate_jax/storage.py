@@ -2,13 +2,15 @@
 
 import contextlib
 import os
+import re
 import uuid
 
 from etils import epath
 
 from crate_jax.errors import UserError
 
-GLOB = "*?[]"
+GLOB = "*?[]\\"
+LONGEST_NAME = 255  # bytes, of a file or folder
 STORES = ("gs", "s3", "az", "hf")  # that epath knows
 LIBRARIES = {"gcsfs": "'crate-jax[gcs]'", "s3fs": "s3fs", "adlfs": "adlfs"}  # of fsspec's, and what has them
 LIKE_BUCKETS = tuple(f"/{store}/" for store in STORES)
@@ -21,6 +23,8 @@ def is_remote(path):
         UserError: it is an address of another kind, such as http://.
     """
     kind, found, _ = os.fspath(path).partition("://")
+    if not found and (cut := re.match(rf"({'|'.join(STORES)}):/+", kind)):
+        raise UserError(f"{path}: an address in an object store begins with {cut[1]}://, with two slashes.")
     if found and kind not in STORES:
         raise UserError(f"{path}: no files are read or written at {kind}://; name a local path, or one in gs://.")
     return bool(found)
@@ -47,13 +51,15 @@ def output_folder(text, flag="--workdir"):
     Raises:
         UserError: nothing is given, no home folder, or characters that checkpoints cannot be found under.
     """
-    found = [character for character in GLOB if character in os.fspath(text)]
+    folder = folder_at(text, flag)
+    whole = os.fspath(absolute(folder))  # for a folder above may be called so
+    found = [character for character in GLOB if character in whole]
     if found:
         raise UserError(
-            f"{flag}={text}: a folder with {' '.join(found)} in its name cannot hold checkpoints (they are patterns of "
-            f"file names); take another name."
+            f"{flag}={text}: a folder with {' '.join(found)} in its path ({whole}) cannot hold checkpoints (they are "
+            f"patterns of file names); take another."
         )
-    return folder_at(text, flag)
+    return folder
 
 
 def folder_at(text, flag):
@@ -65,12 +71,25 @@ def folder_at(text, flag):
     text = os.fspath(text)
     if not text.strip():
         raise UserError(f"{flag}= is empty; name a folder, such as {flag}=workdirs/first.")
+    if "\0" in text or not _is_text(text):
+        raise UserError(f"{flag}={text!r}: this name is no text in UTF-8, and results could not be written under it.")
+    if max(len(part.encode()) for part in text.split("/")) > LONGEST_NAME:
+        raise UserError(
+            f"{flag}={text[:40]}...: no name in a path may be longer than {LONGEST_NAME} bytes; shorten it."
+        )
     if is_remote(text):
         return epath.Path(text)
     expanded = os.path.expanduser(text)
     if expanded.startswith("~"):
         raise UserError(f"{flag}={text}: there is no home folder for ~ here; write the whole path.")
     return epath.Path(local(expanded))
+
+
+def _is_text(name):
+    try:
+        return bool(name.encode())
+    except UnicodeEncodeError:  # bytes that are no UTF-8 stand in it as lone surrogates
+        return False
 
 
 def check_writable(folder, flag):
@@ -121,14 +140,14 @@ def write_whole(path, text):
 
     Args:
         path: an `epath.Path`; its folder exists.
-        text: of the file.
+        text: of the file, in UTF-8 whatever the locale is.
     """
-    path = epath.Path(path)
+    path, content = epath.Path(path), text.encode("utf-8", "backslashreplace")
     if is_remote(path):  # an object appears when its upload is complete
-        path.write_text(text)
+        path.write_bytes(content)
         return
     draft = path.parent / f".{path.name}.{os.getpid()}-{uuid.uuid4().hex[:8]}.draft"  # two writers at once do not meet
-    draft.write_text(text)
+    draft.write_bytes(content)
     draft.replace(path)
 
 

@@ -99,4 +99,4 @@ def _write(report, name, made, html):
     for one in made:
         for figure, png in one["figures"].items():
             (figures / f"{figure}.png").write_bytes(png)
-    report.write_text(html)
+    write_text(report, html)

@@ -10,8 +10,11 @@ included, `crate_jax.cli.demo.page(...)` returns it.
 
 import logging
 import pathlib
+import socket
 import tempfile
 import threading
+
+from crate_jax.errors import UserError, first_line
 
 logger = logging.getLogger(__name__)
 
@@ -25,6 +28,20 @@ def add_arguments(parser):
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on")
     parser.add_argument("--port", type=whole(1, 65535), default=7860, help="port to listen on")
     parser.add_argument("--limit", type=whole(2), default=128, help="training images in which atoms look for patches")
+
+
+def check_address(host, port):
+    """Refuses an address that cannot be listened on, before minutes of compiling.
+
+    Raises:
+        UserError: another program has it, or this machine does not.
+    """
+    try:
+        socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET).close()
+    except (OSError, OverflowError, ValueError) as error:
+        raise UserError(
+            f"--host={host} --port={port} cannot be listened on ({first_line(error)}); name others."
+        ) from error
 
 
 def page(subject, baseline=None, *, limit=128):
@@ -82,6 +99,7 @@ def examples_of(subject, count=8):
 
 def run(arguments):
     """The command."""
+    check_address(arguments.host, arguments.port)
     from crate_jax.analysis.demo import MOST_MEGABYTES
     from crate_jax.analysis.demo_page import build
     from crate_jax.distributed.compilation_cache import keep_compiled

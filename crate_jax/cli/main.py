@@ -39,6 +39,23 @@ INTO_WORKDIR = COMPUTES | {"segment"}  # where there is no --out
 PATHS = ("workdir", "out", "checkpoint", "baseline", "source", "target")
 
 
+_SPACE, _RIGHTS = "the disk is full: free space there", "see that it can be read and written"
+TODO = {  # what a person does about an error of the machine, by its number
+    errno.ENOSPC: _SPACE,
+    errno.EDQUOT: _SPACE,
+    errno.EFBIG: "raise the limit of the size of a file (ulimit -f)",
+    errno.EMFILE: "raise the limit of open files (ulimit -n)",
+    errno.ENFILE: "close other programs",
+    errno.EACCES: _RIGHTS,
+    errno.EPERM: _RIGHTS,
+    errno.EROFS: _RIGHTS,
+    errno.EIO: "see that the disk answers",
+    errno.ESTALE: "mount the network file system again",
+    errno.ENAMETOOLONG: "take a shorter name",
+    errno.ELOOP: "mend the links",
+}
+
+
 class _Help(argparse.RawDescriptionHelpFormatter):
     """The description as it is written, and each flag's default."""
 
@@ -118,6 +135,7 @@ def run(arguments, signals=None):
     rest, overrides = split_overrides(arguments)
     parsed = parser.parse_args(rest)
     parsed.overrides = overrides
+    _refuse_empty(parser, parsed)
     _expand_home(parsed)
     _check_target(command, parsed)
     if command in COMPUTES:
@@ -137,6 +155,18 @@ def _listing(command):
     return contextlib.nullcontext() if command in TRAINS else listed_once()
 
 
+def _refuse_empty(parser, parsed):
+    """A flag that is given as nothing, as by a variable of the shell that is not set, would count as not given."""
+    for action in parser._actions:
+        values = getattr(parsed, action.dest, None)
+        for value in values if isinstance(values, list) else [values]:
+            if isinstance(value, str) and not value.strip():
+                name = f"{action.option_strings[0]}=" if action.option_strings else action.metavar or action.dest
+                raise UserError(
+                    f"{name} is empty; give it a value" + (", or leave it out." if not action.required else ".")
+                )
+
+
 def _expand_home(parsed):
     """Paths that begin with `~`: a shell leaves the one in `--out=~/x` as it is."""
     for name in PATHS:
@@ -146,7 +176,7 @@ def _expand_home(parsed):
 
 def _check_target(command, parsed):
     """Whether results can be written, before any are computed."""
-    from crate_jax.storage import check_writable, is_remote
+    from crate_jax.storage import check_writable, folder_at, is_remote
 
     flag, target = "--out", getattr(parsed, "out", None)
     is_file = command in ("features", "export")
@@ -158,7 +188,8 @@ def _check_target(command, parsed):
         target = "."
     if target is None or (command == "convert" and is_remote(target)):  # which refuses it by itself
         return
-    if is_file and target and not is_remote(target):
+    folder_at(target, flag)  # a name that nothing can be written under
+    if is_file and not is_remote(target):
         if os.path.isdir(target) and not (command == "export" and parsed.to == "savedmodel"):
             raise UserError(f"{flag}={target} is a folder; name the file to write.")
         target = os.path.dirname(target) or "."
@@ -193,6 +224,10 @@ def main(arguments=None):
     """The console command; its exit code is the result."""
     from crate_jax.distributed.signals import INTERRUPTED, ProgramSignals
 
+    for name in ("stdout", "stderr"):  # None where the program was started with it closed, as by `2>&-`
+        setattr(sys, name, getattr(sys, name) or open(os.devnull, "w"))  # noqa: SIM115
+        if hasattr(stream := getattr(sys, name), "reconfigure"):  # what a locale has no letter for is spelled out
+            stream.reconfigure(errors="backslashreplace")
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     quiet_libraries()
     with ProgramSignals() as signals:
@@ -208,11 +243,9 @@ def main(arguments=None):
             os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # or Python complains at exit that it cannot flush
             return 0
         except OSError as error:
-            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            if error.errno not in TODO:
                 raise
-            print(
-                f"crate-jax: the disk is full: {error}; free space there, and run the command again.", file=sys.stderr
-            )
+            print(f"crate-jax: {error}; {TODO[error.errno]}, and run the command again.", file=sys.stderr)
             return 1
         except Exception as error:
             if signals.interrupted:  # Ctrl-C within an import comes out as an ImportError

@@ -24,6 +24,7 @@ def run(arguments):
     import pathlib
 
     from crate_jax.errors import UserError
+    from crate_jax.storage import write_whole
     from crate_jax.sweeps.emit import emit
     from crate_jax.sweeps.points import load_sweep
     from crate_jax.sweeps.run import Record, run_sweep
@@ -37,7 +38,7 @@ def run(arguments):
             folder = pathlib.Path(arguments.workdir)
             if not (folder / "sweep.json").exists():
                 Record(sweep, folder).write()
-            (folder / name).write_text(text)
+            write_whole(folder / name, text)
         print(text, end="")
         return 0
     statuses = run_sweep(sweep, arguments.workdir, parallel=arguments.parallel, only=arguments.point)

@@ -17,6 +17,7 @@ import numpy as np
 
 from crate_jax.data.example import Source
 from crate_jax.data.loader import loaded
+from crate_jax.distributed.signals import STOPPING
 from crate_jax.errors import UserError
 
 FEWEST_READ = 1000  # examples (or all, if there are fewer) before a fraction of them means anything
@@ -29,6 +30,7 @@ class Batches:
     What a worker raises is raised where the consumer would have got the batch.
 
     Attributes:
+        source: that is read.
         wait_seconds: time that the consumer has waited so far.
         corrupt_examples: distinct corrupt examples met by this process up to the batch handed out last.
     """
@@ -43,7 +45,7 @@ class Batches:
             depth: batches kept ready.
             finish: a function of the dictionary of this process's rows, that returns the batch; called in the thread.
         """
-        self.wait_seconds, self.corrupt_examples = 0.0, 0
+        self.source, self.wait_seconds, self.corrupt_examples = ledger.source, 0.0, 0
         self._ready, self._next, self._stop = queue.Queue(maxsize=depth), None, threading.Event()
         self._iterator = []  # filled by the thread
         work = (chunks, workers, ledger, finish, self._ready, self._stop, self._iterator)
@@ -99,7 +101,7 @@ class Batches:
 def _fill(chunks, workers, ledger, finish, ready, stop, kept):
     """The thread's work; holds no reference to the Batches object, so that one left behind can be collected."""
     # worker processes inherit this: a signal to the whole group is answered by the parent, which ends them
-    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
+    signal.pthread_sigmask(signal.SIG_BLOCK, STOPPING)
 
     def put(*entry):
         while not stop.is_set():
@@ -166,9 +168,13 @@ class Ledger:
         self.check()
 
     def check(self, final=False):
-        """Raises UserError if more than the allowed fraction is corrupt, once enough were read to tell."""
+        """Raises UserError if more than the allowed fraction is corrupt, once enough were read to tell.
+
+        At the end (`final`) of a few examples of many, such as those of a figure, one that is corrupt tells nothing.
+        """
         seen = min(self.read, self.source.num_examples)
-        enough = final or not self.max_fraction or seen >= min(FEWEST_READ, self.source.num_examples)
+        enough = not self.max_fraction or seen >= min(FEWEST_READ, self.source.num_examples)
+        enough = enough or (final and len(self.corrupt) >= seen > 0)
         if enough and len(self.corrupt) > self.max_fraction * seen:
             raise UserError(
                 f"{len(self.corrupt)} of {seen} examples read from {self.source.name} ({self.source.location}) are "

@@ -1,10 +1,10 @@
 """A person's own pictures: any depth, any common format; the first sub-folder is the label.
 
 A split is the sub-folder of that name, or one whose standard name (train, validation, test) it is in a known spelling:
-`Training`, `val`, `test_images`, `val2017`, `ILSVRC2012_img_val`. Where there is no held-out folder, `train` and
-`validation` are nine tenths and one tenth of FOLDER/train, or of FOLDER, by a hash of each path: adding pictures moves
-none from one side to the other. Splits and classes side by side are refused: validation pictures would be trained on.
-Classes have the same numbers in every split: those of the training pictures come first.
+`Training`, `val`, `test_images`, `val2017`, `ILSVRC2012_img_val`, or `food_train` beside `food_test`. Where there is no
+held-out folder, `train` and `validation` are nine tenths and one tenth of FOLDER/train, or of FOLDER, by a hash of each
+path: adding pictures moves none from one side to the other. Splits and classes side by side are refused: validation
+pictures would be trained on. Classes have the same numbers in every split: those of the training pictures come first.
 """
 
 import dataclasses
@@ -48,6 +48,29 @@ _PATTERNS = {standard: re.compile(_AROUND.format(spelling)) for standard, spelli
 def standard_name(name):
     """`train`, `validation` or `test` for a known spelling of one of them, else None."""
     return next((standard for standard, pattern in _PATTERNS.items() if pattern.fullmatch(name.lower().strip())), None)
+
+
+_WORDS = re.compile(r"[^\W\d_]+")
+_SPLIT_WORDS = {standard: re.compile(spelling) for standard, spelling in SPELLINGS.items()}
+
+
+def splits_among(names):
+    """Folder names to `train`, `validation` or `test`: by `standard_name`, or as `food_train` is beside `food_val`.
+
+    Names that differ in nothing but such a word are splits if one of them is the training split.
+    """
+    found = {name: standard_name(name) for name in names if standard_name(name)}
+    alike = {}  # what is left of a name without one of its words, to what that word may stand for
+    for name in names:
+        for word in _WORDS.finditer(name) if name not in found else ():
+            standard = next((s for s, pattern in _SPLIT_WORDS.items() if pattern.fullmatch(word[0].lower())), None)
+            if standard:
+                rest = f"{name[: word.start()]} {name[word.end() :]}".lower()
+                alike.setdefault(re.sub(r"\d+", "0", rest), {})[name] = standard
+    for group in alike.values():
+        if "train" in group.values() and len(set(group.values())) > 1:
+            found |= group
+    return {name: found[name] for name in names if name in found}
 
 
 def held_out(paths):
@@ -163,7 +186,7 @@ class Folders:
                 names.append(entry.name)
             elif entry.kind == "link to nowhere" and not is_picture(entry.name):
                 refuse_dangling(folder, entry.name)
-        self.standard = {name: standard_name(name) for name in names if standard_name(name)}
+        self.standard = splits_among(names)
         self.others = [name for name in names if name not in self.standard]
 
     def find(self, split):
@@ -261,8 +284,8 @@ class Folders:
                 name, inner, _ = path.split("/", 2)
                 below.setdefault(name, set()).add(inner)
         for name, inner in below.items():
-            found = sorted(one for one in inner if standard_name(one))
-            if len({standard_name(one) for one in found}) > 1:
+            found = splits_among(sorted(inner))
+            if len(set(found.values())) > 1:
                 place = printable(joined(self.folder, name))
                 raise UserError(f"{place} holds splits ({listed(found)}); name it as data.data_dir.")
 

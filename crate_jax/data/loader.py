@@ -153,9 +153,9 @@ def loaded(chunks, threads, processes):
 
 def shared_memory_holds(needed):
     """Whether rows may travel in shared memory: a container has 64 MiB of it unless told otherwise."""
-    if not os.path.isdir(SHARED_MEMORY):
-        return True  # not a Linux system, where it is a part of the main memory
-    free = shutil.disk_usage(SHARED_MEMORY).free
+    if sys.platform != "linux":
+        return True  # it is a part of the main memory
+    free = shutil.disk_usage(SHARED_MEMORY).free if os.access(SHARED_MEMORY, os.W_OK | os.X_OK) else 0
     if free < 2 * needed:
         logging.warning(
             f"{SHARED_MEMORY} has {free / 2**20:.0f} MiB free, {2 * needed / 2**20:.0f} are wanted for worker "

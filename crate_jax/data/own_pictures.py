@@ -20,6 +20,8 @@ from crate_jax.data.picture import CorruptPicture, decoded
 from crate_jax.errors import UserError, first_line
 from crate_jax.storage import is_remote
 
+LONGEST = 4096  # letters of a path; no longer one can be there
+
 
 def picture_paths(text):
     """What `--images=` names: files and folders, local or remote, separated by commas, or a list of them.
@@ -39,7 +41,11 @@ def picture_paths(text):
     text = os.fspath(text)
     parts, found, first = text.split(","), [], 0
     while first < len(parts):
-        for last in range(len(parts), first, -1):
+        longest, letters = first + 1, len(parts[first])
+        while longest < len(parts) and letters < LONGEST and not is_remote(parts[longest].strip()):
+            letters += 1 + len(parts[longest])
+            longest += 1
+        for last in range(longest, first, -1):
             path = ",".join(parts[first:last]).strip()
             path = path if is_remote(path) else os.path.expanduser(path)
             if path and is_there(path):

@@ -1,7 +1,8 @@
 """A split is copied to fast local storage at start: `data.stage_dir=/dev/shm/me`, once per host.
 
-Files of the right size that are there already stay, so the processes of one host share them and a run that starts again
-copies nothing. Every host copies the whole split: any host may need any example.
+Files of the right size and time that are there already stay, so the processes of one host share them and a run that
+starts again copies nothing; what was changed since is copied again. Every host copies the whole split: any host may
+need any example.
 """
 
 import concurrent.futures
@@ -51,12 +52,12 @@ def staged(source, folder):
 def _copy_missing(files, folder):
     """Copies those of the files (path, copy) that are not in the folder in full."""
     with concurrent.futures.ThreadPoolExecutor(COPIES) as pool:
-        sizes = pool.map(lambda file: retried(lambda: epath.Path(file[0]).stat().length, file[0]), files)
-        sized = [(*file, size) for file, size in zip(files, sizes, strict=True)]
-        missing = [file for file in sized if not (os.path.isfile(file[1]) and os.path.getsize(file[1]) == file[2])]
+        stats = pool.map(lambda file: retried(lambda: epath.Path(file[0]).stat(), file[0]), files)
+        listed = [(*file, stat.length, int(stat.mtime)) for file, stat in zip(files, stats, strict=True)]
+        missing = [file for file in listed if not _is_there(*file[1:])]
         if not missing:
             return
-        needed, free = sum(size for _, _, size in missing), shutil.disk_usage(folder).free
+        needed, free = sum(size for _, _, size, _ in missing), shutil.disk_usage(folder).free
         if needed > free:
             raise UserError(
                 f"{folder} has {free / 2**30:.1f} GiB free, and {needed / 2**30:.1f} GiB of the data set are to be "
@@ -67,7 +68,12 @@ def _copy_missing(files, folder):
             pass
 
 
-def _copy(path, copy, size):
+def _is_there(copy, size, time):
+    found = os.stat(copy) if os.path.isfile(copy) else None
+    return found is not None and (found.st_size, int(found.st_mtime)) == (size, time)
+
+
+def _copy(path, copy, size, time):
     """Copies one file under another name, and renames it when it is complete; OSError if it is not of this size."""
     unfinished = f"{copy}.unfinished"
     os.makedirs(os.path.dirname(copy), exist_ok=True)
@@ -75,4 +81,5 @@ def _copy(path, copy, size):
         shutil.copyfileobj(source, target, 2**22)
     if os.path.getsize(unfinished) != size:
         raise OSError(f"its copy has {os.path.getsize(unfinished)} bytes instead of {size}")
+    os.utime(unfinished, (time, time))
     os.replace(unfinished, copy)

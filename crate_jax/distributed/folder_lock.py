@@ -115,9 +115,9 @@ class FolderLock:
     def _alive(self, owner):
         """Whether the process that wrote a lock still holds it."""
         if owner.get("machine") and owner["machine"] == _machine():
-            return _started(owner.get("pid")) == owner.get("started")
-        beat = owner.get("beat", 0)
-        if time.time() - beat > OLD_SECONDS:
+            return owner.get("started") is not None and _started(owner.get("pid")) == owner["started"]
+        beat = owner.get("beat")
+        if not isinstance(beat, int | float) or time.time() - beat > OLD_SECONDS:
             return False
         logger.info(
             "%s was used by process %s on %s; looking for up to %.0f s whether it still is",
@@ -159,7 +159,7 @@ def read_owner(path):
         path: of the lock's file, an `epath.Path`.
     """
     try:
-        found = json.loads(path.read_text()) if path.exists() else None
+        found = json.loads(path.read_bytes()) if path.exists() else None
     except (OSError, ValueError):
         return None
     return found if isinstance(found, dict) else None

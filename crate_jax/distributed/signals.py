@@ -1,10 +1,10 @@
-"""SIGINT (Ctrl-C) and SIGTERM, from the first import to the last checkpoint.
+"""SIGINT (Ctrl-C), SIGTERM and SIGHUP (the terminal is closed), from the first import to the last checkpoint.
 
     while the program starts     noted, so that no import is torn apart; the start is then given up, on all hosts
-    while a command computes     SIGINT ends it; SIGTERM does at once
+    while a command computes     SIGINT ends it; the others do at once
     while a run trains           the first one saves a checkpoint and ends the run, the second ends it at once
 
-SIGTERM is what Cloud TPU, Kubernetes and SLURM send before they take a machine away.
+SIGTERM is what Cloud TPU, Kubernetes and SLURM send before they take a machine away. SIGHUP stays ignored under nohup.
 """
 
 import contextlib
@@ -17,8 +17,17 @@ import threading
 logger = logging.getLogger(__name__)
 
 INTERRUPTED = 130
-_BOTH = (signal.SIGINT, signal.SIGTERM)
+STOPPING = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name))
 _SECONDS_TO_UNWIND = 5.0
+
+
+def stopping(*but):
+    """The signals that stop a run, less those of `but`, and less SIGHUP where the program was told to ignore it."""
+    return [
+        number
+        for number in STOPPING
+        if number not in but and (number in STOPPING[:2] or signal.getsignal(number) is not signal.SIG_IGN)
+    ]
 
 
 class StopRequested(Exception):
@@ -37,7 +46,7 @@ class ProgramSignals:
 
     def __enter__(self):
         if threading.current_thread() is threading.main_thread():
-            self._before = {number: signal.signal(number, self._handle) for number in _BOTH}
+            self._before = {number: signal.signal(number, self._handle) for number in stopping()}
         return self
 
     def __exit__(self, *_):
@@ -69,15 +78,15 @@ class ProgramSignals:
 
         Raises:
             KeyboardInterrupt: Ctrl-C was pressed.
-            SystemExit: SIGTERM came.
+            SystemExit: another one came.
         """
         self._starting = False
         if self.noted == signal.SIGINT:
             raise KeyboardInterrupt
         if self.noted is not None:
             raise SystemExit(128 + self.noted)
-        if self._before:
-            signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        for number in self._before.keys() - {signal.SIGINT}:
+            signal.signal(number, signal.SIG_DFL)
 
     def joined(self):
         """As `started`, where JAX's coordination service has taken SIGTERM over, and what was noted is dealt with."""
@@ -93,7 +102,7 @@ class Preemption:
         second: what a second Ctrl-C does: a handler, as `signal.signal` takes it; None: what it did before.
 
     Attributes:
-        interrupted: it was Ctrl-C, not SIGTERM.
+        interrupted: it was Ctrl-C, not another signal.
     """
 
     def __init__(self, second=None):
@@ -103,7 +112,7 @@ class Preemption:
     def __enter__(self):
         if threading.current_thread() is threading.main_thread():
             # several processes: JAX's service has its own handler of SIGTERM
-            numbers = _BOTH if _alone() else (signal.SIGINT,)
+            numbers = stopping() if _alone() else stopping(signal.SIGTERM)
             self._before = {number: signal.signal(number, self._handle) for number in numbers}
         return self
 
@@ -115,7 +124,7 @@ class Preemption:
         self.interrupted = number == signal.SIGINT
         again = self._second if self._second is not None else self._before[number]
         signal.signal(number, again or signal.SIG_DFL)
-        name = "Ctrl-C" if self.interrupted else "SIGTERM"
+        name = "Ctrl-C" if self.interrupted else signal.Signals(number).name
         logger.warning("%s: saving a checkpoint after this step%s", name, "; again ends at once" * self.interrupted)
         if not _alone():
             os.kill(os.getpid(), signal.SIGTERM)  # the service tells the other hosts

@@ -6,7 +6,6 @@ they depend on (parameters, network, data, normalisation), so that the next comm
 
 import contextlib
 import functools
-import getpass
 import hashlib
 import logging
 import math
@@ -191,7 +190,7 @@ def _local(folder):
         if os.access(local, os.W_OK):
             return local
     name = hashlib.sha256(str(folder).encode()).hexdigest()[:16]
-    local = pathlib.Path(tempfile.gettempdir()) / f"crate_jax_{getpass.getuser()}" / name / "features"
+    local = pathlib.Path(tempfile.gettempdir()) / f"crate_jax_{os.getuid()}" / name / "features"
     local.mkdir(parents=True, exist_ok=True)
     logger.info("features cannot be mapped in %s, and go to %s; TMPDIR names another disk", folder, local)
     return local

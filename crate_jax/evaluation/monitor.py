@@ -5,10 +5,13 @@ linear probe at one C on one feature, and the loss on a few held-out images. The
 and `knn` choose and converge.
 """
 
+import logging
+
 import jax
 import numpy as np
 from etils import epath
 
+from crate_jax.errors import UserError, warn_once
 from crate_jax.evaluation import knn
 from crate_jax.evaluation.feature_store import labelled_rows
 from crate_jax.evaluation.reconstruct import TITLES, completed, measure, measured, of_split, rows_of
@@ -19,6 +22,8 @@ from crate_jax.figures import curves, picture_grid, png_of
 from crate_jax.models.masked_autoencoder import MaskedAutoencoder
 from crate_jax.training.loop import Observer
 from crate_jax.training.observers import on_one_device
+
+logger = logging.getLogger(__name__)
 
 MOST = 4096  # examples of either split
 LOSS_IMAGES = 128  # held-out images of the loss, always the same with the same masks
@@ -36,34 +41,39 @@ def make_evaluator(config, model):
 
     Returns:
         A function (step, params) to {"evaluation/knn": ..., "evaluation/probe": ...}, fractions of one, and
-        "evaluation/loss" of a masked autoencoder.
+        "evaluation/loss" of a masked autoencoder. Without labels of two classes it is the loss alone.
 
     Raises:
-        UserError: (when called) no such split, no labels.
+        UserError: (when called) no such split.
     """
     features = f"cells@encoder_{max(0, model.depth // 2 - 1):02d}"
     settings = config.data
 
     def evaluate(step, params):
         del step  # an evaluator may depend on it; this one does not
-        subject = Subject(model, params, config, epath.Path("."), "this run")
-        train, test = (
-            labelled_rows(subject, split, (features,), MOST)
-            for split in (settings.train_split, settings.validation_split)
-        )
-        train_N, test_M, classes = compact_labels(train.label_N, test.label_N)
-        train, test = train.features[features], test.features[features]
-        k = min(knn.NEIGHBOURS, len(train_N))
-        scalars = {
-            "evaluation/knn": float(np.mean(knn.predict(train, train_N, test, k=k) == test_M)),
-            "evaluation/probe": fit(train, train_N, WATCHED_C, classes).accuracy(test, test_M),
-        }
+        subject, scalars = Subject(model, params, config, epath.Path("."), "this run"), {}
+        splits = (settings.train_split, settings.validation_split)
+        if all(_has_labels(subject.open_split(split)) for split in splits):
+            train, test = (labelled_rows(subject, split, (features,), MOST) for split in splits)
+            train_N, test_M, classes = compact_labels(train.label_N, test.label_N)
+            train, test = train.features[features], test.features[features]
+            k = min(knn.NEIGHBOURS, len(train_N))
+            scalars["evaluation/knn"] = float(np.mean(knn.predict(train, train_N, test, k=k) == test_M))
+            scalars["evaluation/probe"] = fit(train, train_N, WATCHED_C, classes).accuracy(test, test_M)
+        else:
+            warn_once(f"{settings.name} has no labels of two classes: of held-out images the loss alone is evaluated.")
         if isinstance(model, MaskedAutoencoder):
             images, index_N, _ = of_split(subject, settings.validation_split, LOSS_IMAGES)
             scalars["evaluation/loss"] = measured(subject, images, index_N, "random", model.mask_ratio)["masked_mse"]
         return scalars
 
     return evaluate
+
+
+def _has_labels(source):
+    """Whether a split may hold two classes: an own folder's labels are known, others are once they are read."""
+    known = source.labels is None or source.labels.max() >= 0
+    return known and (source.num_classes or 0) > 1
 
 
 class Evaluation(Observer):
@@ -94,8 +104,11 @@ class Pictures(Observer):
         params = self._here(state.params if state.ema is None else state.ema)
         if jax.process_index() == 0:
             subject = Subject(self._model, params, self._config, epath.Path("."), "this run")
-            if self._images is None:
-                self._images = of_split(subject, self._config.data.validation_split, SHOWN)
+            try:
+                self._images = self._images or of_split(subject, self._config.data.validation_split, SHOWN)
+            except UserError as error:  # no run ends for want of a picture in its log
+                logger.warning("no picture of step %d: %s", step, error)
+                return
             images, index_B, names = self._images
             shown = completed(subject, images, index_B, "random", self._model.mask_ratio)
             error, decibels = (float(np.mean(measure(shown)[name])) for name in ("masked_mse", "masked_psnr"))

@@ -17,7 +17,7 @@ import numpy as np
 
 from crate_jax.config import load_config
 from crate_jax.data.own_pictures import picture_data
-from crate_jax.errors import UserError
+from crate_jax.errors import UserError, check_whole
 from crate_jax.evaluation import accuracy_figures as figures
 from crate_jax.evaluation.attentive import attentive_probe
 from crate_jax.evaluation.feature_store import (
@@ -113,7 +113,9 @@ def probe(
 
 def _solved(subject, features, shots, baselines, pictures):
     """The probe by a solver: of the network and the baselines."""
-    shots = (shots,) if isinstance(shots, int) else shots
+    shots = (shots,) if np.ndim(shots) == 0 and shots is not None else shots
+    for one in shots or ():  # how many a class has is known after minutes only
+        check_whole("--shots", one, 1)
     baselines = [baselines] if isinstance(baselines, str) else baselines
     wrong = [one for one in baselines if one not in BASELINES]
     if wrong:

@@ -90,7 +90,7 @@ def read_result(path):
     """What a result file holds, a dictionary; None where there is none, or with a warning a damaged one."""
     path = epath.Path(path)
     try:
-        found = json.loads(path.read_text()) if path.exists() else None
+        found = json.loads(path.read_bytes()) if path.exists() else None
     except ValueError:
         found = ()
     if found is None or isinstance(found, dict):

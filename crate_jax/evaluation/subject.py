@@ -26,6 +26,7 @@ from crate_jax.interop.tensor_files import check_finite
 from crate_jax.interop.torch_checkpoint import read_params
 from crate_jax.models.registry import boxed_shapes, create_model, init_params
 from crate_jax.operators.patches import image_shape
+from crate_jax.storage import check_writable
 from crate_jax.training.checkpoint import Checkpoints
 from crate_jax.training.objective import channel_statistics
 from crate_jax.training.run_folder import RunFolder, load_step, read_config
@@ -111,6 +112,11 @@ class Subject:
             file = result.save(also)
             if file.parent == self.out:
                 return file
+            try:
+                check_writable(self.out, "--workdir")
+            except UserError as error:  # a run of somebody else's, say
+                logger.warning("%s has no copy in the workdir: %s", file, error)
+                return file
         return result.save(self.out, suffix=self.suffix(result.kind, result.numbers["data"]))
 
     def suffix(self, kind, data):
@@ -151,7 +157,6 @@ def resolve(arguments, *, with_decoder=False):
     Raises:
         UserError: flags that do not go together, no such run or file, or settings that do not fit it.
     """
-    check_jax_settings()
     if bool(arguments.workdir) == bool(arguments.checkpoint):
         raise UserError("give either --workdir=D or --checkpoint=P --config=F --out=DIR.")
     if arguments.workdir:
@@ -182,6 +187,7 @@ def of_checkpoint(path, config=None, out=".", *, with_decoder=False, overrides=(
     Raises:
         UserError: as `interop.checkpoint_file.open_checkpoint`.
     """
+    check_jax_settings()
     where = located(path)
     if config is None:
         ours = all((epath.Path(where) / name).exists() for name in ("config.json", MODEL))
@@ -208,6 +214,7 @@ def of_run(workdir, overrides=(), out=None, step=None):
     Raises:
         UserError: no run there, or an override that its parameters do not fit.
     """
+    check_jax_settings()
     workdir = os.path.expanduser(workdir)
     config = read_config(workdir)
     own = (config.data.name, config.data.validation_split)

@@ -6,6 +6,7 @@ FOLDER/carried.safetensors     official tensors that the network has no use for,
 """
 
 import json
+import os
 import pathlib
 
 import numpy as np
@@ -64,7 +65,7 @@ def read_description(folder):
         hint = "; it is a run: give it as --workdir" if (file.parent / "config.json").is_file() else ""
         raise UserError(f"{folder} holds no {MODEL}, so it is no converted checkpoint{hint}.")
     try:
-        description = json.loads(file.read_text())
+        description = json.loads(file.read_bytes())
         number, _, _ = description["format"], description["name"], description["overrides"]
     except (ValueError, KeyError, TypeError) as error:
         raise UserError(f"{file} does not say which network it is of ({error!r}); convert the file again.") from error
@@ -87,7 +88,7 @@ def open_checkpoint(path, overrides):
     path = located(path)
     if is_remote(path):
         raise UserError(f"{path}: checkpoint files are read from a local disk; copy it here first, and name the copy.")
-    path = pathlib.Path(path).expanduser()
+    path = pathlib.Path(os.path.expanduser(path))
     if path.is_dir() and weights_in(path) is None:
         return FolderCheckpoint(path, overrides)
     return OfficialCheckpoint(open_tensors(weights_in(path) or path), overrides)

@@ -14,6 +14,7 @@ import os
 import pathlib
 import re
 import struct
+import uuid
 import warnings
 import zipfile
 
@@ -122,15 +123,18 @@ class NumpySource(Source):
                             version, np.lib.format.read_array_header_2_0
                         )
                         shapes[entry.removesuffix(".npy")] = read(file)[0]
-        except (OSError, ValueError, zipfile.BadZipFile) as error:
+        except Exception as error:  # zlib, zipfile and NumPy's reader of headers raise what they stumble over
             raise UserError(f"{path} is no readable NumPy archive ({first_line(error)}); fetch it again.") from error
         super().__init__(path, shapes, {})
 
     def _read(self, name):
         try:
             with np.load(self.path, allow_pickle=False) as archive:
-                return np.asarray(archive[name], np.float32)
-        except (OSError, ValueError, TypeError, zipfile.BadZipFile) as error:
+                array = archive[name]
+            if array.dtype.kind == "c":
+                raise ValueError("complex numbers")
+            return np.asarray(array, np.float32)
+        except Exception as error:  # as above
             raise UserError(f"{self.path}: array {name} cannot be read ({first_line(error)})") from error
 
 
@@ -161,7 +165,7 @@ class Shards(Source):
 
     def __init__(self, path):
         try:
-            placed = dict(json.loads(path.read_text())["weight_map"])
+            placed = dict(json.loads(path.read_bytes())["weight_map"])
             files = {file: path.parent / file for file in sorted(set(placed.values()))}
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise UserError(f"{path} does not say in which file each tensor is ({first_line(error)}).") from error
@@ -330,7 +334,7 @@ def local_target(path):
     """
     if is_remote(path):
         raise UserError(f"{path}: files are written to a local disk; name a local one, and copy it there.")
-    return pathlib.Path(path).expanduser()
+    return pathlib.Path(os.path.expanduser(path))
 
 
 class finished:
@@ -338,7 +342,7 @@ class finished:
 
     def __init__(self, path):
         self.path = pathlib.Path(path)
-        self.partial = self.path.with_name(self.path.name + ".partial")
+        self.partial = self.path.with_name(f"{self.path.name}.{os.getpid()}-{uuid.uuid4().hex[:8]}.partial")
 
     def __enter__(self):
         self.path.parent.mkdir(parents=True, exist_ok=True)

@@ -8,14 +8,15 @@ baseline, or, where a part of the names is named (`vit` of `photographs+vit` and
 has the same data.
 """
 
-import json
+import os
 
 import numpy as np
 from etils import epath
 
 from crate_jax.config import flatten, model_overrides
 from crate_jax.config_schema import LEAVES
-from crate_jax.errors import UserError, nearest
+from crate_jax.data.pipeline import num_train_examples
+from crate_jax.errors import UserError, nearest, warn_once
 from crate_jax.evaluation.results import read_result, write_text
 from crate_jax.figures import save_figure
 from crate_jax.models.flops import flops_per_image
@@ -27,6 +28,7 @@ from crate_jax.sweeps.run import POINT
 from crate_jax.training.checkpoint import Checkpoints
 from crate_jax.training.metrics_file import read_metrics
 from crate_jax.training.run_folder import RunFolder, read_config
+from crate_jax.training.schedule import total_steps
 
 LAST_LINES = 5  # of the log, over which the loss is averaged
 
@@ -68,8 +70,8 @@ def find_runs(names):
         else:
             raise UserError(f"{name} is neither a run (no config.json) nor a sweep (no sweep.json).")
     whole = []
-    for label, path in found:
-        step, total = last_step(path), read_config(path).total_steps
+    for label, path in {os.path.realpath(path): (label, path) for label, path in found}.values():  # each run once
+        step, total = last_step(path), _planned_steps(label, read_config(path))
         if not step or (total and step < total):
             unfinished.append(f"{label}: step {step} of {total or 'unknown'}")
         else:
@@ -79,15 +81,35 @@ def find_runs(names):
     return whole, unfinished
 
 
+def _planned_steps(label, config):
+    """Of a whole run; None, with a warning, where they are counted in epochs of a data set that is not here."""
+    try:
+        return total_steps(config, 0 if config.total_steps else num_train_examples(config))
+    except UserError:
+        warn_once(f"{label}: whether its {config.total_epochs} epochs are over is not known without its data set.")
+        return None
+
+
 def _points(folder):
     """How the points of a sweep stand, by their own folders where a scheduler ran each; [] for no sweep."""
     if (folder / "sweep.json").exists():
-        return json.loads((folder / "sweep.json").read_text())["points"]
+        return _listed(folder / "sweep.json")
     points = {}
     for path in folder.glob(f"*/{POINT}"):
-        listed = {point["name"]: point for point in json.loads(path.read_text())["points"]}
+        listed = {point["name"]: point for point in _listed(path)}
         points = listed | points | {path.parent.name: listed.get(path.parent.name)}
     return [point for point in points.values() if point]
+
+
+def _listed(path):
+    """The points that a sweep's file names."""
+    points = (read_result(path) or {}).get("points")
+    whole = isinstance(points, list) and all(
+        isinstance(one, dict) and {"name", "status"} <= one.keys() for one in points
+    )
+    if not whole:
+        raise UserError(f"{path} is damaged; run the sweep's own command again, which writes it anew.")
+    return points
 
 
 def _config_there(path):
@@ -149,7 +171,10 @@ def make_rows(runs):
                 )
         flat = flatten(config)
         same = tuple((name, repr(flat[name])) for name in TOLD_APART)
-        row = rows.setdefault(same, {"labels": [], "seeds": [], "data": config.data.name, "by_seed": {}, "claims": []})
+        twice = sum(config.seed in row["seeds"] for key, row in rows.items() if key[0] == same)
+        row = rows.setdefault(
+            (same, twice), {"labels": [], "seeds": [], "data": config.data.name, "by_seed": {}, "claims": []}
+        )
         row["labels"].append(label)
         row["seeds"].append(config.seed)
         row["by_seed"][config.seed] = numbers

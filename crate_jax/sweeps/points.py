@@ -16,8 +16,8 @@ import re
 
 import numpy as np
 
-from crate_jax.config import flatten, load_config
-from crate_jax.config_files import find_config, installed_configs, run_config_file
+from crate_jax.config import flatten, load_config, shown
+from crate_jax.config_files import find_config, installed_configs, returned_by, run_config_file
 from crate_jax.config_schema import LEAVES
 from crate_jax.errors import UserError, nearest
 
@@ -105,17 +105,24 @@ def load_sweep(name):
     found = run_config_file(path)
     if "get_hyper" not in found:
         raise UserError(f"--config={path}: the file has no get_hyper(), so it is no sweep; use pretrain.")
-    hyper = list(found["get_hyper"]())
+    # inside the call, for a generator runs here only
+    hyper = returned_by(path, "get_hyper", lambda: list(found["get_hyper"]()))
     if not hyper:
         raise UserError(f"--config={path}: get_hyper() returns no points.")
-    evaluate = tuple(found.get("EVALUATE", ()))
+    strange = [one for one in hyper if not isinstance(one, dict) or not all(isinstance(key, str) for key in one)]
+    if strange:
+        raise UserError(
+            f"--config={path}: get_hyper() returns {shown(strange[0])} among its points; a point is a dictionary from "
+            "leaf to value."
+        )
+    evaluate = found.get("EVALUATE", ())
+    evaluate = (evaluate,) if isinstance(evaluate, str) else tuple(evaluate or ())
     for command in evaluate:
-        if command.split()[0] not in EVALUATIONS:
+        if not isinstance(command, str) or command.partition(" ")[0] not in EVALUATIONS:
             raise UserError(f"--config={path}: EVALUATE has {command!r}{nearest(command, EVALUATIONS)}")
     points = []
     for one in hyper:
-        # a number of NumPy's, as np.linspace makes them, is no JSON
-        overrides = {k: v.item() if isinstance(v, np.generic) else v for k, v in one.items() if k != "name"}
+        overrides = {key: _plain(value) for key, value in one.items() if key != "name"}
         name = safe(one["name"]) if "name" in one else name_of(overrides)
         points.append(Point(name, overrides, fingerprint(load_config(path, overrides.items()))))
     names = [point.name for point in points]
@@ -123,6 +130,13 @@ def load_sweep(name):
     if twice:
         raise UserError(f"--config={path}: several points are called {', '.join(twice)}.")
     return Sweep(path.resolve(), points, evaluate)
+
+
+def _plain(value):
+    """A value without NumPy's numbers and arrays, as np.linspace makes them, which are no JSON and no flag."""
+    if isinstance(value, np.generic | np.ndarray):
+        value = value.tolist()
+    return tuple(map(_plain, value)) if isinstance(value, tuple | list) else value
 
 
 def fingerprint(config):
@@ -144,7 +158,7 @@ def find_sweep(name):
 
 def safe(text):
     """A name that any file system, scheduler and shell takes as it is."""
-    return re.sub(r"[^A-Za-z0-9._=+-]+", "_", str(text)).strip("_") or "point"
+    return re.sub(r"[^A-Za-z0-9._=+-]+|^\.+|\.+$", "_", str(text)).strip("_") or "point"
 
 
 def name_of(overrides):

@@ -23,6 +23,7 @@ from crate_jax.distributed.cluster import find_cluster, without_cluster
 from crate_jax.distributed.compilation_cache import shared_cache
 from crate_jax.distributed.devices import chips
 from crate_jax.distributed.folder_lock import FolderLock
+from crate_jax.distributed.signals import stopping
 from crate_jax.errors import UserError
 from crate_jax.storage import is_remote, make_folder, output_folder, write_whole
 from crate_jax.sweeps.machine import die_with_parent, shares
@@ -206,7 +207,7 @@ def _run_all(sweep, workdir, points, parallel, record):
         free.put(share)
     runner, before = Runner(sweep, workdir, record), {}
     if threading.current_thread() is threading.main_thread():
-        before = {number: signal.signal(number, runner.stop) for number in (signal.SIGTERM, signal.SIGINT)}
+        before = {number: signal.signal(number, runner.stop) for number in stopping()}
 
     def run(point):
         share = free.get()

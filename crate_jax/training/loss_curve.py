@@ -1,5 +1,7 @@
 """The loss curve of a run, as a picture: `figures/loss.png`."""
 
+import math
+
 import numpy as np
 
 from crate_jax.figures import COLOURS, GREY, label, panels, save_figure
@@ -15,7 +17,8 @@ def plot_loss(metrics, path):
         metrics: path of a `metrics.jsonl`.
         path: an `epath.Path` for the PNG.
     """
-    lines = [line for line in read_metrics(metrics) if "loss" in line]
+    drawn = ("loss", "learning_rate")
+    lines = [line for line in read_metrics(metrics) if all(_is_finite(line.get(name)) for name in drawn)]
     if not lines:
         return
     steps = [line["step"] for line in lines]
@@ -27,19 +30,25 @@ def plot_loss(metrics, path):
     else:
         axis.plot(steps, values, color=COLOURS[0], linewidth=0.7, alpha=0.4, label="a training batch")
         axis.plot(steps, moving_average(values, width), color=COLOURS[0], label=f"mean of {2 * width + 1} batches")
-    held_out = [(line["step"], line["evaluation/loss"]) for line in lines if "evaluation/loss" in line]
+    held_out = [(line["step"], line["evaluation/loss"]) for line in lines if _is_finite(line.get("evaluation/loss"))]
     if held_out:
         axis.plot(*zip(*held_out, strict=True), "o--", color=COLOURS[5], markersize=4, label="held-out images")
     axis.legend(fontsize=8, loc="upper center")
     label(axis, x="step", y="mean squared error of removed patches")
     losses = sorted(values)
-    axis.set_ylim(0, min(1.05 * losses[-1], 3 * losses[len(losses) // 2]))  # the first steps would flatten the rest
+    top = min(1.05 * losses[-1], 3 * losses[len(losses) // 2])  # the first steps would flatten the rest
+    axis.set_ylim(0, top if top > 0 else 1)
     rate = axis.twinx()
     rate.plot(steps, [line["learning_rate"] for line in lines], color="#999999", linewidth=0.8)
     rate.set_ylabel("learning rate", color=GREY, fontsize=9)
     rate.tick_params(labelsize=8)
     rate.set_ylim(bottom=0)
     save_figure(figure, path)
+
+
+def _is_finite(value):
+    """Whether a line of the log has this number; a line of another program may hold anything."""
+    return isinstance(value, int | float) and math.isfinite(value)
 
 
 def moving_average(values, width):

@@ -104,7 +104,7 @@ def read_metrics(path):
     for line in path.read_bytes().decode("utf-8", "replace").splitlines() if path.exists() else ():
         try:
             found = json.loads(line)
-        except ValueError:
+        except (ValueError, RecursionError):
             continue
         if isinstance(found, dict) and isinstance(found.get("step"), int):
             lines.append(found)

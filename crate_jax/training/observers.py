@@ -14,7 +14,7 @@ from crate_jax.distributed.sharding import replicated
 from crate_jax.errors import first_line
 from crate_jax.training.loop import Observer
 from crate_jax.training.metrics_file import MetricsFile
-from crate_jax.training.progress import in_notebook
+from crate_jax.training.progress import in_notebook, print_if_read
 
 logger = logging.getLogger(__name__)
 
@@ -154,7 +154,7 @@ class Progress(Observer):
             elapsed = time.perf_counter() - self._begin
             left = f", {_clock(elapsed / (step - self._first) * (self._total - step))} left"
         waited = f"{scalars['data_wait_fraction']:.0%} of the time waiting for data"
-        print(f"step {step}/{self._total}: {numbers}, {waited}{left}", file=self._stream, flush=True)
+        print_if_read(f"step {step}/{self._total}: {numbers}, {waited}{left}", self._stream)
 
     def close(self):
         if self._bar is not None:

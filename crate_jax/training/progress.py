@@ -1,5 +1,6 @@
 """What a person sees at the start of a run: devices, folder, examples, and the time of compiling."""
 
+import contextlib
 import sys
 import time
 
@@ -11,7 +12,13 @@ from crate_jax.distributed.devices import describe_devices, warn_of_unused_accel
 def say(line):
     """Prints a line on stderr, on the first host only: in a terminal and in a notebook."""
     if jax.process_index() == 0:
-        print(line, file=sys.stderr, flush=True)
+        print_if_read(line, sys.stderr)
+
+
+def print_if_read(line, stream):
+    """Prints a line on a stream that may be closed: no run ends because nobody reads it any more (`| head`, ssh)."""
+    with contextlib.suppress(OSError, ValueError):
+        print(line, file=stream, flush=True)
 
 
 def announce(program, folder, examples=None):

@@ -31,11 +31,11 @@ _SECONDS_TO_APPEAR = 20.0  # for a file that host 0 wrote, on a network file sys
 class _Begins(Observer):
     """Writes config.json when the first step is compiled: a run that is refused before leaves nothing."""
 
-    def __init__(self, folder, config, lock):
-        self._folder, self._config, self._lock = folder, config, lock
+    def __init__(self, folder, config, source, lock):
+        self._folder, self._config, self._source, self._lock = folder, config, source, lock
 
     def started(self, step):
-        self._folder.begin(self._config)
+        self._folder.begin(self._config, self._source, step)
 
     def saving(self, step):
         if self._lock is not None:
@@ -86,7 +86,9 @@ def run_training(
                 logger.info("resuming at step %d of %d in %s", step, program.total_steps, folder.path)
             batches = make_batches(step)
             stack.callback(batches.close)
-            watching = [_Begins(folder, config, lock), Watchdog(config.distributed.stall_seconds)]
+            if step and jax.process_index() == 0:
+                folder.compare_data(batches.source)
+            watching = [_Begins(folder, config, batches.source, lock), Watchdog(config.distributed.stall_seconds)]
             stack.callback(watching[1].close)
             for observer in (*watch(folder, step), *_standard(config, folder, step, program.total_steps)):
                 watching.append(observer)
@@ -136,7 +138,7 @@ def _check_hosts(config, folder, lock):
         seen = (read_owner(folder.path / NAME) or {}).get("nonce")
         time.sleep(0.0 if seen else 0.5)
     leaves = {name: repr(value) for name, value in flatten(config).items() if name not in MAY_DIFFER}
-    same_on_all_hosts(leaves | {"the version of crate_jax": _version()})
+    same_on_all_hosts(leaves | {"the version of crate_jax": _version(), "the version of jax": jax.__version__})
     same_on_all_hosts(
         {"nonce": seen},
         f"--workdir={folder.path} is not the folder that host 0 has under this name; name one that all hosts share, in "

@@ -1,7 +1,11 @@
-"""A run's folder: `config.json`, `checkpoints/`, `metrics.jsonl`, TensorBoard's events, `figures/` and results as JSON.
+"""A run's folder: `config.json`, `data.json`, `checkpoints/`, `metrics.jsonl`, events, `figures/` and results as JSON.
 
 Local or in an object store (`gs://...`): paths are `etils.epath`.
 """
+
+import contextlib
+import json
+import logging
 
 import flax.linen as nn
 import jax
@@ -13,6 +17,8 @@ from crate_jax.models.registry import boxed_shapes, create_model
 from crate_jax.storage import make_folder, user_errors, write_whole
 from crate_jax.training.checkpoint import Checkpoints
 
+logger = logging.getLogger(__name__)
+
 
 class RunFolder:
     """Where things lie in a workdir."""
@@ -20,6 +26,7 @@ class RunFolder:
     def __init__(self, workdir):
         self.path = epath.Path(workdir)
         self.config = self.path / "config.json"
+        self.data = self.path / "data.json"  # of which examples the run began with
         self.checkpoints = self.path / "checkpoints"
         self.metrics = self.path / "metrics.jsonl"
         self.figures = self.path / "figures"
@@ -40,12 +47,32 @@ class RunFolder:
             if begun:
                 check_resumable(from_json(self.config.read_bytes(), source=self.config), config)
 
-    def begin(self, config):
-        """Writes `config.json`; the first process does. Raises UserError where it cannot be."""
+    def begin(self, config, source, step):
+        """Writes `config.json`, and `data.json` at step 0; the first process does.
+
+        Raises:
+            UserError: they cannot be written.
+        """
         if jax.process_index() == 0:
             with user_errors(f"--workdir={self.path} cannot be written"):
                 make_folder(self.path)
                 write_whole(self.config, to_json(config))
+                if not step or not self.data.exists():
+                    facts = {"fingerprint": source.fingerprint, "examples": source.num_examples}
+                    write_whole(self.data, json.dumps(facts) + "\n")
+
+    def compare_data(self, source):
+        """Warns where a run that is resumed began with other examples: pictures that were added or removed since."""
+        with user_errors(f"--workdir={self.path} cannot be read"):
+            text = self.data.read_bytes() if self.data.exists() else b"{}"
+        with contextlib.suppress(ValueError, AttributeError):  # not as it was written
+            began = json.loads(text)
+            if began.get("fingerprint", source.fingerprint) != source.fingerprint:
+                logger.warning(
+                    "%s, %s has changed since this run began (%s examples then, %d now): its further steps are not "
+                    "those that it would have made, and epochs are of another length",
+                    *(source.name, source.split, began.get("examples"), source.num_examples),
+                )
 
 
 def read_config(workdir, overrides=()):

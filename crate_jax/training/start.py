@@ -1,5 +1,7 @@
 """What a run begins with instead of fresh parameters: those of another run, or of a checkpoint file."""
 
+import hashlib
+
 import flax
 import flax.linen as nn
 import jax
@@ -11,6 +13,7 @@ from crate_jax.errors import UserError
 from crate_jax.interop.checkpoint_file import open_for
 from crate_jax.interop.torch_checkpoint import read_params
 from crate_jax.models.registry import boxed_shapes
+from crate_jax.processes import same_on_all_hosts
 from crate_jax.storage import absolute
 from crate_jax.training.run_folder import RunFolder, load
 
@@ -27,7 +30,7 @@ def starting_params(source, config, model):
         A tree with the structure of the network's parameters.
 
     Raises:
-        UserError: nothing there, or a network with other parameters.
+        UserError: nothing there, a network with other parameters, or other ones on another host.
     """
     path = absolute(source)
     if not path.exists():
@@ -44,7 +47,14 @@ def starting_params(source, config, model):
                 f"init_from={source}: its {type(other).__name__} does not fit {config.model.name}: {name} has shape "
                 f"{theirs.get(name)} there, {ours.get(name)} here; give this run the model.* of that one."
             )
-    return jax.device_get(params)
+    params, digest = jax.device_get(params), hashlib.sha256()
+    for leaf in jax.tree.leaves(params):
+        digest.update(np.ascontiguousarray(leaf).data)
+    same_on_all_hosts(
+        {"parameters": digest.hexdigest()},
+        f"init_from={source} holds other parameters on this host than on host 0; give every host the same file.",
+    )
+    return params
 
 
 def _shapes(params):

@@ -6,6 +6,7 @@ a single process meets it meets while restoring.
 """
 
 import json
+from urllib.parse import quote
 
 import jax
 import numpy as np
@@ -46,13 +47,13 @@ def _unreadable_share(folder, items, part, parts):
         here = folder / item
         if not (here / "_METADATA").exists():
             return f"{item} has no _METADATA"
-        base = f"{here}/" if is_remote(here) else f"file://{absolute(here)}/"
+        kind, _, place = (str(here) if is_remote(here) else f"file://{absolute(here)}").partition("://")
         try:
             described = [here / "_METADATA", here / "_sharding", folder / "_CHECKPOINT_METADATA"]
             for file in described + sorted((here / "array_metadatas").glob("*"))[part::parts]:
                 if file.exists():
                     json.loads(file.read_text())
-            stored = ts.KvStore.open({"driver": "ocdbt", "base": base}).result()
+            stored = ts.KvStore.open({"driver": "ocdbt", "base": f"{kind}://{quote(place)}/"}).result()
             keys = sorted(stored.list().result())
             if not keys:
                 return f"{item} is empty"

@@ -67,6 +67,16 @@ ONE_PIXEL = ["--config.norm_pix_loss=True", "--config.model.patch_size=1", "--co
         (["compile", "--config=quickstart", "--topology=v5e:1x1", "--slices=0"], "give a whole number from 1"),
         (["convert", "--to=flax", "--lambda_=-1", "a", "b"], "--lambda_: -1.0: give a number from 0 to"),
         (["sweep", "--config=crate_vs_vit", "--workdir=w", "--parallel=0"], "give a whole number from 1"),
+        (["knn", "--workdir=w", "--images="], "--images= is empty; give it a value, or leave it out."),
+        (["probe", "--workdir=w", "--features= "], "--features= is empty"),
+        (["convert", "--to=flax", "", "out"], "IN is empty; give it a value."),
+        (["compare", "w", "", "--out=o"], "runs is empty"),
+        (["pretrain", "--config=~nobody/x.py", "--workdir=w"], "--config=~nobody/x.py: no such file"),
+        (["probe", "--checkpoint=~nobody/x.pth", "--config=probe_cifar10", "--out=o"], "there is no such file"),
+        (["pretrain", "--config=quickstart", "--workdir=gs:/b/x"], "begins with gs://, with two slashes"),
+        (["pretrain", "--config=quickstart", "--workdir=r\udce9s"], "this name is no text in UTF-8"),
+        (["features", "--workdir=w", "--split=test", "--out=r\udce9s.npz"], "this name is no text in UTF-8"),
+        (["knn", "--workdir=w", "--out=a\0b"], "this name is no text in UTF-8"),
     ],
 )
 def test_mistakes_are_one_sentence(words, said, capsys, monkeypatch, tmp_path):
@@ -77,7 +87,16 @@ def test_mistakes_are_one_sentence(words, said, capsys, monkeypatch, tmp_path):
     assert not (tmp_path / "unused").exists()
 
 
-def test_a_config_file_that_fails_is_told_with_its_line(tmp_path, capsys):
-    (tmp_path / "broken.py").write_text("def get_config():\n    return nothing\n")
-    assert main(["pretrain", f"--config={tmp_path / 'broken.py'}", f"--workdir={tmp_path}"]) == 1
-    assert "NameError: name 'nothing' is not defined (line 2)" in capsys.readouterr().err
+@pytest.mark.parametrize(
+    ("text", "argument", "said"),
+    [
+        ("def get_config():\n    return nothing\n", "", "NameError: name 'nothing' is not defined (line 2)"),
+        ("import sys\nsys.exit(3)\n", "", "the file itself fails: SystemExit: 3 (line 2)"),
+        ("import sys\ndef get_config():\n    sys.exit()\n", "", "get_config() fails: SystemExit"),
+        ("get_config = 3\n", ":base", "get_config is int, not a function"),
+    ],
+)
+def test_a_config_file_that_fails_is_told_with_its_line(text, argument, said, tmp_path, capsys):
+    (tmp_path / "broken.py").write_text(text)
+    assert main(["pretrain", f"--config={tmp_path / 'broken.py'}{argument}", f"--workdir={tmp_path}"]) == 1
+    assert said in capsys.readouterr().err

@@ -160,6 +160,7 @@ from crate_jax.errors import UserError
 for name, wrong in (
     ("jax_transfer_guard", "disallow"), ("jax_disable_jit", True), ("jax_enable_x64", True),
     ("jax_default_prng_impl", "unsafe_rbg"), ("jax_threefry_partitionable", False),
+    ("jax_random_seed_offset", 5), ("jax_no_execution", True),
     ("jax_numpy_rank_promotion", "raise"), ("jax_numpy_dtype_promotion", "strict"), (None, None),
 ):
     try:
@@ -180,5 +181,14 @@ def test_jax_settings_that_change_or_break_a_run_are_refused():
     env = os.environ | {"JAX_DEFAULT_PRNG_IMPL": "rbg"}
     done = subprocess.run([sys.executable, "-c", JAX_SETTINGS], env=env, capture_output=True, text=True)
     said = done.stdout.splitlines()
-    assert done.returncode == 0 and len(said) == 8 and "not refused" not in done.stdout, done.stdout + done.stderr
+    assert done.returncode == 0 and len(said) == 10 and "not refused" not in done.stdout, done.stdout + done.stderr
     assert said[0].startswith("JAX_DEFAULT_PRNG_IMPL=rbg is set, and initial values") and "unset" in said[0]
+
+
+def test_python_takes_a_config_or_its_path(tmp_path):
+    import crate_jax
+
+    with pytest.raises(UserError, match=r"nope\.py: no such file"):
+        crate_jax.pretrain(tmp_path / "nope.py", tmp_path)
+    with pytest.raises(UserError, match=r"^config=None: give a config, or the name or file of one"):
+        crate_jax.pretrain(None, tmp_path)

@@ -1,13 +1,18 @@
 """What a command line meets before and after its command: targets, platforms, readers that left."""
 
+import errno
 import os
+import socket
 import subprocess
 import sys
 
 import pytest
+from etils import epath
 
 from crate_jax.cli.main import main
 from crate_jax.errors import UserError
+from crate_jax.evaluation.results import Result
+from crate_jax.evaluation.subject import Subject
 from crate_jax.storage import check_writable
 
 
@@ -46,6 +51,17 @@ def test_results_that_could_not_be_written_are_refused_before_they_are_computed(
     monkeypatch.setattr("crate_jax.storage.epath.Path", Unreachable)
     with pytest.raises(UserError, match=r"^gs://bucket cannot be reached: no route to host$"):
         check_writable("gs://bucket/x", "--out")
+
+
+def test_a_result_stays_where_it_was_trained_if_the_workdir_cannot_be_written(tmp_path, monkeypatch, caplog):
+    def refuse(folder, flag):
+        raise UserError(f"{flag}={folder}: {folder} cannot be written to; name another folder.")
+
+    monkeypatch.setattr("crate_jax.evaluation.subject.check_writable", refuse)
+    subject = Subject(None, None, None, epath.Path(tmp_path / "run"), "run", own_data=("digits", "test"))
+    result = Result("finetune", {"data": {"name": "digits", "split": "test"}})
+    assert subject.save(result, also=tmp_path / "out") == tmp_path / "out" / "finetune.json"
+    assert not (tmp_path / "run").exists() and "has no copy in the workdir" in caplog.text
 
 
 @pytest.mark.parametrize(
@@ -87,6 +103,35 @@ def test_a_platform_that_is_not_there_is_one_sentence(tmp_path):
     assert done.stderr.strip().splitlines()[-1].startswith("crate-jax: JAX_PLATFORMS=rocm: Unable to initialize")
 
 
+@pytest.mark.parametrize(
+    ("number", "said"),
+    [
+        (errno.EFBIG, "ulimit -f"),
+        (errno.EROFS, "read and written"),
+        (errno.EMFILE, "ulimit -n"),
+        (errno.ENOSPC, "space"),
+    ],
+)
+def test_what_a_machine_refuses_is_one_sentence(number, said, monkeypatch, capsys):
+    def refuse(*_):
+        raise OSError(number, os.strerror(number), "out/probe.json")
+
+    monkeypatch.setattr("crate_jax.cli.main.run", refuse)
+    monkeypatch.setattr(sys, "stdout", None)  # as `>&-` leaves it
+    assert main(["probe"]) == 1
+    told = capsys.readouterr().err
+    assert "out/probe.json" in told and said in told and len(told.splitlines()) == 1
+
+
+def test_an_address_of_another_program_is_refused_before_the_demo_compiles(capsys):
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        port = other.getsockname()[1]
+        assert main(["demo", "--workdir=w", f"--port={port}"]) == 1
+    assert f"--port={port} cannot be listened on" in capsys.readouterr().err
+    assert main(["demo", "--workdir=w", "--host=no.such.host.é"]) == 1
+    assert "cannot be listened on" in capsys.readouterr().err
+
+
 def test_a_reader_that_left_is_no_error():
     done = subprocess.run(
         ["bash", "-c", f"set -o pipefail; {sys.executable} -m crate_jax --help | head -n 1"],
@@ -95,3 +140,21 @@ def test_a_reader_that_left_is_no_error():
         timeout=60,
     )
     assert done.returncode == 0 and "Traceback" not in done.stderr and "Exception" not in done.stderr
+
+
+def test_a_locale_without_the_letters_changes_no_file_and_ends_no_command(tmp_path):
+    code = f"""
+import sys
+from crate_jax.cli.main import main
+import crate_jax.cli.main as cli
+from crate_jax.evaluation.results import write_text
+def run(*_):
+    write_text({str(tmp_path / "comparison.md")!r}, {"± 猫"!a})
+    print({"± 猫"!a})
+cli.run = run
+sys.exit(main(["compare"]))
+"""
+    env = os.environ | {"LC_ALL": "C", "PYTHONCOERCECLOCALE": "0", "PYTHONUTF8": "0"}
+    done = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, timeout=120)
+    assert done.stdout == b"\\xb1 \\u732b\n", done.stderr
+    assert (tmp_path / "comparison.md").read_text(encoding="utf-8") == "± 猫"

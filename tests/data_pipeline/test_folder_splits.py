@@ -58,6 +58,9 @@ def test_classes_have_the_same_numbers_in_every_split(tmp_path, caplog):
         ("trainset", "validate", "testset"),
         ("trainval", "dev", "test "),
         ("train", "held_out", "test"),
+        ("food_train", "food_valid", "food_test"),
+        ("DIV2K_train_HR", "DIV2K_val_HR", "DIV2K_test_HR"),
+        ("01.Train (new)", "02.Eval (new)", "03.test (new)"),
     ],
 )
 def test_splits_in_any_spelling(tmp_path, train, validation, test):
@@ -105,6 +108,19 @@ def test_splits_one_level_down_are_refused(tmp_path):
         with pytest.raises(UserError, match=r"images holds splits \(train, val\); name it as data\.data_dir"):
             found(tmp_path, split)
     assert found(tmp_path / "images", "val") == {"val/2.png": None}
+
+
+def test_names_that_share_more_than_a_split_are_classes(tmp_path):
+    save(
+        tmp_path,
+        *(f"{name}/{number}.png" for name in ("freight_train", "night train", "test track") for number in "12"),
+    )
+    assert set(found(tmp_path, "train").values()) == {"freight_train", "night train", "test track"}
+    save(tmp_path, "x/seg_train/cat/1.png", "x/seg_test/cat/1.png", "x/seg_pred/1.png")
+    with pytest.raises(UserError, match=r"x holds splits \(seg_test, seg_train\)"):
+        found(tmp_path, "train")
+    with pytest.raises(UserError, match=r"mixes splits \(seg_test, seg_train\) and classes \(seg_pred\)"):
+        found(tmp_path / "x", "train")
 
 
 def test_a_class_called_train_is_noticed(tmp_path, caplog):

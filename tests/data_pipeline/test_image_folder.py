@@ -204,6 +204,19 @@ def test_none_that_can_be_read_is_an_error_at_once(damaged_folder):
         next(pipeline.train_batches(damaged_folder, 16, 3, None))
 
 
+def test_a_corrupt_picture_among_a_few_of_many_ends_nothing(damaged_folder):
+    """Such as the six of a figure that is drawn while a run trains; but a few that are all corrupt do."""
+
+    def valid(indices):
+        return [
+            b["valid"].tolist() for b in pipeline.evaluation_batches(damaged_folder, "train", 16, 3, 6, None, indices)
+        ]
+
+    assert valid([0, 3, 9, 19, 25, 33]) == [[True, False, True, True, True, True]]
+    with pytest.raises(UserError, match="2 of 2 examples read"):
+        valid([3, 4])
+
+
 def test_evaluation_marks_corrupt_examples_invalid(damaged_folder):
     damaged_folder.data.max_corrupt_fraction = 0.3
     valid = np.concatenate([b["valid"] for b in pipeline.evaluation_batches(damaged_folder, "train", 16, 3, 10)])

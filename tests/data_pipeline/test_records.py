@@ -9,6 +9,7 @@ import sys
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from crate_jax.config import default_config
 from crate_jax.data import pipeline, reading, staging, tfds_records
@@ -221,8 +222,20 @@ def test_staged_copies_are_read_instead(stored, tmp_path, monkeypatch):
     copies = sorted(path.name for path in (tmp_path / "fast").glob("*/*"))
     assert len(copies) == 3 and all("thirty-train" in name for name in copies)
     for path in (tmp_path / "slow").glob("*/*/thirty-train*"):
-        path.write_bytes(b"x" * path.stat().st_size)  # not read any more
+        before = path.stat()
+        path.write_bytes(b"x" * before.st_size)  # not read any more
+        os.utime(path, (before.st_mtime, before.st_mtime))
     np.testing.assert_array_equal(batch_of(config)["image"], plain["image"])
+
+
+def test_what_changed_since_it_was_staged_is_copied_again(tmp_path):
+    path = tmp_path / "slow" / "train" / "a" / "1.bmp"
+    path.parent.mkdir(parents=True)
+    for second, colour in enumerate(("red", "blue")):  # files of one size
+        Image.new("RGB", (8, 8), colour).save(path)
+        os.utime(path, (second, second))
+        source = staging.staged(open_source("image_folder", "train", tmp_path / "slow"), str(tmp_path / "fast"))
+        assert source.read([0])[0].image == path.read_bytes()
 
 
 def test_a_data_set_without_images_is_refused(tmp_path):

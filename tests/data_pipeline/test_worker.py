@@ -95,6 +95,8 @@ def test_little_shared_memory_is_noticed(monkeypatch, caplog):
     monkeypatch.setattr(loader.shutil, "disk_usage", lambda path: usage)
     assert loader.shared_memory_holds(20 * 2**20)
     assert not loader.shared_memory_holds(50 * 2**20) and "--shm-size=100m" in caplog.text
+    monkeypatch.setattr(loader, "SHARED_MEMORY", "/there/is/none")
+    assert not loader.shared_memory_holds(1)
 
 
 def test_by_the_machine(config, monkeypatch):

@@ -109,3 +109,14 @@ def test_raw_pixels_of_large_images_are_small():
     pixel_features = functools.partial(feature_store.pixel_features, **settings)
     found = jax.eval_shape(pixel_features, numbers_for(model, 0), images)
     assert found[feature_store.RAW].shape == (2, 32 * 32 * 3)
+
+
+def test_features_of_a_bucket_are_mapped_without_a_name_of_the_user(tmp_path, monkeypatch):
+    """As in a container whose user is a number only."""
+
+    def nobody():
+        raise KeyError("getpwuid(): uid not found: 1234")
+
+    monkeypatch.setattr("getpass.getuser", nobody)
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    assert feature_store._local("gs://bucket/run").is_dir()

@@ -2,12 +2,18 @@
 
 import json
 import os
+import types
 
+import jax
 import numpy as np
 import pytest
 from PIL import Image
 
 from crate_jax.cli.main import main
+from crate_jax.config import load_config, model_overrides
+from crate_jax.distributed.mesh import make_mesh
+from crate_jax.evaluation.monitor import Pictures, make_evaluator
+from crate_jax.models.registry import create_model, init_params
 
 SHORT = ["--config.total_steps=40", "--config.optimizer.warmup_steps=1", "--config.batch_size=8"]
 
@@ -80,3 +86,22 @@ def test_features_of_two_splits_agree(flags):
         assert main(["features", *line, f"--split={split}", f"--out={out}/{split}.npz", "--features=mean@last"]) == 0
     labels = [np.load(out / f"{split}.npz")["labels_N"].tolist() for split in ("train", "validation")]
     assert labels == [[0] * 12 + [1] * 12 + [-1], [2] * 4 + [0] * 4 + [1] * 4 + [-1]]
+
+
+def test_a_run_on_pictures_without_labels_evaluates_its_loss(tmp_path, caplog):
+    """Not refused at the first evaluation, hours after its start; nor for a picture of its log."""
+    for number in range(6):
+        solid(tmp_path / "one" / f"{number}.png", 40 * number)
+    leaves = {"data.name": "image_folder", "data.data_dir": str(tmp_path), "data.validation_split": "validation"}
+    leaves |= {"model.width": 8, "model.num_heads": 2, "model.depth": 1, "model.decoder_depth": 0}
+    config = load_config("quickstart_digits", leaves.items())
+    model = create_model(config.model.name, **model_overrides(config))
+    params = init_params(model, jax.random.key(0))
+    assert list(make_evaluator(config, model)(1, params)) == ["evaluation/loss"]
+    assert "no labels of two classes" in caplog.text
+    pictures = Pictures(config, model, mesh=make_mesh(config.mesh), every=1)
+    pictures._here = lambda params: params
+    for file in (tmp_path / "one").iterdir():
+        file.write_bytes(b"")
+    pictures.after_step(1, types.SimpleNamespace(params=params, ema=None), None)
+    assert "no picture of step 1" in caplog.text

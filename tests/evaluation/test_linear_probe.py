@@ -8,6 +8,7 @@ from sklearn.preprocessing import StandardScaler
 
 from crate_jax.errors import UserError
 from crate_jax.evaluation import selection, solver
+from crate_jax.evaluation.probe import probe
 
 
 @pytest.fixture(scope="module")
@@ -158,3 +159,9 @@ def test_few_shot_needs_as_many_examples_of_each_class(digits):
     assert selection.possible(labels, (1, 7)) == (1, 7)
     with pytest.raises(UserError, match="smallest class has 7"):
         selection.possible(labels, (8,))
+
+
+@pytest.mark.parametrize("shots", [0, (5, -1), 2.5])
+def test_shots_that_make_no_sense_are_refused_before_anything_is_read(shots):
+    with pytest.raises(UserError, match=r"^--shots=.*: give a whole number"):
+        probe(None, shots=shots)

@@ -1,5 +1,6 @@
 """Names of classes, files and runs are drawn as they are; only our own symbols are formulas."""
 
+import matplotlib
 import pytest
 from matplotlib.figure import Figure
 
@@ -41,3 +42,14 @@ def test_tick_labels_of_a_log_scale_stay_formulas(tmp_path):
 def test_a_bar_in_a_name_does_not_end_a_cell():
     lines = markdown(["run", "seeds", "loss"], [["a|b", "1", "0.5"]]).splitlines()
     assert lines[-1] == r"| a\|b | 1 | 0.5 |"
+
+
+def test_a_matplotlibrc_that_asks_for_latex_changes_nothing(tmp_path):
+    with matplotlib.rc_context({"text.usetex": True, "axes.formatter.use_mathtext": True}):
+        figure = Figure(layout="constrained")
+        axis = figure.subplots()
+        axis.plot([0, 1], label="a_b")
+        axis.legend()
+        save_figure(figure, tmp_path / "figure.png")
+    assert (tmp_path / "figure.png").stat().st_size > 1000
+    assert not any("$" in label.get_text() for label in axis.get_xticklabels())

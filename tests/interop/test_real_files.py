@@ -176,6 +176,24 @@ def test_foreign_metadata_under_our_key(tmp_path, caplog, text):
     assert source.description == {} and source.read("x").tolist() == [1] and "is not ours" in caplog.text
 
 
+def test_damaged_archives_of_numpy(tmp_path):
+    random = np.random.default_rng(0)
+    np.savez_compressed(tmp_path / "x.npz", a=random.normal(size=(50, 20)), z=np.array([1j]))
+    content = (tmp_path / "x.npz").read_bytes()
+    with pytest.raises(UserError, match="array z cannot be read"):
+        open_tensors(tmp_path / "x.npz").read("z")
+    for _ in range(15):
+        damaged = np.frombuffer(content, np.uint8).copy()
+        damaged[random.integers(0, len(damaged), 3)] = random.integers(0, 256, 3)
+        (tmp_path / "y.npz").write_bytes(damaged.tobytes()[: random.integers(1, 2 * len(damaged))])
+        try:
+            source = open_tensors(tmp_path / "y.npz")
+            for name in source.shapes:
+                source.read(name)
+        except UserError as error:
+            assert "\n" not in str(error)
+
+
 def test_the_content_says_what_a_file_is(torch, tmp_path):
     (tmp_path / "model.bin").write_bytes(GOLDEN.read_bytes())
     same_as_golden(tmp_path / "model.bin")

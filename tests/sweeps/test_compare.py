@@ -84,6 +84,27 @@ def test_a_run_that_is_not_finished_is_listed_and_not_averaged(tmp_path):
         compare(runs[2:], tmp_path / "out")
 
 
+def test_epochs_are_counted_in_steps(tmp_path):
+    epochs = {"total_steps": None, "data__name": "embedded_digits", "batch_size": 100}  # of 4,000 examples
+    whole = written(tmp_path / "whole", 0, 0.6, total_epochs=2.5, **epochs)
+    half = written(tmp_path / "half", 0, 0.9, total_epochs=5.0, **epochs)
+    text = compare([whole, half], tmp_path / "out")
+    assert "| whole | 1 |" in text and "- half: step 100 of 200" in text
+
+
+def test_a_run_counts_once_and_two_of_a_seed_are_two_rows(tmp_path):
+    first, second = (written(tmp_path / name, 0, share) for name, share in (("a", 0.6), ("b", 0.8)))
+    text = compare([first, f"{first}/", second], tmp_path / "out")
+    assert "| a | 1 |" in text and "| b | 1 |" in text
+
+
+@pytest.mark.parametrize("text", ["", "[]", '{"points": 3}', '{"points": [{}]}'])
+def test_a_damaged_list_of_points_is_one_sentence(text, tmp_path):
+    (tmp_path / "sweep.json").write_text(text)
+    with pytest.raises(UserError, match=r"sweep.json is damaged; run the sweep"):
+        compare([tmp_path], tmp_path / "out")
+
+
 def test_a_finished_run_without_its_log_is_finished(tmp_path):
     run = written(tmp_path / "run", 0, 0.6)
     (tmp_path / "run" / "metrics.jsonl").unlink()

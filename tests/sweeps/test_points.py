@@ -62,6 +62,11 @@ def test_points_made_by_numpy_are_plain_numbers(tmp_path):
     text = "import numpy as np\ndef get_hyper(): return leaf('seed', np.arange(2))"
     (_, point) = load_sweep(written(tmp_path, text)).points
     assert point.name == "seed=1" and json.dumps(point.overrides) == '{"seed": 1}'
+    text = "import numpy as np\nEVALUATE = 'probe'\ndef get_hyper(): return "
+    text += "[{'name': '..', 'masking.ratio': (np.float32(0.25), 0.5)}]"
+    sweep = load_sweep(written(tmp_path, text))
+    assert sweep.points[0].name == "point" and sweep.evaluate == ("probe",), "a folder within the sweep's own"
+    assert as_flags(sweep.points[0].overrides) == ["--config.masking.ratio=(0.25, 0.5)"]
 
 
 @pytest.mark.parametrize(
@@ -72,6 +77,11 @@ def test_points_made_by_numpy_are_plain_numbers(tmp_path):
         ("def get_hyper(): return leaf('model.lamda', [1])", "no such setting"),
         ("def get_hyper(): return leaf('seed', [1, 1])", "several points"),
         ("EVALUATE = ('prob',)\ndef get_hyper(): return leaf('seed', [1])", "did you mean probe"),
+        ("EVALUATE = ('',)\ndef get_hyper(): return leaf('seed', [1])", "EVALUATE has ''"),
+        ("def get_hyper(): return [3]", "returns 3 among its points; a point is a dictionary"),
+        ("def get_hyper(): raise SystemExit(2)", r"get_hyper\(\) fails: SystemExit: 2"),
+        ("def get_hyper(): yield {}['seed']", r"get_hyper\(\) fails: KeyError: 'seed' \(line"),
+        ("get_hyper = 3", "get_hyper"),
     ],
 )
 def test_mistakes_are_one_sentence(tmp_path, text, sentence):

@@ -1,14 +1,16 @@
 """What a run says: a true forecast, a bar in a notebook, devices and the time of compiling at the start."""
 
 import io
+import json
 import types
 
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from etils import epath
 
 from crate_jax.training import observers, progress
-from crate_jax.training.loss_curve import moving_average
+from crate_jax.training.loss_curve import moving_average, plot_loss
 
 SCALARS = {"loss": 0.25, "images_per_second": 640.0, "data_wait_fraction": 0.1}
 
@@ -61,6 +63,26 @@ def test_a_terminal_has_a_bar_and_a_file_has_lines():
 
     assert not progress.in_notebook() and not observers.Progress(2, 0, io.StringIO())._wants_bar
     assert observers.Progress(2, 0, Terminal())._wants_bar
+
+
+def test_nobody_has_to_read_it(monkeypatch):
+    class Left(io.StringIO):
+        def write(self, text):
+            raise BrokenPipeError
+
+    shown = observers.Progress(2, 0, Left(), bar=False)
+    shown.after_step(1, None, None)
+    shown.logged(1, SCALARS)
+    monkeypatch.setattr("sys.stderr", Left())
+    progress.say("run: ...")
+
+
+def test_lines_that_cannot_be_drawn_are_left_out_of_the_curve(tmp_path):
+    numbers = [(1, 0.5), (2, float("nan")), (3, "x"), (4, 0.0)]
+    lines = [json.dumps({"step": step, "loss": loss, "learning_rate": 0.1}) for step, loss in numbers]
+    (tmp_path / "metrics.jsonl").write_text("\n".join([*lines, '{"step": 5, "loss": 1.0}', "[" * 100_000]))
+    plot_loss(tmp_path / "metrics.jsonl", epath.Path(tmp_path / "loss.png"))
+    assert (tmp_path / "loss.png").stat().st_size > 5000
 
 
 def test_the_loss_curve_is_smoothed_by_the_mean_of_neighbours():

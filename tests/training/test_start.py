@@ -1,5 +1,6 @@
 """What a run begins with, and how it is made longer: parameters of another run, more steps of a constant rate."""
 
+import hashlib
 import json
 
 import jax
@@ -7,10 +8,13 @@ import numpy as np
 import pytest
 
 import crate_jax
-from crate_jax.config import load_config, override
+from crate_jax.config import load_config, model_overrides, override
+from crate_jax.data.sources import open_source
 from crate_jax.errors import UserError
 from crate_jax.evaluation.recipe import compose
 from crate_jax.models.registry import create_model
+from crate_jax.training import start
+from crate_jax.training.run_folder import RunFolder
 from crate_jax.training.start import starting_params
 
 TIMES = ("images_per_second", "data_wait_fraction", "tflops_per_device")
@@ -45,6 +49,29 @@ def test_a_run_begins_with_the_parameters_of_another_and_nothing_else(short, con
     crate_jax.from_pretrained(short).save(tmp_path / "saved")  # a file is as good as a run
     model = create_model(config.model.name, **crate_jax.config.model_overrides(config))
     jax.tree.map(np.testing.assert_array_equal, starting_params(tmp_path / "saved", config, model), given)
+
+
+def test_hosts_compare_what_they_begin_with(short, constant, monkeypatch):
+    told = []
+    monkeypatch.setattr(start, "same_on_all_hosts", lambda *facts: told.append(facts))
+    model = create_model(constant.model.name, **model_overrides(constant))
+    digest = hashlib.sha256()
+    for leaf in jax.tree.leaves(starting_params(str(short), constant, model)):
+        digest.update(np.asarray(leaf).tobytes())
+    ((facts, sentence),) = told
+    assert facts == {"parameters": digest.hexdigest()} and "other parameters on this host" in sentence
+
+
+def test_a_run_that_is_resumed_on_other_examples_says_so(short, constant, tmp_path, caplog):
+    assert json.loads((short / "data.json").read_text())["examples"] == 4000
+    few, more = (open_source("embedded_digits", f"train[:{count}]") for count in (50, 60))
+    folder = RunFolder(tmp_path)
+    folder.begin(constant, few, 0)
+    folder.compare_data(few)
+    folder.begin(constant, more, 5)
+    assert not caplog.text
+    folder.compare_data(more)
+    assert "has changed since this run began (50 examples then, 60 now)" in caplog.text
 
 
 def test_a_path_is_the_same_however_it_is_written(constant, monkeypatch, tmp_path):

@@ -1,4 +1,4 @@
-"""Told to stop, by Ctrl-C or SIGTERM; saved by time; two runs in one folder; refused runs leave nothing."""
+"""Told to stop, by Ctrl-C, SIGTERM or a closed terminal; saved by time; two runs in one folder; refused runs."""
 
 import json
 import os
@@ -9,15 +9,17 @@ import threading
 import time
 import types
 
+import jax.numpy as jnp
 import pytest
 
 from crate_jax.config import override
 from crate_jax.distributed import folder_lock
 from crate_jax.distributed.folder_lock import FolderLock
-from crate_jax.distributed.signals import Preemption, StopRequested
+from crate_jax.distributed.signals import Preemption, ProgramSignals, StopRequested
 from crate_jax.errors import UserError
 from crate_jax.storage import output_folder
 from crate_jax.training import observers
+from crate_jax.training.checkpoint import Checkpoints
 from crate_jax.training.loop import Observer
 from crate_jax.training.metrics_file import MetricsFile, read_metrics
 from crate_jax.training.save_times import SaveTimes
@@ -84,13 +86,24 @@ def test_python_gets_its_keyboard_interrupt_after_saving(tmp_path, tiny):
     assert signal.signal(signal.SIGINT, before) is signal.default_int_handler
 
 
-def test_a_signal_ends_the_wait_for_data():
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_ends_the_wait_for_data(number):
     with Preemption() as preemption:
-        threading.Timer(0.2, os.kill, (os.getpid(), signal.SIGTERM)).start()
+        threading.Timer(0.2, os.kill, (os.getpid(), number)).start()
         with pytest.raises(StopRequested), preemption.waiting_for_data():
             threading.Event().wait(20)
         assert preemption.reached(1) and not preemption.interrupted
-    assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+    assert signal.getsignal(number) is signal.SIG_DFL
+
+
+def test_a_closed_terminal_means_nothing_under_nohup():
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with ProgramSignals() as signals, Preemption() as preemption:
+            os.kill(os.getpid(), signal.SIGHUP)
+            assert signals.noted is None and not preemption.reached(1)
+    finally:
+        signal.signal(signal.SIGHUP, before)
 
 
 IMPORTING = """
@@ -114,6 +127,7 @@ sys.exit(main(["{command}", "--config=quickstart", {more}]))
     [
         ("pretrain", "SIGINT", "pass", 130),
         ("pretrain", "SIGTERM", "pass", 143),
+        ("pretrain", "SIGHUP", "pass", 128 + signal.SIGHUP),
         ("inspect", "SIGINT", "pass", 130),
         ("inspect", "SIGINT", "raise ImportError", 130),
         ("inspect", "SIGTERM", "pass", -signal.SIGTERM),
@@ -135,6 +149,10 @@ def test_a_lock_of_a_process_that_is_gone_is_taken_over(tmp_path, monkeypatch):
     (tmp_path / folder_lock.NAME).write_text(json.dumps(lock | {"host": "here", "beat": time.time()}))
     with FolderLock(tmp_path), pytest.raises(UserError, match="is in use by another run"), FolderLock(tmp_path):
         pass
+    for strange in ({"machine": folder_lock._machine()}, {"beat": "x"}, {"beat": None}, []):  # another program's
+        (tmp_path / folder_lock.NAME).write_text(json.dumps(strange))
+        with FolderLock(tmp_path):
+            pass
     # a machine whose processes cannot be looked up: its heartbeats are watched
     monkeypatch.setattr(folder_lock, "SILENT_SECONDS", 0.5)
     away = {"pid": 1, "host": "away", "machine": "another", "started": "1", "beat": time.time()}
@@ -162,11 +180,35 @@ def test_a_lock_that_was_taken_over_ends_its_owner(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize(
     ("text", "says"),
-    [("runs/a[b]", "cannot hold checkpoints"), ("", "is empty"), ("~nobody_here/x", "no home folder")],
+    [
+        ("runs/a[b]", "cannot hold checkpoints"),
+        ("runs/a\\b", "cannot hold checkpoints"),
+        ("", "is empty"),
+        ("~nobody_here/x", "no home folder"),
+        ("r\udce9s", "no text in UTF-8"),
+        ("gs:/bucket/run", "two slashes"),
+        ("runs/" + 256 * "x", "longer than 255 bytes"),
+    ],
 )
 def test_folders_that_will_not_do(text, says):
     with pytest.raises(UserError, match=says):
         output_folder(text)
+
+
+def test_a_folder_above_with_a_pattern_in_its_name(tmp_path, monkeypatch):
+    (tmp_path / "a[1]").mkdir()
+    monkeypatch.chdir(tmp_path / "a[1]")
+    with pytest.raises(UserError, match=r"--workdir=run: a folder with \[ \] in its path .*cannot hold checkpoints"):
+        output_folder("run")
+
+
+def test_a_checkpoint_is_read_back_under_any_name(tmp_path):
+    state = types.SimpleNamespace(params={"a": jnp.ones(3)}, step=jnp.int32(1), opt_state={}, ema=None)
+    for name in ("50%25 #1", "a|b", "%"):
+        checkpoints = Checkpoints(output_folder(tmp_path / name))
+        checkpoints.save(1, state)  # which reads the first one back
+        checkpoints.close()
+        assert Checkpoints(tmp_path / name).steps() == [1]
 
 
 def test_home_is_home(monkeypatch):
