@@ -4,8 +4,8 @@
 
 Pictures: every mode and format that Pillow writes, TIFFs of any number type, PNG with odd chunks, sizes from 1 x 1 to
 20,000 x 1; a third of them with bytes changed, cut out or repeated. Checkpoints: PyTorch and safetensors files in any
-wrapping and with any prefix, half of them damaged likewise. Exit code 1 and the case's number where anything else is
-raised, a warning is printed, or a case takes longer than a minute.
+wrapping and with any prefix, and NumPy archives, half of them damaged likewise. Exit code 1 and the case's number where
+anything else is raised, a warning is printed, or a case takes longer than a minute.
 """
 
 import argparse
@@ -129,6 +129,11 @@ def checkpoint_bytes(random):
     kind = kinds[random.integers(len(kinds))]
     state = {prefix + name: tensor.to(kind) for name, tensor in state.items()}
     buffer = io.BytesIO()
+    if random.random() < 0.2:
+        arrays = {name: random.normal(size=tuple(tensor.shape)) for name, tensor in state.items()}
+        write = (np.savez, np.savez_compressed)[random.integers(2)]
+        write(buffer, **arrays, other=([1j], ["x"], [None], [1.5])[random.integers(4)])
+        return buffer.getvalue(), f"npz by {write.__name__}"
     if random.random() < 0.5:
         from safetensors.torch import save
 

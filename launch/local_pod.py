@@ -4,10 +4,11 @@
     python launch/local_pod.py --processes=4 --devices=2 -- pretrain --config=quickstart_digits --workdir=D
 
 For trying out what a pod does, and for tests. Ends with the exit code of the first process that fails; the others then
-have some time to notice by themselves, and are killed. SIGTERM and Ctrl-C are passed on to all.
+have some time to notice by themselves, and are killed. SIGTERM, Ctrl-C and SIGHUP are passed on to all, once.
 """
 
 import argparse
+import contextlib
 import ctypes
 import os
 import pathlib
@@ -67,13 +68,15 @@ def start(command, process, processes, devices, port):
         text=True,
         errors="replace",
         preexec_fn=die_with_parent,
+        start_new_session=True,  # else a terminal's Ctrl-C comes twice, and the second one ends a run without saving
     )
 
 
 def pass_on(pipe, process):
     """Prints a process's lines with its number before them."""
     for line in pipe:
-        print(f"[{process}] {line}", end="", flush=True)
+        with contextlib.suppress(OSError, ValueError):  # whoever read this has left; a full pipe would stop the process
+            print(f"[{process}] {line}", end="", flush=True)
 
 
 def supervise(pod, grace_seconds):
@@ -124,8 +127,8 @@ def main(arguments=None):
             if process.poll() is None:
                 process.send_signal(number)
 
-    signal.signal(signal.SIGTERM, forward)
-    signal.signal(signal.SIGINT, forward)
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, forward)
     print("local_pod: pids " + " ".join(str(process.pid) for process in pod), file=sys.stderr, flush=True)
     printers = [threading.Thread(target=pass_on, args=(p.stdout, n), daemon=True) for n, p in enumerate(pod)]
     for printer in printers:

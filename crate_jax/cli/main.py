@@ -53,6 +53,8 @@ TODO = {  # what a person does about an error of the machine, by its number
     errno.ESTALE: "mount the network file system again",
     errno.ENAMETOOLONG: "take a shorter name",
     errno.ELOOP: "mend the links",
+    errno.EISDIR: "move the folder of this name away",
+    errno.ENOTDIR: "move the file of this name away",
 }
 
 
@@ -119,6 +121,7 @@ def run(arguments, signals=None):
     if not arguments or arguments[0] in ("-h", "--help", "help"):
         print(usage())
         return 0
+    _check_here()
     command, *arguments = arguments
     if command in ("--version", "version"):
         import crate_jax
@@ -146,6 +149,14 @@ def run(arguments, signals=None):
     if signals is not None:
         signals.started()
     return module.run(parsed) or 0
+
+
+def _check_here():
+    """Refuses to run where no relative path means anything."""
+    try:
+        os.getcwd()
+    except FileNotFoundError:
+        raise UserError("the current folder is not there any more; change to one that is, and start again.") from None
 
 
 def _listing(command):

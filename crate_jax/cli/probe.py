@@ -34,6 +34,7 @@ def add_arguments(parser):
 
 def run(arguments):
     """The command."""
+    import re
     import signal
 
     from crate_jax.distributed.compilation_cache import keep_compiled
@@ -43,7 +44,7 @@ def run(arguments):
 
     shots = () if arguments.shots == "none" else None
     if arguments.shots and shots is None:
-        if not all(part.strip().isdecimal() for part in arguments.shots.split(",")):
+        if not all(re.fullmatch("[0-9]{1,9}", part.strip()) for part in arguments.shots.split(",")):
             raise UserError(f"--shots={arguments.shots}: give numbers separated by commas, such as 5,10, or none.")
         shots = sorted({int(part) for part in arguments.shots.split(",")})
     subject = resolve(arguments)

@@ -9,7 +9,7 @@ import numpy as np
 
 from crate_jax.errors import UserError
 
-SLICE = re.compile(r"^(?P<split>(?!\.+(?:\[|$))[\w.\-]+)(\[(?P<first>-?\d+%?)?:(?P<last>-?\d+%?)?\])?$")
+SLICE = re.compile(r"^(?P<split>(?!\.+(?:\[|$))[\w.\-]+)(\[(?P<first>-?[0-9]{1,18}%?)?:(?P<last>-?[0-9]{1,18}%?)?\])?$")
 
 
 @dataclasses.dataclass(frozen=True)

@@ -17,6 +17,7 @@ from etils import epath
 
 from crate_jax.data.reading import retried
 from crate_jax.errors import UserError
+from crate_jax.storage import is_remote
 
 COPIES = 32  # at once
 
@@ -34,6 +35,8 @@ def staged(source, folder):
     Raises:
         UserError: there is too little space, the folder cannot be written, or a file cannot be read.
     """
+    if is_remote(folder):
+        raise UserError(f"data.stage_dir={folder}: copies are for a fast local disk; name a folder of this machine.")
     store = source.store
     if not hasattr(store, "relative_paths"):
         return source

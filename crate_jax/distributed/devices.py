@@ -79,7 +79,8 @@ def chips():
     """(kind, count) of this machine's accelerators, found without opening them; ("cpu", 0) where there are none."""
     wanted = {one.strip() for one in os.environ.get("JAX_PLATFORMS", "").split(",")} - {""}
     if (not wanted or "tpu" in wanted) and tpu_chips():
-        return "tpu", len(glob.glob("/dev/accel[0-9]*") or glob.glob("/dev/vfio/[0-9]*"))
+        found = visible_tpu_chips() or glob.glob("/dev/accel[0-9]*") or glob.glob("/dev/vfio/[0-9]*")
+        return "tpu", len(found)
     if not wanted or wanted & {"cuda", "gpu"}:
         cards = visible_cards()
         found = glob.glob("/dev/nvidia[0-9]*") if cards is None else cards
@@ -93,6 +94,12 @@ def visible_cards():
     if text is None:
         return None
     return list(itertools.takewhile(re.compile(r"\d+|(GPU|MIG)-.+").fullmatch, map(str.strip, text.split(","))))
+
+
+def visible_tpu_chips():
+    """What TPU_VISIBLE_CHIPS (before: TPU_VISIBLE_DEVICES) names, as libtpu reads it; []: all."""
+    text = os.environ.get("TPU_VISIBLE_CHIPS") or os.environ.get("TPU_VISIBLE_DEVICES") or ""
+    return [one.strip() for one in text.split(",") if one.strip()]
 
 
 def nvidia_card(dev="/dev"):

@@ -11,6 +11,7 @@ import logging
 import math
 import os
 import pathlib
+import shutil
 import tempfile
 import time
 import uuid
@@ -163,6 +164,7 @@ def split_rows(subject, split, names, *, indices=None):
     numbers = folder / f"{key}-labels-and-indices.npy"
     missing = {name: path for name, path in paths.items() if not path.exists()}
     if missing or not numbers.exists():
+        _check_space(folder, 2 * count * sum(lengths[name] for name in missing))
         logger.info("features of %d examples go to %s", count, folder)
         ending = f".{os.getpid()}-{uuid.uuid4().hex[:8]}.partial"  # two commands at once write two files
         arrays = {
@@ -194,6 +196,16 @@ def _local(folder):
     local.mkdir(parents=True, exist_ok=True)
     logger.info("features cannot be mapped in %s, and go to %s; TMPDIR names another disk", folder, local)
     return local
+
+
+def _check_space(folder, needed):
+    """Raises UserError where so many bytes do not fit: a mapped file that outgrows its disk ends the process."""
+    free = shutil.disk_usage(folder).free
+    if needed > free:
+        raise UserError(
+            f"{folder} has {free / 2**30:.1f} GiB free, and {needed / 2**30:.1f} GiB of features are to be written; "
+            "free space, or name a folder on another disk by --out."
+        )
 
 
 def _key(subject, source, indices):

@@ -31,10 +31,14 @@ def parse_features(name, depth):
         UserError: no such pooling, or no such layer in a network of `depth` encoder layers.
     """
     pooling, at, layer = str(name).partition("@")
-    if pooling in POOLINGS and layer.isdigit():
+    if pooling in POOLINGS and re.fullmatch("[0-9]{1,4}", layer):
         new = f"{pooling}@encoder_{max(int(layer) - 1, 0):02d}"
         raise UserError(f"--features={name}: layers are counted from 0 and named; write {new} for what {name} was.")
-    if pooling not in POOLINGS or not at or not (layer == "last" or re.fullmatch(r"encoder_\d\d+", layer)):
+    if (
+        pooling not in POOLINGS
+        or not at
+        or not (layer == "last" or re.fullmatch("encoder_(0[0-9]|[1-9][0-9]{1,3})", layer))
+    ):
         raise UserError(
             f"--features={name}: write POOLING@LAYER with a pooling of {', '.join(POOLINGS)} and a layer such as "
             f"encoder_01 or last, as in cells@encoder_01."

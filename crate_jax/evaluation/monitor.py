@@ -106,8 +106,8 @@ class Pictures(Observer):
             subject = Subject(self._model, params, self._config, epath.Path("."), "this run")
             try:
                 self._images = self._images or of_split(subject, self._config.data.validation_split, SHOWN)
-            except UserError as error:  # no run ends for want of a picture in its log
-                logger.warning("no picture of step %d: %s", step, error)
+            except UserError as reason:  # no run ends for want of a picture in its log
+                logger.warning("no picture of step %d: %s", step, reason)
                 return
             images, index_B, names = self._images
             shown = completed(subject, images, index_B, "random", self._model.mask_ratio)

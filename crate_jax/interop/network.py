@@ -46,7 +46,7 @@ def stacked(flat):
     for path, leaf in flat.items():
         owner, _, rest = path.partition("/")
         stack, _, number = owner.rpartition("_")
-        if stack in STACKS and number.isdigit():
+        if stack in STACKS and number.isdecimal():
             stacks.setdefault(f"{stack}/{rest}", {})[int(number)] = leaf
         else:
             tree[path] = leaf

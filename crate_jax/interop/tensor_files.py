@@ -274,6 +274,11 @@ def _load_torch(path):
 
 def _what_is_wrong(path, text):
     """PyTorch's own advice, to read the file without weights_only, is the last thing to pass on."""
+    if "torchscript" in text.lower():
+        return (
+            f"{path} is a TorchScript program, and no program in a file is run; save its tensors alone where it was "
+            "written: torch.save(torch.jit.load(FILE).state_dict(), PATH)."
+        )
     if "weights only" not in text.lower():
         return f"{path} is no whole PyTorch file ({text.partition('. ')[0].splitlines()[0]}); fetch it again."
     found = re.search(r"GLOBAL ([\w.]+)", text)

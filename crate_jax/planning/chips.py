@@ -93,7 +93,7 @@ def find_topology(name, slices=1):
     Raises:
         UserError: no such chip, or no such slice of it.
     """
-    match = re.fullmatch(r"(\w+)(?::([0-9]+(?:x[0-9]+)+)|-([0-9]+))", name)
+    match = re.fullmatch(r"(\w+)(?::([1-9][0-9]{0,3}(?:x[1-9][0-9]{0,3})+)|-([0-9]{1,6}))", name)
     if not match:
         raise UserError(f"--topology={name} is neither CHIP:SHAPE (v5e:16x16) nor CHIP-NUMBER (v5litepod-256).")
     generation, shape, number = match.groups()

@@ -5,6 +5,7 @@ import os
 import signal
 import sys
 
+from crate_jax.distributed.devices import visible_tpu_chips
 from crate_jax.errors import UserError
 
 _LIBC = ctypes.CDLL(None) if sys.platform == "linux" else None
@@ -32,17 +33,17 @@ def shares(parallel, kind, count, cores):
     """
     if count and count < parallel:
         raise UserError(f"--parallel={parallel}: there are {count} chips; each point needs one of its own.")
-    each, made = count // parallel, []
+    each, ids, made = count // parallel, [str(chip) for chip in range(count)], []
     for number in range(parallel):
         mine = cores[number * len(cores) // parallel : (number + 1) * len(cores) // parallel] or cores
         environment = {}
         if parallel > 1 and kind == "cuda":
             visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-            ids = visible.split(",") if visible else [str(chip) for chip in range(count)]
-            environment = {"CUDA_VISIBLE_DEVICES": ",".join(ids[number * each : (number + 1) * each])}
+            mine_of = visible.split(",") if visible else ids
+            environment = {"CUDA_VISIBLE_DEVICES": ",".join(mine_of[number * each : (number + 1) * each])}
         elif parallel > 1 and kind == "tpu":
             environment = {
-                "TPU_VISIBLE_CHIPS": ",".join(str(chip) for chip in range(number * each, (number + 1) * each)),
+                "TPU_VISIBLE_CHIPS": ",".join((visible_tpu_chips() or ids)[number * each : (number + 1) * each]),
                 "TPU_CHIPS_PER_PROCESS_BOUNDS": {1: "1,1,1", 2: "1,2,1", 4: "2,2,1"}.get(each, f"1,{each},1"),
                 "TPU_PROCESS_BOUNDS": "1,1,1",
                 "TPU_PROCESS_PORT": str(8476 + number),

@@ -11,6 +11,7 @@ import logging
 import os
 import pathlib
 import queue
+import re
 import signal
 import subprocess
 import sys
@@ -79,11 +80,11 @@ def commands_of(sweep, point, workdir):
 def finished(workdir, point):
     """Names of the commands of a point that are finished, with this very config."""
     try:
-        done = json.loads((epath.Path(workdir) / point.name / DONE).read_text())
-    except (OSError, ValueError):
+        done = json.loads((epath.Path(workdir) / point.name / DONE).read_bytes())
+        same = done["overrides"] == json.loads(json.dumps(point.overrides)) and done.get("config") == point.fingerprint
+        return list(done["commands"]) if same else []
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):  # none, or not as it was written
         return []
-    same = done["overrides"] == json.loads(json.dumps(point.overrides)) and done.get("config") == point.fingerprint
-    return done["commands"] if same else []
 
 
 class Runner:
@@ -234,6 +235,6 @@ def find_point(sweep, only):
     by_name = {point.name: point for point in sweep.points}
     if only in by_name:
         return by_name[only]
-    if str(only).isdigit() and int(only) < len(sweep.points):
+    if re.fullmatch("[0-9]{1,9}", str(only)) and int(only) < len(sweep.points):
         return sweep.points[int(only)]
     raise UserError(f"--point={only}: there is no such point; give a name or 0 to {len(sweep.points) - 1}.")

@@ -3,7 +3,10 @@
 import concurrent.futures
 import contextlib
 import logging
+import pathlib
+import shutil
 import sys
+import tempfile
 import time
 
 import jax
@@ -12,6 +15,7 @@ from tqdm.contrib.logging import logging_redirect_tqdm
 
 from crate_jax.distributed.sharding import replicated
 from crate_jax.errors import first_line
+from crate_jax.storage import is_remote
 from crate_jax.training.loop import Observer
 from crate_jax.training.metrics_file import MetricsFile
 from crate_jax.training.progress import in_notebook, print_if_read
@@ -216,26 +220,43 @@ class Layers(Observer):
 
 
 class Profiler(Observer):
-    """A trace of five steps, for TensorBoard's profile tab.
+    """A trace of five steps, for TensorBoard's profile tab. Where there is none, a warning says why.
 
     Args:
-        folder: where it goes.
+        folder: where it goes, an `epath.Path`; the profiler itself writes to local disks only.
         step: the first step in it.
     """
 
     def __init__(self, folder, step):
-        self._folder, self._first, self._running = str(folder), step, False
+        self._folder, self._first, self._local = folder, step, None
 
     def after_step(self, step, state, batch):
         if step == self._first - 1 or (step == self._first == 1):
             jax.block_until_ready(state)
-            jax.profiler.start_trace(self._folder)
-            self._running = True
-        elif self._running and step >= self._first + 4:
+            with self._warned():
+                local = tempfile.mkdtemp(prefix="crate_jax_trace_") if is_remote(self._folder) else str(self._folder)
+                jax.profiler.start_trace(local)
+                self._local = local
+        elif self._local and step >= self._first + 4:
             jax.block_until_ready(state)
             self.close()
 
     def close(self):
-        if self._running:
+        local, self._local = self._local, None
+        if local is None:
+            return
+        with self._warned():
             jax.profiler.stop_trace()
-            self._running = False
+            if is_remote(self._folder):
+                for file in [path for path in pathlib.Path(local).rglob("*") if path.is_file()]:
+                    copy = self._folder / file.relative_to(local)
+                    copy.parent.mkdir(parents=True, exist_ok=True)
+                    copy.write_bytes(file.read_bytes())
+                shutil.rmtree(local)
+
+    @contextlib.contextmanager
+    def _warned(self):
+        try:
+            yield
+        except Exception as error:  # another profiler runs, a full disk, a bucket's refusal: no run ends for a trace
+            logger.warning("no profile at step %d: %s", self._first, first_line(error)[:200])

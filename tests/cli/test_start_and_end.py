@@ -123,6 +123,14 @@ def test_what_a_machine_refuses_is_one_sentence(number, said, monkeypatch, capsy
     assert "out/probe.json" in told and said in told and len(told.splitlines()) == 1
 
 
+def test_a_current_folder_that_is_gone_is_one_sentence(tmp_path, monkeypatch, capsys):
+    (tmp_path / "gone").mkdir()
+    monkeypatch.chdir(tmp_path / "gone")
+    (tmp_path / "gone").rmdir()
+    assert main(["knn", "--workdir=run"]) == 1
+    assert "the current folder is not there any more" in capsys.readouterr().err
+
+
 def test_an_address_of_another_program_is_refused_before_the_demo_compiles(capsys):
     with socket.create_server(("127.0.0.1", 0)) as other:
         port = other.getsockname()[1]

@@ -236,6 +236,8 @@ def test_what_changed_since_it_was_staged_is_copied_again(tmp_path):
         os.utime(path, (second, second))
         source = staging.staged(open_source("image_folder", "train", tmp_path / "slow"), str(tmp_path / "fast"))
         assert source.read([0])[0].image == path.read_bytes()
+    with pytest.raises(UserError, match=r"data\.stage_dir=gs://bucket/x: copies are for a fast local disk"):
+        staging.staged(source, "gs://bucket/x")
 
 
 def test_a_data_set_without_images_is_refused(tmp_path):

@@ -68,7 +68,11 @@ def test_cells_average_every_row_once():
         assert ((weights > 0).sum(0) == 1).all()
 
 
-@pytest.mark.parametrize("name", ["cells", "cells@encoder_03", "cells@encoder_1", "median@last", "cls@-1", "cls@first"])
+@pytest.mark.parametrize(
+    "name",
+    ["cells", "cells@encoder_03", "cells@encoder_1", "median@last", "cls@-1", "cls@first", "cls@²", "cls@encoder_001",
+     "cls@encoder_" + 5000 * "1", "cls@" + 5000 * "1"],
+)  # fmt: skip
 def test_a_name_that_means_nothing_is_refused(name):
     with pytest.raises(UserError, match="--features="):
         parse_features(name, 3)
@@ -109,6 +113,12 @@ def test_raw_pixels_of_large_images_are_small():
     pixel_features = functools.partial(feature_store.pixel_features, **settings)
     found = jax.eval_shape(pixel_features, numbers_for(model, 0), images)
     assert found[feature_store.RAW].shape == (2, 32 * 32 * 3)
+
+
+def test_features_that_do_not_fit_on_the_disk_are_refused(tmp_path):
+    feature_store._check_space(tmp_path, 1000)
+    with pytest.raises(UserError, match=r"free, and 1073741824\.0 GiB of features are to be written"):
+        feature_store._check_space(tmp_path, 2**60)
 
 
 def test_features_of_a_bucket_are_mapped_without_a_name_of_the_user(tmp_path, monkeypatch):

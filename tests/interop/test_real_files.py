@@ -176,6 +176,12 @@ def test_foreign_metadata_under_our_key(tmp_path, caplog, text):
     assert source.description == {} and source.read("x").tolist() == [1] and "is not ours" in caplog.text
 
 
+def test_a_program_of_torchscript_is_named(torch, tmp_path):
+    torch.jit.save(torch.jit.script(torch.nn.ReLU()), tmp_path / "x.pt")
+    with pytest.raises(UserError, match="is a TorchScript program, and no program in a file is run"):
+        open_tensors(tmp_path / "x.pt")
+
+
 def test_damaged_archives_of_numpy(tmp_path):
     random = np.random.default_rng(0)
     np.savez_compressed(tmp_path / "x.npz", a=random.normal(size=(50, 20)), z=np.array([1j]))

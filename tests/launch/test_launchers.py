@@ -1,7 +1,9 @@
 """The launchers: each by its own tool where that is installed, and against stand-ins that note what they are told."""
 
+import io
 import os
 import pathlib
+import runpy
 import shutil
 import subprocess
 import sys
@@ -147,3 +149,14 @@ def test_a_slurm_job_is_queued_again_where_it_helps(told, tmp_path, code, losses
     assert calls[0] == ["srun", "--kill-on-bad-exit=0", "--cpus-per-task=5", "/v/python", "-m", "crate_jax", *RUN]
     assert (calls[1:] == [["scontrol", "requeue", "7"]]) == again
     assert ended == code
+
+
+def test_a_pod_whose_output_nobody_reads_goes_on(monkeypatch):
+    class Left(io.StringIO):
+        def write(self, text):
+            raise BrokenPipeError
+
+    lines = iter(["step 1\n", "step 2\n"])
+    monkeypatch.setattr("sys.stdout", Left())
+    runpy.run_path(str(LAUNCH / "local_pod.py"))["pass_on"](lines, 0)
+    assert next(lines, None) is None, "the process would wait for a full pipe"

@@ -152,6 +152,8 @@ def test_what_libtpu_has_to_be_told():
     [
         ("v5e", "neither CHIP:SHAPE"), ("v9:2x2", "there is no chip v9"), ("v5litepod-17", "there are v5litepod-1, "),
         ("v5p-7", "no such slice"), ("v5p:4x4", "3 dimensions, such as v5p:"), ("v5e:2x2x2", "2 dimensions"),
+        ("v5e:0x2", "neither CHIP:SHAPE"), (f"v5e:{'9' * 5000}x2", "neither CHIP:SHAPE"),
+        (f"v5e-{'9' * 5000}", "neither"),
     ],
 )  # fmt: skip
 def test_names_that_mean_nothing(name, says):

@@ -68,6 +68,14 @@ def test_told_to_stop_no_further_point_begins(sweep, tmp_path, told, monkeypatch
     assert set(run.run_sweep(sweep, tmp_path).values()) == {"stopped"}
 
 
+@pytest.mark.parametrize("text", ["", "[]", "{}", '{"overrides": 3, "commands": 3}'])
+def test_a_damaged_note_of_what_is_done_is_none(text, tmp_path):
+    point = Point("a", {"seed": 1}, "x")
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / run.DONE).write_text(text)
+    assert run.finished(tmp_path, point) == []
+
+
 def test_changed_overrides_run_again(sweep, tmp_path, told):
     run.run_sweep(sweep, tmp_path)
     changed = Sweep(sweep.path, [Point("seed=0", {"seed": 7})], sweep.evaluate)
@@ -83,14 +91,17 @@ def test_each_point_at_once_gets_chips_of_its_own(monkeypatch):
     assert cores == [0, 1] and others == [2, 3]
     chips = [environment["TPU_VISIBLE_CHIPS"] for environment, _ in run.shares(4, "tpu", 4, [0])]
     assert chips == ["0", "1", "2", "3"]
+    monkeypatch.setenv("TPU_VISIBLE_CHIPS", "2, 3")
+    assert [environment["TPU_VISIBLE_CHIPS"] for environment, _ in run.shares(2, "tpu", 2, [0])] == ["2", "3"]
     with pytest.raises(UserError, match="there are 4 chips"):
         run.shares(5, "tpu", 4, [0])
 
 
 def test_a_point_that_is_not_there(sweep):
     assert run.find_point(sweep, "1").name == run.find_point(sweep, "seed=1").name == "seed=1"
-    with pytest.raises(UserError, match="no such point"):
-        run.find_point(sweep, "9")
+    for name in ("9", "²", "9" * 5000):
+        with pytest.raises(UserError, match="no such point"):
+            run.find_point(sweep, name)
 
 
 def test_two_processes_do_not_run_one_sweep(sweep, tmp_path, told, monkeypatch):
@@ -102,6 +113,13 @@ def test_two_processes_do_not_run_one_sweep(sweep, tmp_path, told, monkeypatch):
     with pytest.raises(UserError, match="one of several processes"):
         run.run_sweep(sweep, tmp_path)
     assert not {*BY_HAND, "SLURM_STEP_NUM_TASKS"} & {*without_cluster(os.environ | {"SLURM_STEP_NUM_TASKS": "4"})}
+
+
+def test_hidden_tpu_chips_do_not_count(monkeypatch):
+    monkeypatch.setattr("crate_jax.distributed.devices.tpu_chips", lambda: True)
+    monkeypatch.setenv("JAX_PLATFORMS", "tpu")
+    monkeypatch.setenv("TPU_VISIBLE_CHIPS", "1,3")
+    assert chips() == ("tpu", 2)
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 import io
 import json
+import pathlib
 import types
 
 import jax.numpy as jnp
@@ -75,6 +76,20 @@ def test_nobody_has_to_read_it(monkeypatch):
     shown.logged(1, SCALARS)
     monkeypatch.setattr("sys.stderr", Left())
     progress.say("run: ...")
+
+
+def test_a_profile_goes_to_the_store_and_its_failure_ends_no_run(tmp_path, monkeypatch, caplog):
+    traced = []
+    monkeypatch.setattr(observers, "is_remote", lambda path: True)
+    monkeypatch.setattr("jax.profiler.start_trace", traced.append)
+    monkeypatch.setattr("jax.profiler.stop_trace", lambda: (pathlib.Path(traced[0]) / "x.pb").write_text("trace"))
+    profiler = observers.Profiler(epath.Path(tmp_path / "store"), 2)
+    for step in range(1, 7):
+        profiler.after_step(step, jnp.ones(()), None)
+    assert (tmp_path / "store" / "x.pb").read_text() == "trace" and not pathlib.Path(traced[0]).exists()
+    profiler.after_step(1, jnp.ones(()), None)  # to a folder that is gone
+    profiler.close()
+    assert "no profile at step 2" in caplog.text
 
 
 def test_lines_that_cannot_be_drawn_are_left_out_of_the_curve(tmp_path):
