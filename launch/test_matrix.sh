@@ -28,7 +28,7 @@ fresh() { # fresh NAME INTERPRETER: a new environment; sets $python
 }
 
 install() {
-    "$python" -m pip install --quiet --disable-pip-version-check "$@"
+    "$python" -m pip install --quiet --disable-pip-version-check --no-compile "$@"
 }
 
 suite() { # suite NAME [PYTEST ARGUMENTS]
