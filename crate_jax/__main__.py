@@ -1,6 +1,5 @@
 """The program: `crate-jax COMMAND ...` and `python -m crate_jax COMMAND ...`."""
 
-import gc
 import os
 import sys
 import threading
@@ -9,12 +8,10 @@ import time
 from crate_jax.cli.main import main
 
 _SECONDS_TO_READ = 5.0
-_OBJECTS = 100_000  # Python's 700 between two searches for cycles are a fourth of the time of importing and tracing
 
 
 def program():
     """The console command: `cli.main.main`, ended even where a thread still waits for a disk or network."""
-    gc.set_threshold(_OBJECTS)
     code = main()
     deadline = time.monotonic() + _SECONDS_TO_READ
     while any(thread.name.startswith("grain-prefetch") for thread in threading.enumerate()):

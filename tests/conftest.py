@@ -24,7 +24,7 @@ os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(_CACHE))
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
 
 # Tracing makes many small objects: searches for cycles after every 700 of them, through all modules now and then, were
-# a third of the time of a tiny run whose programs were compiled before (5.8 s, 3.7 s without, one core).
+# an eighth of the time of a tiny run whose programs were compiled before (3.7 s, 3.2 s without).
 gc.set_threshold(100_000)
 
 import pytest  # noqa: E402

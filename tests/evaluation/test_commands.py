@@ -101,22 +101,6 @@ def test_reconstruct_writes_numbers_and_figures(workdir):
         assert (workdir / "figures" / name).stat().st_size > 5000
 
 
-def test_fine_tuning_goes_on_to_the_same_losses(workdir):
-    flags = [*SHORT, "--config.data.mixup=0.8", "--config.data.cutmix=1.0", "--config.optimizer.layer_decay=0.65"]
-    flags += ["--config.model.drop_path=0.2", "--config.data.label_smoothing=0.1"]
-    assert main(["finetune", f"--workdir={workdir}", *flags]) == 0
-    folder = workdir / "finetune" / "finetune"
-    whole, accuracy = (folder / "metrics.jsonl").read_text(), read(workdir / "finetune.json")["accuracy"]
-    losses = [json.loads(line)["loss"] for line in whole.splitlines()]
-    assert len(losses) == 6
-    shutil.rmtree(folder / "checkpoints" / "6")  # as if it had been killed after the checkpoint of step 3
-    (workdir / "finetune.json").unlink()
-    assert main(["finetune", f"--workdir={workdir}", *flags]) == 0
-    again = [json.loads(line)["loss"] for line in (folder / "metrics.jsonl").read_text().splitlines()]
-    assert again == losses and read(workdir / "finetune.json")["accuracy"] == accuracy
-    assert (workdir / "figures" / "finetune.png").stat().st_size > 5000
-
-
 def test_few_labels_compare_on_the_same_examples(workdir):
     assert main(["finetune", f"--workdir={workdir}", "--labels_per_class=2", "--draws=2", *SHORT]) == 0
     results = read(workdir / "few_labels.json")
