@@ -13,9 +13,7 @@ SYMBOL = re.compile(r"\$[RUYZ][_^][a-z]\$")  # what a figure of ours writes as a
 GREY, WRONG = "#777777", COLOURS[5]
 PANEL = (3.6, 3.0)  # inches
 REMOVED = 0.5  # what stands for a removed patch in a picture
-POINTS = 2000  # examples of a scatter plot, evenly spaced
 COLUMNS = 8  # of a gallery, at most
-CLASSES = 24  # that have a colour and a marker of their own; of more, the first
 
 
 def png_of(figure, dpi=120):
@@ -224,50 +222,3 @@ def curves(lines, xlabel, ylabels):
 def shortened(text, most):
     """A text cut to a length."""
     return text if len(text) <= most else text[: most - 1] + "…"
-
-
-def principal_components(rows_NxD, count):
-    """The first components of centred rows.
-
-    Args:
-        rows_NxD: one row an example or a patch.
-        count: how many.
-
-    Returns:
-        (scores_NxC, share_C of the variance): zeros where there are fewer. Each component points to where its largest
-        entry is positive.
-    """
-    centred_NxD = np.asarray(rows_NxD, np.float64) - np.mean(rows_NxD, 0, dtype=np.float64)
-    left_NxR, singular_R, right_RxD = np.linalg.svd(centred_NxD, full_matrices=False)
-    found = min(count, len(singular_R))
-    sign_R = np.sign(right_RxD[np.arange(found), np.abs(right_RxD[:found]).argmax(1)])
-    scores_NxC, share_C = np.zeros((len(centred_NxD), count)), np.zeros(count)
-    scores_NxC[:, :found] = left_NxR[:, :found] * singular_R[:found] * sign_R
-    share_C[:found] = singular_R[:found] ** 2 / max(np.sum(singular_R**2), 1e-30)
-    return scores_NxC, share_C
-
-
-def scatter_figure(features_NxG, label_N, called, caption):
-    """A point an example.
-
-    Args:
-        features_NxG: features; of more than `POINTS`, evenly spaced ones are drawn.
-        label_N: integers, -1 where there is none.
-        called: a function from a label to its name.
-        caption: the title.
-
-    Returns:
-        A matplotlib figure.
-    """
-    shown = np.unique(np.linspace(0, len(label_N) - 1, POINTS).round().astype(int))
-    xy_Nx2, share_2 = principal_components(features_NxG[shown], 2)
-    figure, ((axis,),) = panels(1, size=(6.6, 4.6))
-    for number, one in enumerate(np.unique(label_N[shown])[:CLASSES]):
-        of_class = xy_Nx2[label_N[shown] == one]
-        colour, marker = COLOURS[number % len(COLOURS)], MARKERS[(number + number // len(COLOURS)) % len(MARKERS)]
-        name = called(one) if one >= 0 else "no label"
-        axis.scatter(*of_class.T, s=14, color=colour, marker=marker, alpha=0.7, linewidths=0, label=name)
-    first = f"first principal component, {share_2[0]:.0%} of the variance"
-    label(axis, title=caption, x=first, y=f"second, {share_2[1]:.0%}")
-    figure.legend(loc="outside right upper", fontsize=8, frameon=False)
-    return figure

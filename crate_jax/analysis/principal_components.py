@@ -9,7 +9,7 @@ borders less: both are ours, the official ones are set by hand.)
 import numpy as np
 from scipy.ndimage import binary_fill_holes
 
-from crate_jax.figures import principal_components
+from crate_jax.evaluation.scatter import principal_components
 
 
 def _to_unit(scores_NxC):

@@ -18,7 +18,8 @@ from crate_jax.data.picture import RESAMPLING, decoded
 from crate_jax.data.sources import open_source
 from crate_jax.errors import check_whole
 from crate_jax.evaluation.results import Result
-from crate_jax.figures import picture_grid, principal_components
+from crate_jax.evaluation.scatter import principal_components
+from crate_jax.figures import picture_grid
 from crate_jax.models.trace import trace
 from crate_jax.operators.patches import grid_of, image_shape
 from crate_jax.training.objective import normalise

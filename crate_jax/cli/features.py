@@ -31,8 +31,9 @@ def run(arguments):
     from crate_jax.distributed.compilation_cache import keep_compiled
     from crate_jax.errors import UserError
     from crate_jax.evaluation.results import write_text
+    from crate_jax.evaluation.scatter import scatter_figure
     from crate_jax.evaluation.subject import resolve
-    from crate_jax.figures import save_figure, scatter_figure
+    from crate_jax.figures import save_figure
 
     if not arguments.out:
         raise UserError("--out=FILE.npz is missing.")

@@ -3,6 +3,7 @@
 subject             what is evaluated, and where its results go
 features            any layer and pooling of any network, by one name
 feature_store       features of a whole split, in bounded memory
+scatter             features in the plane of their first two principal components
 solver, selection   logistic regression; layer, pooling and strength chosen on held-out training examples
 probe, attentive    linear classifiers of frozen features, by the protocols of papers
 knn                 the weighted cosine nearest-neighbour classifier

@@ -25,7 +25,7 @@ from crate_jax.data.pipeline import evaluation_batches
 from crate_jax.distributed.mesh import make_mesh
 from crate_jax.distributed.sharding import batch_sharding, replicated
 from crate_jax.errors import UserError
-from crate_jax.evaluation.features import parse_features, several_features
+from crate_jax.evaluation.features import feature_length, parse_features, several_features
 from crate_jax.models.batches import over_images
 from crate_jax.operators.patches import image_shape
 from crate_jax.storage import is_remote
@@ -154,8 +154,8 @@ def split_rows(subject, split, names, *, indices=None):
             parse_features(name, subject.model.depth)
     source = subject.open_split(split)
     indices = np.arange(source.num_examples) if indices is None else indices
-    count, lengths = len(indices), _lengths(subject, names)
-    if 4 * count * sum(lengths.values()) <= IN_MEMORY or jax.process_count() > 1:
+    count, lengths = len(indices), {name: _length(subject.model, name) for name in names}
+    if in_memory(subject, names, count):
         arrays = {name: np.empty((count, length), np.float32) for name, length in lengths.items()}
         numbers_2xM = _extract(subject, split, indices, arrays)
         return Rows({name: rows[: numbers_2xM.shape[1]] for name, rows in arrays.items()}, *numbers_2xM)
@@ -232,8 +232,7 @@ def pixel_features(params, image_BxHxWxC, *, model, mean, std, names):
     images_BxHxWxC = normalise(image_BxHxWxC, mean, std)
     found = several_features(model, params, images_BxHxWxC, tuple(name for name in names if name != RAW))
     if RAW in names:
-        height, width = (min(side, RAW_SIDE) for side in image_shape(model.image_size))
-        small = (len(images_BxHxWxC), height, width, model.channels)
+        small = (len(images_BxHxWxC), *_raw_size(model), model.channels)
         found[RAW] = jax.image.resize(images_BxHxWxC, small, "linear").reshape(len(images_BxHxWxC), -1)
     return found
 
@@ -244,12 +243,20 @@ def _settings(subject, names):
     return {"model": subject.model, "mean": mean, "std": std, "names": tuple(names)}
 
 
-def _lengths(subject, names):
-    """Name to the length of a feature vector."""
-    shape = (1, *image_shape(subject.model.image_size), subject.model.channels)
-    features = functools.partial(pixel_features, **_settings(subject, names))
-    shapes = jax.eval_shape(features, subject.params, jax.ShapeDtypeStruct(shape, np.uint8))
-    return {name: shapes[name].shape[1] for name in names}
+def _length(model, name):
+    """The length of a feature vector."""
+    if name == RAW:
+        return math.prod(_raw_size(model)) * model.channels
+    return feature_length(name, model)
+
+
+def _raw_size(model):
+    return tuple(min(side, RAW_SIDE) for side in image_shape(model.image_size))
+
+
+def in_memory(subject, names, count):
+    """Whether the features of so many examples stay in memory."""
+    return 4 * count * sum(_length(subject.model, name) for name in names) <= IN_MEMORY or jax.process_count() > 1
 
 
 def _extract(subject, split, indices, arrays):

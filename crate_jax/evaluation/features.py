@@ -18,7 +18,7 @@ import numpy as np
 
 from crate_jax.errors import UserError
 from crate_jax.models.trace import trace
-from crate_jax.operators.patches import grid_of
+from crate_jax.operators.patches import grid_of, image_shape
 
 POOLINGS = ("cls", "mean", "cells")
 PIXELS = 16  # images without a value below 0 and with one above this are pixels, not normalised
@@ -114,6 +114,13 @@ def pool(tokens_BxTxD, pooling, grid):
     by_row, by_column = cell_matrix(rows), cell_matrix(columns)
     cells = jnp.einsum("ar,bc,Brcd->Babd", by_row, by_column, patches_BxRxCxD, precision="highest")
     return cells.reshape(cells.shape[0], -1)
+
+
+def feature_length(name, model):
+    """G of features_BxG."""
+    pooling, _ = parse_features(name, model.depth)
+    cells = math.prod(len(cell_matrix(side // model.patch_size)) for side in image_shape(model.image_size))
+    return model.width * (cells if pooling == "cells" else 1)
 
 
 @functools.partial(jax.jit, static_argnums=(0, 3))

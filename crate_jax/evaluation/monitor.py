@@ -1,8 +1,8 @@
 """The evaluators within pre-training: (step, params) to scalars, and the observers that ask them and draw.
 
 Cheap enough to run often: one pass over at most a few thousand training and test examples, nearest neighbours and a
-linear probe at one C on one feature, and the loss on a few held-out images. The numbers are for watching a run; `probe`
-and `knn` choose and converge.
+linear probe at one C on one feature, and the loss on the held-out images that `reconstruct` measures. The numbers are
+for watching a run; `probe` and `knn` choose and converge.
 """
 
 import logging
@@ -14,7 +14,7 @@ from etils import epath
 from crate_jax.errors import UserError, warn_once
 from crate_jax.evaluation import knn
 from crate_jax.evaluation.feature_store import labelled_rows
-from crate_jax.evaluation.reconstruct import TITLES, completed, measure, measured, of_split, rows_of
+from crate_jax.evaluation.reconstruct import LIMIT, TITLES, completed, measure, measured, of_split, rows_of
 from crate_jax.evaluation.selection import compact_labels
 from crate_jax.evaluation.solver import fit
 from crate_jax.evaluation.subject import Subject
@@ -26,7 +26,6 @@ from crate_jax.training.observers import on_one_device
 logger = logging.getLogger(__name__)
 
 MOST = 4096  # examples of either split
-LOSS_IMAGES = 128  # held-out images of the loss, always the same with the same masks
 WATCHED_C = 1e-2
 SHOWN = 6  # validation images in a picture
 LAYER_CURVES = ("coding_rate", "nonzero")  # of the measurements of the layers
@@ -63,8 +62,9 @@ def make_evaluator(config, model):
         else:
             warn_once(f"{settings.name} has no labels of two classes: of held-out images the loss alone is evaluated.")
         if isinstance(model, MaskedAutoencoder):
-            images, index_N, _ = of_split(subject, settings.validation_split, LOSS_IMAGES)
-            scalars["evaluation/loss"] = measured(subject, images, index_N, "random", model.mask_ratio)["masked_mse"]
+            images, index_N, _ = of_split(subject, settings.validation_split, LIMIT)  # those of `reconstruct`
+            loss = measured(subject, images, index_N, "random", model.mask_ratio, _loss_of)
+            scalars["evaluation/loss"] = loss["masked_mse"]
         return scalars
 
     return evaluate
@@ -74,6 +74,10 @@ def _has_labels(source):
     """Whether a split may hold two classes: an own folder's labels are known, others are once they are read."""
     known = source.labels is None or source.labels.max() >= 0
     return known and (source.num_classes or 0) > 1
+
+
+def _loss_of(completed):
+    return {"masked_mse": completed.masked_mse_B}
 
 
 class Evaluation(Observer):

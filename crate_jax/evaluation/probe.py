@@ -24,6 +24,7 @@ from crate_jax.evaluation.feature_store import (
     RAW,
     evenly_spaced,
     image_features,
+    in_memory,
     labelled,
     labelled_rows,
     split_images,
@@ -187,6 +188,9 @@ def probe_one(subject, names, shots):
     if len(labelled(subject, settings.train_split)) > CHOSEN_ON:
         train, train_N, class_K = _training(subject, (chosen.features,), None)
     needed = tuple(dict.fromkeys([chosen.features, *(name for found in few.values() for name, _ in found)]))
+    count = len(labelled(subject, settings.validation_split))
+    if in_memory(subject, names, count):  # by the program that is compiled already
+        needed = names
     test = labelled_rows(subject, settings.validation_split, needed)
     _, test_M, _ = compact_labels(train.label_N, test.label_N)
     classifier = fit(train.features[chosen.features], train_N, chosen.C, len(class_K))

@@ -15,7 +15,6 @@ import flax
 import jax
 import jax.numpy as jnp
 import numpy as np
-from skimage.metrics import structural_similarity
 
 from crate_jax.data.own_pictures import fitted, picture_data
 from crate_jax.data.picture import decoded
@@ -34,13 +33,14 @@ logger = logging.getLogger(__name__)
 
 SHOWN = 8  # images in the figure, evenly spaced over those measured
 RATIOS = (0.25, 0.5, 0.75, 0.9)
+LIMIT = 1024  # images of a split, evenly spaced
 SWEPT = 128  # images, evenly spaced, that every kind and ratio is measured on
 TILES = 4  # along a side of a picture that is completed tile by tile
 TITLES = ("original", "masked", "reconstruction", "prediction alone")
 NOTE = "Prediction alone: at visible patches it means nothing, since the loss is over removed patches only."
 
 
-def reconstruct(subject, *, pictures=None, limit=1024):
+def reconstruct(subject, *, pictures=None, limit=LIMIT):
     """Completes images and measures.
 
     Args:
@@ -92,20 +92,25 @@ def of_split(subject, split, limit):
     return images_BxHxWxC, index_B, [called(label) if label >= 0 else "" for label in label_B]
 
 
-def completed(subject, images_BxHxWxC, index_B, kind, ratio):
+def completed(subject, images_BxHxWxC, index_B, kind, ratio, size=None):
     """uint8 images of a split, completed; see `complete_tiles`."""
     key = jax.random.fold_in(jax.random.key(subject.config.seed), 0x5EED)
     images_BxHxWxC = normalise(images_BxHxWxC, *subject.statistics)
-    return complete_tiles(subject, images_BxHxWxC, index_B, key=key, kind=kind, ratio=ratio)
+    return complete_tiles(subject, images_BxHxWxC, index_B, key=key, kind=kind, ratio=ratio, size=size)
 
 
-def measured(subject, images_NxHxWxC, index_N, kind, ratio):
-    """Means over images of what `measure` says of them `completed`; the arguments are the latter's."""
+def size_for(subject, count):
+    """Images a batch, the same for all that is measured and drawn: a mask ratio is compiled once."""
+    return min(batch_size_of(subject.model.image_size), SWEPT, count)
+
+
+def measured(subject, images_NxHxWxC, index_N, kind, ratio, what=None):
+    """Means over images of what `measure` (or `what`) says of them `completed`; the arguments are the latter's."""
 
     def numbers_of(images_BxHxWxC, index_B):
-        return measure(completed(subject, images_BxHxWxC, index_B, kind, ratio))
+        return (what or measure)(completed(subject, images_BxHxWxC, index_B, kind, ratio))
 
-    size = min(batch_size_of(subject.model.image_size), len(images_NxHxWxC))
+    size = size_for(subject, len(images_NxHxWxC))
     found = over_images(numbers_of, images_NxHxWxC, index_N, axis=0, size=size)
     return {name: float(np.mean(values)) for name, values in found.items()}
 
@@ -118,9 +123,11 @@ def rows_of(completed, count=None):
 
 def _reconstruction_figure(subject, images, index_B, names, numbers, *, whole):
     settings, model = subject.config.data, subject.model
-    tiled = completed_pictures(subject, settings.show_split, settings.show_classes) if whole else {}
+    size = size_for(subject, len(images))
+    tiled = completed_pictures(subject, settings.show_split, settings.show_classes, size) if whole else {}
     shown = evenly_spaced(len(images), max(1, SHOWN - len(tiled)))
-    rows = [*tiled.values(), *rows_of(completed(subject, images[shown], index_B[shown], "random", model.mask_ratio))]
+    drawn = completed(subject, images[shown], index_B[shown], "random", model.mask_ratio, size)
+    rows = [*tiled.values(), *rows_of(drawn)]
     lines = [
         f"{model.mask_ratio:.0%} removed; PSNR {numbers['psnr']:.1f} dB, SSIM {numbers['ssim']:.2f}; "
         f"removed pixels alone {numbers['masked_psnr']:.1f} dB, {numbers['masked_ssim']:.2f}"
@@ -159,7 +166,7 @@ def join(parts_BxHxWxC, tiles):
     return parts.transpose(0, 1, 3, 2, 4, 5).reshape(-1, rows * height, columns * width, channels)
 
 
-def complete_tiles(subject, images_BxHxWxC, index_B, *, key, kind="random", ratio=None):
+def complete_tiles(subject, images_BxHxWxC, index_B, *, key, kind="random", ratio=None, size=None):
     """Masks images, each a whole number of tiles of the network's own size, and completes them tile by tile.
 
     Args:
@@ -167,6 +174,7 @@ def complete_tiles(subject, images_BxHxWxC, index_B, *, key, kind="random", rati
         images_BxHxWxC: normalised.
         index_B: numbers of the images, which their masks follow from.
         key, kind, ratio: of the masks; None is the network's own ratio.
+        size: tiles a batch, see `complete`.
 
     Returns:
         `Completed`, of the images joined again.
@@ -178,18 +186,19 @@ def complete_tiles(subject, images_BxHxWxC, index_B, *, key, kind="random", rati
     part_P = jnp.asarray((np.asarray(index_B)[:, None] * each + np.arange(each)).reshape(-1))
     mask_PxN = example_masks(key, part_P, model.grid, model.mask_ratio, kind=kind)
     images_PxHxWxC, norm_pix = cut(images_BxHxWxC, tiles), subject.config.norm_pix_loss
-    found = complete(model, subject.params, images_PxHxWxC, mask_PxN, *subject.statistics, norm_pix)
+    found = complete(model, subject.params, images_PxHxWxC, mask_PxN, *subject.statistics, norm_pix, size)
     # a number a tile becomes one an image, tiles of pixels are joined
     return jax.tree.map(lambda x: x.reshape(batch, each).mean(1) if x.ndim == 1 else join(x, tiles), found)
 
 
-def completed_pictures(subject, split, names):
+def completed_pictures(subject, split, names, size=None):
     """Pictures of a split, completed tile by tile.
 
     Args:
         subject: a `Subject` with a decoder.
         split: of the subject's data set; its pictures are resized to four tiles a side.
         names: classes to show, in order; the first picture of each. What is not there is logged and left out.
+        size: tiles a batch, see `complete`.
 
     Returns:
         Name to the row of `rows_of`.
@@ -213,7 +222,7 @@ def completed_pictures(subject, split, names):
     for number, name in enumerate(names):
         image = fitted(decoded(wanted[name].image, model.channels), shape, config.data.interpolation)
         image = normalise(image[None], *subject.statistics)
-        (done[name],) = rows_of(complete_tiles(subject, image, [number], key=key))
+        (done[name],) = rows_of(complete_tiles(subject, image, [number], key=key, size=size))
     return done
 
 
@@ -229,7 +238,7 @@ class Completed:
     mask: Any  # B x H x W x 1, 1 where removed
 
 
-def complete(model, params, images_BxHxWxC, mask_BxN, mean, std, norm_pix=False):
+def complete(model, params, images_BxHxWxC, mask_BxN, mean, std, norm_pix=False, size=None):
     """Masks images and lets the network complete them.
 
     Args:
@@ -239,11 +248,17 @@ def complete(model, params, images_BxHxWxC, mask_BxN, mean, std, norm_pix=False)
         mask_BxN: 1 where removed.
         mean, std: that the images were normalised with.
         norm_pix: the network predicts standardised patches.
+        size: images a batch, where others shall share its compilation; None is all.
 
     Returns:
         `Completed`, on the host.
     """
-    return jax.device_get(_complete(model, params, images_BxHxWxC, mask_BxN, mean, std, norm_pix))
+
+    def of(images_SxHxWxC, mask_SxN):
+        return _complete(model, params, images_SxHxWxC, mask_SxN, mean, std, norm_pix)
+
+    images_BxHxWxC, mask_BxN = np.asarray(images_BxHxWxC), np.asarray(mask_BxN)
+    return over_images(of, images_BxHxWxC, mask_BxN, axis=0, size=size or len(mask_BxN))
 
 
 @functools.partial(jax.jit, static_argnums=(0, 4, 5, 6))
@@ -290,6 +305,8 @@ def similarity_maps(original_BxHxWxC, reconstruction_BxHxWxC):
     Returns:
         (ssim_B, map_BxHxW): the mean of each image without its border, and the similarity around each pixel.
     """
+    from skimage.metrics import structural_similarity
+
     window = min(7, *original_BxHxWxC.shape[1:3])
     settings = {"win_size": window - (window + 1) % 2, "channel_axis": -1, "data_range": 1.0, "full": True}
     pairs = zip(original_BxHxWxC, reconstruction_BxHxWxC, strict=True)

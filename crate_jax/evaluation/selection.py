@@ -14,7 +14,7 @@ from typing import NamedTuple
 import numpy as np
 
 from crate_jax.errors import UserError, check_whole
-from crate_jax.evaluation.solver import fit, held_out_right, make_design
+from crate_jax.evaluation.solver import IN_FLOAT32, fit_all, held_out_right, make_design, make_problems
 
 logger = logging.getLogger(__name__)
 
@@ -25,6 +25,7 @@ CHOSEN_ON = 20_000  # training examples that the choice is made on at most; the 
 SHOTS = (5, 10)
 DRAWS = 5
 FOLDS = 5
+SMALL = 256  # examples up to which designs of several widths share a program, filled up with zeros
 
 
 class Choice(NamedTuple):
@@ -89,23 +90,44 @@ def choose(candidates, label_N, num_classes, Cs=STRENGTHS):
     Raises:
         UserError: see `held_out_mask`.
     """
-    chosen = _best(candidates, label_N, num_classes, Cs, held_out_masks(label_N), logging.INFO)
+    everything, held_FxN = [slice(None)], held_out_masks(label_N)
+    (chosen,) = _best(candidates, everything, label_N[None], num_classes, Cs, held_FxN[None], logging.INFO)
     if len(Cs) > 1 and chosen.C in (Cs[0], Cs[-1]):
         edge = (chosen.C, chosen.features, Cs[0], Cs[-1])
         logger.warning("C = %g, the best for %s, is at the edge of those tried (%g to %g)", *edge)
     return chosen
 
 
-def _best(candidates, label_N, num_classes, Cs, held_FxN, level):
-    """The `Choice` by held-out parts, each name's accuracy logged at a level."""
-    accuracy = {}
-    for name, features_NxG in candidates.items():
-        right = held_out_right(make_design(features_NxG), label_N, num_classes, Cs, ~held_FxN)
-        accuracy |= {(name, C): count / int(held_FxN.sum()) for C, count in zip(Cs, right, strict=True)}
-        logger.log(level, "%s: %.1f %% held out", name, 100 * max(right) / held_FxN.sum())
-    name, C = max(accuracy, key=accuracy.get)
-    tried = {one: max(accuracy[one, strength] for strength in Cs) for one in candidates}
-    return Choice(name, C, accuracy[name, C], tried)
+def _best(candidates, draws, label_DxM, num_classes, Cs, held_DxFxM, level):
+    """The `Choice` of each draw by its held-out parts; each name's accuracy is logged at a level.
+
+    Args:
+        candidates, num_classes, Cs: as of `choose`.
+        draws: what selects a draw's examples from the features.
+        label_DxM, held_DxFxM: of those examples.
+        level: of logging.
+    """
+    accuracy, count_D = [{} for _ in draws], held_DxFxM.sum((1, 2))
+    examples = label_DxM.shape[1]
+    lengths = [min(examples, features_NxG.shape[1]) for features_NxG in candidates.values()]
+    width = max(lengths) if examples <= SMALL else 0
+    for (name, features_NxG), length in zip(candidates.items(), lengths, strict=True):
+        together = max(1, IN_FLOAT32 // (4 * examples * length))
+        for first in range(0, len(draws), together):
+            some = slice(first, first + together)
+            designs = [make_design(features_NxG[draw]) for draw in draws[some]]
+            problems = make_problems(designs, label_DxM[some], num_classes, ~held_DxFxM[some], width=width)
+            right_DxC = held_out_right(problems, num_classes, Cs)
+            for found, right_C, count in zip(accuracy[some], right_DxC, count_D[some], strict=True):
+                found |= {(name, C): int(right) / int(count) for C, right in zip(Cs, right_C, strict=True)}
+        best = np.mean([max(found[name, C] for C in Cs) for found in accuracy])
+        logger.log(level, "%s: %.1f %% held out", name, 100 * best)
+    choices = []
+    for found in accuracy:
+        name, C = max(found, key=found.get)
+        tried = {one: max(found[one, strength] for strength in Cs) for one in candidates}
+        choices.append(Choice(name, C, found[name, C], tried))
+    return choices
 
 
 def compact_labels(train_label_N, test_label_M):
@@ -155,19 +177,23 @@ def few_shot_classifiers(train, label_N, num_classes, Cs=STRENGTHS, *, shots, dr
     Returns:
         Dictionary from shots to a list of (name, Classifier), one a draw.
     """
-    found = {one: [] for one in shots}
-    for draw in range(draws if shots else 0):
-        index_KxM = drawn(label_N, max(shots), draw)
-        for one in shots:
-            index_M, rank_M, folds = index_KxM[:, :one].ravel(), np.tile(np.arange(one), num_classes), min(FOLDS, one)
-            order = np.argsort(index_M)  # as they lie in a file
-            index_M, rank_M = index_M[order], rank_M[order]
-            few = {name: np.asarray(rows_NxG[index_M], np.float32) for name, rows_NxG in train.items()}
-            label_M, names = label_N[index_M], list(few)
-            if folds > 1:
-                held_FxM = rank_M % folds == np.arange(folds)[:, None]
-                name, C, *_ = _best(few, label_M, num_classes, Cs, held_FxM, logging.DEBUG)
-            else:  # nothing can be held out: the middle of what there is
-                name, C = names[len(names) // 2], Cs[len(Cs) // 2]
-            found[one].append((name, fit(few[name], label_M, C, num_classes)))
+    found = {}
+    for one in shots:
+        held, index_DxM, folds = [], [], min(FOLDS, one)
+        for draw in range(draws):
+            index_M, rank_M = drawn(label_N, max(shots), draw)[:, :one].ravel(), np.tile(np.arange(one), num_classes)
+            order_M = np.argsort(index_M)  # as they lie in a file
+            index_DxM.append(index_M[order_M])
+            held.append(rank_M[order_M] % folds == np.arange(folds)[:, None])
+        label_DxM, names = label_N[np.stack(index_DxM)], list(train)
+        if folds > 1:
+            choices = _best(train, index_DxM, label_DxM, num_classes, Cs, np.stack(held), logging.DEBUG)
+        else:  # nothing can be held out: the middle of what there is
+            choices = [Choice(names[len(names) // 2], Cs[len(Cs) // 2], 0.0, {})] * draws
+        examples = [
+            (train[choice.features][index_M], label_M, choice.C)
+            for choice, index_M, label_M in zip(choices, index_DxM, label_DxM, strict=True)
+        ]
+        fitted = fit_all(examples, num_classes)
+        found[one] = [(choice.features, classifier) for choice, classifier in zip(choices, fitted, strict=True)]
     return found

@@ -1,14 +1,14 @@
-"""Multinomial logistic regression on many folds at once and at one strength after another: SciPy's L-BFGS.
+"""Multinomial logistic regression on many folds and draws at once, at one strength after another, by Newton's method.
 
     minimise over W, b    mean_n  -log softmax(x_n W + b)[y_n]  +  1/(2 C M) ||W||^2        M examples
 
 That is scikit-learn's `LogisticRegression` objective over C M: the same minimum at the same C; b is not regularised.
-Neighbouring cells of an image are so alike that plain L-BFGS needs thousands of iterations. So features are
-standardised and rotated onto the eigenvectors of their covariance, once for all C, and each coordinate is divided by
-the square root of its curvature c * eigenvalue + 1 / (C M), c = p (1 - p) at equal class probabilities p.
+Neighbouring cells of an image are so alike that first-order methods need thousands of iterations. So features are
+standardised and rotated onto the eigenvectors of their covariance, once for all C, and each coordinate of a class is
+divided by the square root of its curvature c * eigenvalue + 1 / (C M), c = mean_n p_n (1 - p_n) at the start. Newton's
+equations are solved roughly, by conjugate gradients, and a step is halved until the objective descends.
 
-The objective and its gradient are one XLA program, which sees all data; SciPy holds the parameters. `optax.lbfgs` takes
-the same number of iterations, and ten times as long to compile, once per shape.
+All problems of one shape are one XLA program: designs (draws of examples) and folds are axes of it.
 """
 
 import dataclasses
@@ -19,15 +19,16 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
-from scipy.optimize import minimize
+from jax.scipy.sparse.linalg import cg
 
 logger = logging.getLogger(__name__)
 
 TOLERANCE = 3e-5  # of the gradient's largest entry
 PRECISION = 3e-4  # of it, which sums in float32 reach for any features
 ROUGH = 1e-3  # enough to compare strengths
-MAX_ITERATIONS = 500
+MAX_ITERATIONS = 100  # steps of Newton's method
+MAX_ROUGH = 12  # of them, to compare strengths
+RESIDUAL, MAX_PRODUCTS = 0.25, 40  # Newton's equations are solved to this share, in at most so many products
 LARGEST_ROTATED = 4096  # features (or examples, if fewer); beyond, the eigenvectors would cost more than they save
 ROWS = 8192  # read or predicted at once
 IN_FLOAT32 = 2**30  # bytes of standardised features; larger ones are stored in float16
@@ -37,9 +38,9 @@ LOGITS = 2**26  # numbers of the logits that are in memory at once
 class Design(NamedTuple):
     """Standardised features in the basis in which they are solved for."""
 
-    x_NxR: Any  # coordinates, float32 (float16 if large)
-    spectrum_R: Any  # their mean squares
-    basis_GxR: Any  # standardised features times this are `x_NxR`; None is the identity
+    x_NxR: np.ndarray  # coordinates, float32 (float16 if large)
+    spectrum_R: np.ndarray  # their mean squares
+    basis_GxR: np.ndarray | None  # standardised features times this are `x_NxR`; None is the identity
     mean_G: np.ndarray
     scale_G: np.ndarray  # standardised = (features - mean) * scale; the scale of a constant feature is 0
 
@@ -51,48 +52,47 @@ def chunks(features_NxG):
 
 def moments(features_NxG):
     """(mean_G, scale_G) of `Design`, float32, summed in float64; a chunk of rows in memory."""
-    from sklearn.preprocessing import StandardScaler
-
-    scaler = StandardScaler()
+    sums_2xG = np.zeros((2, features_NxG.shape[1]))
     for part in chunks(features_NxG):
-        scaler.partial_fit(np.asarray(features_NxG[part], np.float32))
-    deviation_G = np.sqrt(scaler.var_)
-    constant_G = deviation_G <= 1e-6 * np.abs(scaler.mean_)
+        x_MxG = np.asarray(features_NxG[part], np.float64)
+        sums_2xG += x_MxG.sum(0), (x_MxG**2).sum(0)
+    mean_G, square_G = sums_2xG / len(features_NxG)
+    deviation_G = np.sqrt(np.maximum(square_G - mean_G**2, 0))
+    constant_G = deviation_G <= 1e-6 * np.abs(mean_G)
     scale_G = np.where(constant_G, 0.0, 1 / np.where(constant_G, 1.0, deviation_G))
-    return scaler.mean_.astype(np.float32), scale_G.astype(np.float32)
-
-
-_product = functools.partial(jnp.matmul, precision="highest")
+    return mean_G.astype(np.float32), scale_G.astype(np.float32)
 
 
 def _eigen(gram_RxR):
-    values_R, vectors_RxR = jnp.linalg.eigh(gram_RxR)
-    return jnp.maximum(values_R, 0), vectors_RxR
+    values_R, vectors_RxR = np.linalg.eigh(gram_RxR)
+    return np.maximum(values_R, 0), vectors_RxR
 
 
 def make_design(features_NxG):
-    """Standardises and rotates features of any float type, which may be memory-mapped: chunks of rows are read."""
+    """Standardises and rotates features of any float type, which may be memory-mapped: chunks of rows are read.
+
+    On the host, where no program needs to be compiled for each shape.
+    """
     (count, size), (mean_G, scale_G) = features_NxG.shape, moments(features_NxG)
 
     def standardised(part):
         return (np.asarray(features_NxG[part], np.float32) - mean_G) * scale_G
 
     if min(count, size) > LARGEST_ROTATED:
-        spectrum_G, basis_GxG = jnp.ones(size), None
+        spectrum_G, basis_GxG = np.ones(size, np.float32), None
     elif count < size:  # W lies in the span of the examples: N numbers a class instead of G
-        x_NxG = jnp.asarray(standardised(slice(None)))
-        values_N, vectors_NxN = _eigen(_product(x_NxG, x_NxG.T))
-        length_N = jnp.sqrt(jnp.where(values_N > 1e-6 * values_N[-1], values_N, 0))
-        inverse_N = jnp.where(length_N > 0, 1 / jnp.maximum(length_N, 1e-30), 0)
-        basis_GxN = _product(x_NxG.T, vectors_NxN) * inverse_N
-        return Design(vectors_NxN * length_N, length_N**2 / count, basis_GxN, mean_G, scale_G)
+        x_NxG = standardised(slice(None))
+        values_N, vectors_NxN = _eigen(x_NxG @ x_NxG.T)
+        length_N = np.sqrt(np.where(values_N > 1e-6 * values_N[-1], values_N, 0))
+        inverse_N = np.where(length_N > 0, 1 / np.maximum(length_N, 1e-30), 0)
+        return Design(vectors_NxN * length_N, length_N**2 / count, x_NxG.T @ vectors_NxN * inverse_N, mean_G, scale_G)
     else:
-        gram_GxG = sum(_product(x_MxG.T, x_MxG) for x_MxG in map(standardised, chunks(features_NxG)))
-        spectrum_G, basis_GxG = _eigen(gram_GxG / count)
+        gram_GxG = sum(x_MxG.T @ x_MxG for x_MxG in map(standardised, chunks(features_NxG)))
+        spectrum_G, basis_GxG = _eigen(gram_GxG / np.float32(count))
     x_NxG = np.empty((count, size), np.float32 if 4 * count * size <= IN_FLOAT32 else np.float16)
     for part in chunks(features_NxG):
-        x_NxG[part] = standardised(part) if basis_GxG is None else _product(standardised(part), basis_GxG)
-    return Design(jnp.asarray(x_NxG), spectrum_G, basis_GxG, mean_G, scale_G)
+        x_NxG[part] = standardised(part) if basis_GxG is None else standardised(part) @ basis_GxG
+    return Design(x_NxG, spectrum_G, basis_GxG, mean_G, scale_G)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -105,7 +105,7 @@ class Classifier:
     scale_G: np.ndarray
     C: float  # inverse regularisation, as scikit-learn's
     gradient: float  # largest entry at the end
-    iterations: int  # of L-BFGS
+    iterations: int  # of Newton's method
 
     @property
     def converged(self):
@@ -129,127 +129,220 @@ class Classifier:
         found = []
         for part in chunks(x_NxG):
             x_MxG = (np.asarray(x_NxG[part], np.float32) - self.mean_G) * self.scale_G
-            found.append(np.asarray(function(_product(x_MxG, self.kernel_GxK) + self.bias_K)))
+            found.append(np.asarray(function(x_MxG @ self.kernel_GxK + self.bias_K)))
         return np.concatenate(found)
 
 
-class Solutions(NamedTuple):
-    """Solutions of F problems (folds) on one design, at one C."""
+class Problems(NamedTuple):
+    """F folds of each of D designs, in chunks of rows whose logits fit in memory."""
 
-    kernel_FxRxK: Any  # in the design's basis
-    bias_FxK: Any
-    gradient_F: np.ndarray  # largest entry at the end of each
-    iterations: int  # of L-BFGS, which takes the problems together
+    x_DxSxMxR: Any
+    spectrum_DxR: Any
+    label_DxSxM: Any  # -1 for padding
+    weight_DxSxMxF: Any  # 1 for the examples that count in a fold, else 0
 
 
-def solve(
-    design, label_N, num_classes, C, weight_FxN=None, *, start=None, tolerance=TOLERANCE, max_iterations=MAX_ITERATIONS
-):
-    """Solves F problems at one C together.
+def make_problems(designs, label_DxN, num_classes, weight_DxFxN=None, *, width=0):
+    """`Problems` of designs with equally many examples.
 
     Args:
-        design: from `make_design`.
-        label_N: integers, 0 <= label < num_classes.
+        designs: from `make_design`.
+        label_DxN: integers, 0 <= label < num_classes.
+        num_classes: K.
+        weight_DxFxN: 1 for the examples that count in a fold, else 0; None is one fold with all.
+        width: coordinates at least, which makes the shapes of several sets of problems equal.
+    """
+    count, width = len(designs[0].x_NxR), max(width, *(design.x_NxR.shape[1] for design in designs))
+    if weight_DxFxN is None:
+        weight_DxFxN = np.ones((len(designs), 1, count))
+    rows = max(1, min(count, LOGITS // (len(designs) * weight_DxFxN.shape[1] * num_classes)))
+    pad = -count % rows
+
+    def chunked(arrays, value=0):
+        array_DxN = arrays[0][None] if len(arrays) == 1 else np.stack(arrays)
+        padding = [(0, 0), (0, pad)] + [(0, 0)] * (array_DxN.ndim - 2)
+        padded = jnp.pad(array_DxN, padding, constant_values=value) if pad else array_DxN
+        return jnp.asarray(padded.reshape(len(arrays), -1, rows, *array_DxN.shape[2:]))
+
+    def wide(array):
+        missing = width - array.shape[-1]
+        return np.pad(array, [(0, 0)] * (array.ndim - 1) + [(0, missing)]) if missing else array
+
+    return Problems(
+        chunked([wide(design.x_NxR) for design in designs]),
+        jnp.asarray(np.stack([wide(design.spectrum_R) for design in designs])),
+        chunked(np.asarray(label_DxN, np.int32), -1),
+        chunked(np.swapaxes(np.asarray(weight_DxFxN, np.float32), 1, 2)),
+    )
+
+
+class Solutions(NamedTuple):
+    """Solutions of `Problems`, each at one C."""
+
+    point_DxFxPxK: Any  # kernel in the design's basis, and bias in the last row
+    gradient_DxF: Any  # largest entry at the end of each
+    iterations_DxF: Any  # of Newton's method
+    right_DxF: Any  # how many examples that do not count in a fold its solution classifies rightly
+
+
+def solve(problems, num_classes, C, *, start=None, tolerance=TOLERANCE, max_iterations=MAX_ITERATIONS):
+    """Solves problems together.
+
+    Args:
+        problems: from `make_problems`.
         num_classes: K. Of two classes scikit-learn learns one vector instead of two and so regularises twice as much;
             that is followed.
-        C: inverse regularisation.
-        weight_FxN: 1 for the examples that count in a problem, else 0; None is one problem with all.
+        C: inverse regularisation; a number, or one a design.
         start: `Solutions` to begin at, such as those of a smaller C; None begins at zero.
         tolerance, max_iterations: ends when no entry of the preconditioned gradient is larger.
 
     Returns:
         `Solutions`.
     """
-    count, size = design.x_NxR.shape
-    weight_FxN = np.ones((1, count), np.float32) if weight_FxN is None else np.asarray(weight_FxN, np.float32)
-    num_folds, rows = len(weight_FxN), max(1, min(count, LOGITS // (len(weight_FxN) * num_classes)))
-    strength_F = 1 / (C * (0.5 if num_classes == 2 else 1.0) * weight_FxN.sum(1))
-    # float32 forms the covariance to 1e-6 of its trace's mean; less than that cannot be told from zero
-    curvature_FxR = (1 - 1 / num_classes) / num_classes * design.spectrum_R + np.maximum(strength_F, 1e-6)[:, None]
-    precondition_FxRx1 = (1 / np.sqrt(curvature_FxR))[..., None].astype(np.float32)
-    data = (
-        *_chunked(design.x_NxR, label_N, weight_FxN, rows),
-        jnp.asarray(precondition_FxRx1),
-        jnp.asarray(strength_F, jnp.float32),
-    )
-    shape = (num_folds, size + 1, num_classes)  # the last row is the bias
-
-    def value_and_gradient(point):
-        value, gradient = _value_and_gradient(np.asarray(point, np.float32).reshape(shape), *data)
-        return float(value), np.asarray(gradient, np.float64).ravel()
-
-    point = np.zeros(shape)
-    if start is not None:
-        point = np.concatenate([start.kernel_FxRxK / precondition_FxRx1, start.bias_FxK[:, None]], 1)
-    found = minimize(
-        value_and_gradient, point.ravel(), jac=True, method="L-BFGS-B",
-        options={"maxiter": max_iterations, "maxfun": 2 * max_iterations, "gtol": tolerance, "ftol": 0},
-    )  # fmt: skip
-    point = found.x.astype(np.float32).reshape(shape)
-    gradient_F = np.abs(found.jac).reshape(num_folds, -1).max(1)
-    return Solutions(precondition_FxRx1 * point[:, :-1], point[:, -1], gradient_F, int(found.nit))
+    designs, _, _, folds = problems.weight_DxSxMxF.shape
+    C_D = np.broadcast_to(np.float32(C), designs) * np.float32(0.5 if num_classes == 2 else 1.0)
+    if start is None:
+        point_DxFxPxK = np.zeros((designs, folds, problems.x_DxSxMxR.shape[-1] + 1, num_classes), np.float32)
+    else:
+        point_DxFxPxK = start.point_DxFxPxK
+    solved = _compiled(jax.default_backend())(problems, point_DxFxPxK, C_D, tolerance, max_iterations)
+    return Solutions(*solved)
 
 
-@functools.partial(jax.jit, static_argnames="rows")
-def _chunked(x_NxR, label_N, weight_FxN, rows):
-    """(x_SxMxR, label_SxM, share_SxMxF): at most `rows` examples a chunk; the shares of a fold sum to 1."""
-    pad = -len(x_NxR) % rows
-    x_SxMxR = jnp.pad(x_NxR, ((0, pad), (0, 0))).reshape(-1, rows, x_NxR.shape[1])
-    label_SxM = jnp.pad(label_N.astype(jnp.int32), (0, pad)).reshape(-1, rows)
-    share_NxF = (weight_FxN / jnp.sum(weight_FxN, 1, keepdims=True)).T
-    return x_SxMxR, label_SxM, jnp.pad(share_NxF, ((0, pad), (0, 0))).reshape(-1, rows, len(weight_FxN))
+@functools.cache
+def _compiled(backend):
+    # on CPU LLVM's last level costs a third of the compilation and gains nothing
+    return jax.jit(_solve, compiler_options={"xla_backend_optimization_level": 1} if backend == "cpu" else None)
 
 
-@jax.jit
-def _value_and_gradient(point_FxPxK, x_SxMxR, label_SxM, share_SxMxF, precondition_FxRx1, strength_F):
-    def loss_of_rows(kernel_FxRxK, bias_FxK, x_MxR, label_M, share_MxF):
-        logits_MxFxK = jnp.einsum("mr,frk->mfk", x_MxR.astype(jnp.float32), kernel_FxRxK, precision="highest")
-        label_MxF = jnp.broadcast_to(label_M[:, None], share_MxF.shape)
-        return jnp.sum(share_MxF * optax.softmax_cross_entropy_with_integer_labels(logits_MxFxK + bias_FxK, label_MxF))
-
-    if len(x_SxMxR) > 1:  # one chunk's logits in memory; a single chunk need not be computed twice
-        loss_of_rows = jax.checkpoint(loss_of_rows)
-
-    def objective(point_FxPxK):  # the sum: its gradient holds every problem's own
-        kernel_FxRxK, bias_FxK = precondition_FxRx1 * point_FxPxK[:, :-1], point_FxPxK[:, -1]
-
-        def step(total, parts):
-            return total + loss_of_rows(kernel_FxRxK, bias_FxK, *parts), None
-
-        loss, _ = jax.lax.scan(step, jnp.float32(0), (x_SxMxR, label_SxM, share_SxMxF))
-        return loss + jnp.sum(strength_F / 2 * jnp.sum(kernel_FxRxK**2, (1, 2)))
-
-    return jax.value_and_grad(objective)(point_FxPxK)
+def _solve(problems, point_DxFxPxK, C_D, tolerance, max_iterations):
+    of_a_design = jax.vmap(_newton, (None, None, None, -1, 0, None, None, None))
+    of_all = jax.vmap(of_a_design, (0, 0, 0, 0, 0, 0, None, None))
+    return of_all(*problems, point_DxFxPxK, C_D, tolerance, max_iterations)
 
 
-def held_out_right(design, label_N, num_classes, Cs, weight_FxN):
-    """How many examples that a fold leaves out its solution classifies rightly, at each C, summed over folds.
+def _newton(x_SxMxR, spectrum_R, label_SxM, weight_SxM, start_PxK, C, tolerance, max_iterations):
+    """One problem: what `Solutions` has of it."""
+    num_classes, total = start_PxK.shape[1], jnp.sum(weight_SxM)
+    strength = 1 / (C * total)
 
-    Each C begins at the solutions of the one before: together they take a third of the iterations.
+    def over_rows(function, point_PxK):
+        def of_rows(rows):
+            x_MxR, label_M, weight_M = rows
+            x_MxR = x_MxR.astype(jnp.float32)
+            logits_MxK = jnp.matmul(x_MxR, point_PxK[:-1], precision="highest") + point_PxK[-1]
+            return function(x_MxR, label_M[:, None] == jnp.arange(num_classes), weight_M, logits_MxK)
+
+        rows_SxM = (x_SxMxR, label_SxM, weight_SxM)
+        if len(x_SxMxR) == 1:
+            return of_rows(jax.tree.map(lambda one: one[0], rows_SxM))
+        parts = jax.lax.map(jax.checkpoint(of_rows), rows_SxM)  # one chunk's logits in memory
+        return jax.tree.map(lambda one: jnp.sum(one, 0), parts)
+
+    def losses(own_MxK, logits_MxK, highest_M):
+        """(loss_M, probabilities_MxK); the highest logit is subtracted, so that no exponential overflows."""
+        power_MxK = jnp.exp(logits_MxK - highest_M[:, None])
+        sum_M = jnp.sum(power_MxK, 1)
+        return highest_M + jnp.log(sum_M) - jnp.sum(own_MxK * logits_MxK, 1), power_MxK / sum_M[:, None]
+
+    def value_of(x_MxR, own_MxK, weight_M, logits_MxK):
+        loss_M, share_MxK = losses(own_MxK, logits_MxK, jax.lax.stop_gradient(jnp.max(logits_MxK, 1)))
+        error_MxK = weight_M[:, None] * (share_MxK - own_MxK)
+        gradient_RxK = jnp.matmul(x_MxR.T, error_MxK, precision="highest")
+        return weight_M @ loss_M, jnp.concatenate([gradient_RxK, jnp.sum(error_MxK, 0)[None]])
+
+    def curvature_of(x_MxR, own_MxK, weight_M, logits_MxK):
+        share_MxK = losses(own_MxK, logits_MxK, jnp.max(logits_MxK, 1))[1]
+        return weight_M @ (share_MxK * (1 - share_MxK))
+
+    def right_of(x_MxR, own_MxK, weight_M, logits_MxK):
+        right_M = jnp.take_along_axis(own_MxK, jnp.argmax(logits_MxK, 1)[:, None], 1)[:, 0]
+        return jnp.sum(right_M & (weight_M == 0))
+
+    def scale_of(curvature_K):
+        # float32 forms the covariance to 1e-6 of its trace's mean; less than that cannot be told from zero
+        kernel_RxK = spectrum_R[:, None] * curvature_K + jnp.maximum(strength, 1e-6)
+        return 1 / jnp.sqrt(jnp.concatenate([kernel_RxK, curvature_K[None]]))
+
+    even = (1 - 1 / num_classes) / num_classes
+    scale_PxK = scale_of(jnp.maximum(over_rows(curvature_of, start_PxK) / total, 1e-3 * even))
+    # convergence is judged by the same scale for every start
+    judged_PxK = scale_of(jnp.full(num_classes, even)) / scale_PxK
+    kernel_Px1 = jnp.ones((len(start_PxK), 1)).at[-1].set(0)  # the bias is not regularised
+
+    def value_and_gradient(scaled_PxK):
+        point_PxK = scale_PxK * scaled_PxK
+        loss, gradient_PxK = over_rows(value_of, point_PxK)
+        penalty_PxK = strength * kernel_Px1 * point_PxK
+        return loss / total + jnp.sum(penalty_PxK * point_PxK) / 2, scale_PxK * (gradient_PxK / total + penalty_PxK)
+
+    def step(state):
+        at_PxK, _, taken = state
+        (value, gradient_PxK), tangent = jax.linearize(value_and_gradient, at_PxK)
+        largest = jnp.max(jnp.abs(judged_PxK * gradient_PxK))
+        downhill_PxK = jnp.where(largest > tolerance, -gradient_PxK, 0)
+        way_PxK, _ = cg(lambda x_PxK: tangent(x_PxK)[1], downhill_PxK, tol=RESIDUAL, maxiter=MAX_PRODUCTS)
+        slope = jnp.vdot(gradient_PxK, way_PxK)
+
+        def too_long(tried):
+            length, there = tried
+            return (there > value + 1e-4 * length * slope + 1e-6 * jnp.abs(value)) & (length > 1e-3)
+
+        def halved(tried):
+            return tried[0] / 2, value_and_gradient(at_PxK + tried[0] / 2 * way_PxK)[0]
+
+        length, _ = jax.lax.while_loop(too_long, halved, (2.0, jnp.inf))
+        return at_PxK + length * way_PxK, largest, taken + (largest > tolerance)
+
+    def unfinished(state):
+        return (state[1] > tolerance) & (state[2] < max_iterations)
+
+    found_PxK, largest, taken = jax.lax.while_loop(unfinished, step, (start_PxK / scale_PxK, jnp.inf, 0))
+    point_PxK = scale_PxK * found_PxK
+    return point_PxK, largest, taken, over_rows(right_of, point_PxK)
+
+
+def held_out_right(problems, num_classes, Cs):
+    """How many examples that a fold leaves out its solution classifies rightly, at each C, summed over folds: DxC.
+
+    Each C begins at the solutions of the one before.
 
     Args:
-        design, label_N, num_classes: as of `solve`.
+        problems, num_classes: as of `solve`.
         Cs: ascending.
-        weight_FxN: 1 for the examples that a fold trains on, 0 for those that it leaves out.
-
-    Returns:
-        One integer per C.
     """
     found, start = [], None
     for C in Cs:
-        start = solve(design, label_N, num_classes, C, weight_FxN, start=start, tolerance=ROUGH, max_iterations=100)
-        found.append(int(np.sum((predictions(design, start) == label_N) & (np.asarray(weight_FxN) == 0))))
-    return found
+        start = solve(problems, num_classes, C, start=start, tolerance=ROUGH, max_iterations=MAX_ROUGH)
+        found.append(start.right_DxF)
+    return np.stack(jax.device_get(found), 1).sum(2)
 
 
-def predictions(design, solutions):
-    """The likeliest class of the design's own examples by each solution: FxN."""
-    rows, parts = max(1, LOGITS // solutions.bias_FxK.size), []
-    for first in range(0, len(design.x_NxR), rows):
-        x_MxR = design.x_NxR[first : first + rows].astype(jnp.float32)
-        logits_FxMxK = jnp.einsum("mr,frk->fmk", x_MxR, solutions.kernel_FxRxK, precision="highest")
-        parts.append(np.asarray(jnp.argmax(logits_FxMxK + solutions.bias_FxK[:, None], -1)))
-    return np.concatenate(parts, 1)
+def fit_all(examples, num_classes):
+    """`fit` of several sets of equally many examples at once: a list of `Classifier`.
+
+    Args:
+        examples: list of (features_NxG, label_N, C).
+        num_classes: K.
+    """
+    designs, C_D = [make_design(features_NxG) for features_NxG, _, _ in examples], np.array([C for *_, C in examples])
+    problems = make_problems(designs, np.stack([label_N for _, label_N, _ in examples]), num_classes)
+    start = solve(problems, num_classes, C_D / 10, tolerance=ROUGH, max_iterations=MAX_ROUGH)
+    points, gradient_Dx1, taken_Dx1, _ = jax.device_get(solve(problems, num_classes, C_D, start=start))
+    fitted = []
+    for design, (point_PxK,), C, (gradient,), (taken,) in zip(
+        designs, points, C_D, gradient_Dx1, taken_Dx1, strict=True
+    ):
+        kernel_RxK = point_PxK[: design.x_NxR.shape[1]]
+        kernel_GxK = kernel_RxK if design.basis_GxR is None else design.basis_GxR @ kernel_RxK
+        moments_of = (design.mean_G, design.scale_G)
+        fitted.append(Classifier(kernel_GxK, point_PxK[-1], *moments_of, float(C), float(gradient), int(taken)))
+        if not fitted[-1].converged:
+            logger.warning(
+                "logistic regression at C = %g has not converged: largest gradient %.1e after %d iterations "
+                "(tolerance %g)", C, gradient, taken, PRECISION,
+            )  # fmt: skip
+    return fitted
 
 
 def fit(features_NxG, label_N, C, num_classes):
@@ -260,16 +353,4 @@ def fit(features_NxG, label_N, C, num_classes):
         C: inverse regularisation, as scikit-learn's, on standardised features.
         num_classes: K.
     """
-    design = make_design(features_NxG)
-    found = solve(design, label_N, num_classes, C, start=solve(design, label_N, num_classes, C / 10, tolerance=ROUGH))
-    kernel = found.kernel_FxRxK[0] if design.basis_GxR is None else _product(design.basis_GxR, found.kernel_FxRxK[0])
-    fitted = Classifier(
-        np.asarray(kernel), np.asarray(found.bias_FxK[0]), design.mean_G, design.scale_G,
-        float(C), float(found.gradient_F[0]), found.iterations,
-    )  # fmt: skip
-    if not fitted.converged:
-        logger.warning(
-            "logistic regression at C = %g has not converged: largest gradient %.1e after %d iterations (tolerance %g)",
-            C, fitted.gradient, fitted.iterations, PRECISION,
-        )  # fmt: skip
-    return fitted
+    return fit_all([(features_NxG, label_N, C)], num_classes)[0]

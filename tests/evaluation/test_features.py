@@ -9,7 +9,7 @@ import pytest
 import crate_jax
 from crate_jax.errors import UserError
 from crate_jax.evaluation import feature_store
-from crate_jax.evaluation.features import candidate_names, cell_matrix, parse_features
+from crate_jax.evaluation.features import candidate_names, cell_matrix, feature_length, parse_features
 from crate_jax.models.trace import trace
 from tests.evaluation.conftest import numbers_for
 
@@ -44,7 +44,7 @@ def test_equal_layers_pooled_by_hand(network, name, size):
     tokens = output.latent_BxTxD if layer == "last" else layers[layer]["output"]
     expected = by_hand(tokens, pooling, size // 4, size // 4)
     found = crate_jax.extract_features(model, params, images, name)
-    assert found.shape == expected.shape
+    assert found.shape == expected.shape and feature_length(name, model.clone(image_size=size)) == expected.shape[1]
     np.testing.assert_allclose(found, expected, atol=2e-5)
 
 
