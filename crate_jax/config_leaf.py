@@ -6,35 +6,21 @@ from typing import Any
 
 @dataclasses.dataclass(frozen=True)
 class Leaf:
-    """One setting.
+    """One setting. Choices and bounds hold for each entry of a tuple."""
 
-    Attributes:
-        default: its value where a config says nothing.
-        type: int, float, bool, str or tuple.
-        doc: a clause that says what it is, with its unit.
-        choices: the values allowed, of each entry of a tuple, if they are few.
-        resume: True if a run may change it on resume; it must not change the result.
-        low, high: inclusive bounds, of each entry of a tuple; None is no bound.
-        above, below: exclusive bounds, likewise.
-        items: type of a tuple's entries: float, str, or None where the leaf's reader checks them.
-        length: how many entries a tuple may have; () is any number.
-        ascending: True if the entries of a tuple must not decrease.
-        pair: True if an int may also be a pair (height, width), written 224x160.
-    """
-
-    default: Any
-    type: type
-    doc: str
-    choices: tuple | None = None
-    resume: bool = False
-    low: float | None = None
+    default: Any  # its value where a config says nothing
+    type: type  # int, float, bool, str or tuple
+    doc: str  # a clause that says what it is, with its unit
+    choices: tuple | None = None  # the values allowed, if they are few
+    resume: bool = False  # a run may change it on resume; it must not change the result
+    low: float | None = None  # inclusive bounds; None is no bound
     high: float | None = None
-    above: float | None = None
+    above: float | None = None  # exclusive bounds
     below: float | None = None
-    items: Any = None
-    length: tuple = ()
-    ascending: bool = False
-    pair: bool = False
+    items: Any = None  # type of a tuple's entries: float, str, or None where the leaf's reader checks them
+    length: tuple = ()  # how many entries a tuple may have; () is any number
+    ascending: bool = False  # the entries of a tuple must not decrease
+    pair: bool = False  # an int may also be a pair (height, width), written 224x160
 
     @property
     def range(self):

@@ -10,6 +10,17 @@ from crate_jax.config_leaf import Leaf
 STEPS = 2**31 - 1  # a step's number is an int32 on the device
 WORD = 2**32 - 1  # the largest seed of JAX's and NumPy's generators
 
+
+def _interval(default, doc, low=1):
+    """So many steps between two events; what a run does at every step does not depend on it."""
+    return Leaf(default, int, doc, resume=True, low=low, high=STEPS)
+
+
+def _devices(default, doc):
+    """Length of a mesh axis."""
+    return Leaf(default, int, f"devices that {doc}; -1: all that are left", resume=True, low=-1, high=2**20)
+
+
 LEAVES = {
     "seed": Leaf(0, int, "seed of parameters, data order, augmentation and masks", low=0, high=WORD),
     "total_steps": Leaf(None, int, "optimizer steps; wins over total_epochs", low=1, high=STEPS),
@@ -18,28 +29,16 @@ LEAVES = {
         None, str, "workdir or checkpoint that pre-training begins with: its parameters, nothing else of it"
     ),
     "batch_size": Leaf(128, int, "images per step, over all hosts", low=1, high=2**24),
-    "log_every_steps": Leaf(50, int, "steps between lines of metrics.jsonl", resume=True, low=1, high=STEPS),
-    "measure_every_steps": Leaf(
-        200, int, "steps between measurements of the layers; 0: never", resume=True, low=0, high=STEPS
-    ),
+    "log_every_steps": _interval(50, "steps between lines of metrics.jsonl"),
+    "measure_every_steps": _interval(200, "steps between measurements of the layers; 0: never", low=0),
     "measure_images": Leaf(
         16, int, "images of the batch that the layers are measured on", resume=True, low=1, high=2**24
     ),
-    "evaluate_every_steps": Leaf(
-        0,
-        int,
-        "steps between loss, kNN and probe of frozen features on the validation split; 0: never",
-        resume=True,
-        low=0,
-        high=STEPS,
+    "evaluate_every_steps": _interval(
+        0, "steps between loss, kNN and probe of frozen features on the validation split; 0: never", low=0
     ),
-    "picture_every_steps": Leaf(
-        1000,
-        int,
-        "steps between pictures in the logs: completed validation images, curves over the layers; 0: never",
-        resume=True,
-        low=0,
-        high=STEPS,
+    "picture_every_steps": _interval(
+        1000, "steps between pictures in the logs: completed validation images, curves over the layers; 0: never", low=0
     ),
     "logging": Leaf(
         ("tensorboard",),
@@ -82,14 +81,19 @@ LEAVES = {
     ),
     "model.output_bias": Leaf(None, bool, "a learned output projection has a bias"),
     "model.compression_step": Leaf(
+        None, str, "z + f(LN z), z - f(LN z), or z + kappa (f(LN z) - z)", choices=("add", "subtract", "convex")
+    ),
+    "model.skip": Leaf(
         None,
         str,
-        "z + f(LN z), z - f(LN z), or z + kappa (f(LN z) - z)",
-        choices=("add", "subtract", "convex"),
+        "what the compression step starts from: z, or LN z (the paper's diagrams)",
+        choices=("input", "normed"),
     ),
-    "model.skip": Leaf(None, str, "what the compression step is added to", choices=("input", "normed")),
     "model.attention_scale": Leaf(
-        None, str, "scale of MSSA: P^-1/2, or the paper's P/(N eps^2)", choices=("official", "paper")
+        None,
+        str,
+        "logits times P^-1/2 (official), or as they are and a convex step of length kappa P/(N eps^2) (paper)",
+        choices=("official", "paper"),
     ),
     "model.kappa": Leaf(
         None,
@@ -333,7 +337,7 @@ LEAVES = {
         False, bool, "the encoder is frozen and its features are batch-normalised: MAE's linear probe"
     ),
     # -- checkpoints
-    "checkpoint.every_steps": Leaf(1000, int, "steps between checkpoints", resume=True, low=1, high=STEPS),
+    "checkpoint.every_steps": _interval(1000, "steps between checkpoints"),
     "checkpoint.every_minutes": Leaf(
         10.0,
         float,
@@ -347,25 +351,9 @@ LEAVES = {
         None, int, "checkpoints at a multiple of this step are never deleted", resume=True, low=1, high=STEPS
     ),
     # -- devices
-    "mesh.data": Leaf(
-        -1, int, "devices that the batch is sharded over; -1: all that are left", resume=True, low=-1, high=2**20
-    ),
-    "mesh.fsdp": Leaf(
-        1,
-        int,
-        "devices that the parameters are sharded over, the batch too; -1: all that are left",
-        resume=True,
-        low=-1,
-        high=2**20,
-    ),
-    "mesh.tensor": Leaf(
-        1,
-        int,
-        "devices that a layer's heads and atoms are sharded over; -1: all that are left",
-        resume=True,
-        low=-1,
-        high=2**20,
-    ),
+    "mesh.data": _devices(-1, "the batch is sharded over"),
+    "mesh.fsdp": _devices(1, "the parameters are sharded over, the batch too"),
+    "mesh.tensor": _devices(1, "a layer's heads and atoms are sharded over"),
     "mesh.dcn_data": Leaf(
         None,
         int,

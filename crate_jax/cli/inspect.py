@@ -95,10 +95,11 @@ def print_counts(name, model, rows):
 
     from crate_jax.interop.export import initial_tensors
     from crate_jax.interop.network import LINKS, links_of, parameter_shapes
-    from crate_jax.models.overview import PUBLISHED, arithmetic, blocks_of, total
-    from crate_jax.models.registry import create_model
+    from crate_jax.models.flops import flops_per_image
+    from crate_jax.models.overview import PUBLISHED, blocks_of
+    from crate_jax.models.registry import create_model, num_parameters
 
-    count = total(rows)
+    count = num_parameters(model)
     for block, numbers in blocks_of(rows).items():
         print(f"{block:<12}{numbers:>14,}  {numbers / count:6.1%}")
     print(f"{'trained here':<12}{count:>14,}")
@@ -113,8 +114,8 @@ def print_counts(name, model, rows):
         print(f"{'official':<12}{count + sum(spare.values()):>14,}")
     if named and name in PUBLISHED:
         print(f"{'published':<12}{PUBLISHED[name]:>12} M")
-    work = arithmetic(model)
-    print(f"\n{work['inference']:.3g} GFLOP per image forward, {work['training']:.3g} in training", end="")
+    training, forward = (flops_per_image(model, training=training) / 1e9 for training in (True, False))
+    print(f"\n{forward:.3g} GFLOP per image forward, {training:.3g} in training", end="")
     print(f" (mask_mode={model.mask_mode}, multiply-adds count twice)" if hasattr(model, "mask_mode") else "")
 
 

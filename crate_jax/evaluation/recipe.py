@@ -9,7 +9,6 @@ What is not given is inherited from the pre-training run where `inherited` says 
     seed
 """
 
-import dataclasses
 import logging
 import pathlib
 
@@ -19,7 +18,7 @@ from crate_jax.config import flatten, given, override
 from crate_jax.config_schema import LEAVES
 from crate_jax.data.sources import open_source
 from crate_jax.errors import UserError
-from crate_jax.models.registry import model_class
+from crate_jax.models.registry import attributes
 from crate_jax.training.preflight import PRE_TRAINING, check_effect
 
 logger = logging.getLogger(__name__)
@@ -41,7 +40,7 @@ def classifier_settings(config, model):
     name = config.model.name
     if "_mae_" in name:
         name = name.replace("_mae_", "_classifier_").removesuffix("_paper")
-    fields = {field.name for field in dataclasses.fields(model_class(name))} - {"parent", "name", "num_classes"}
+    fields = attributes(name) - {"num_classes"}
     found = {"model.name": name}
     for leaf in LEAVES:
         attribute = leaf.removeprefix("model.")

@@ -36,24 +36,17 @@ class Classified:
 
 
 class Classifier(Encoder):
-    """The frame; use `CrateClassifier`, `VitClassifier` or `Crate`.
+    """The frame; use `CrateClassifier`, `VitClassifier` or `Crate`."""
 
-    Attributes, beside the encoder's:
-        num_classes: C.
-        pooling: what the head reads: "cls", the class token, or "mean", that of the patches (then normed, as MAE does).
-        drop_path: fraction of images for which the last layer's branches are left out in training.
-        learned_positions: the position table is a parameter, and begins as the sine-cosine one.
-    """
+    num_classes: int = 1000  # C
+    pooling: str = "cls"  # what the head reads: the class token, or "mean", of the patches (then normed, as in MAE)
+    drop_path: float = 0.0  # fraction of images for which the last layer's branches are left out in training
+    learned_positions: bool = False  # the position table is a parameter, and begins as the sine-cosine one
 
-    num_classes: int = 1000
-    pooling: str = "cls"
-    drop_path: float = 0.0
-    learned_positions: bool = False
-
-    class_token_init = staticmethod(nn.initializers.normal(0.02))
+    first_pooled = 1  # token that "mean" begins with
 
     def setup(self):
-        self.encoder_parameters(zeros, self.class_token_init)
+        self.encoder_parameters()
         small = nn.initializers.truncated_normal(2e-5)  # MAE's: the first step moves the head only
         self.head_kernel = self.param(
             "head_kernel", partitioned(small, "embed", "classes"), (self.width, self.num_classes)
@@ -75,8 +68,8 @@ class Classifier(Encoder):
         keep_Lx1x1 = 1 - rate_L[:, None, None]
         key, shape = self.make_rng("dropout"), (self.depth, self.branches)
         index_B = jnp.arange(batch) if index_B is None else index_B
-        keys = jax.vmap(lambda index: jax.random.fold_in(key, index))(index_B)
-        drawn_BxLxS = jax.vmap(lambda one: jax.random.uniform(one, shape, jnp.float32))(keys)
+        draw = jax.vmap(lambda index: jax.random.uniform(jax.random.fold_in(key, index), shape, jnp.float32))
+        drawn_BxLxS = draw(index_B)
         drawn_LxSxB = jnp.moveaxis(drawn_BxLxS, 0, -1)
         return jnp.where(drawn_LxSxB < keep_Lx1x1, 1 / keep_Lx1x1, 0)[..., None, None]
 
@@ -86,7 +79,7 @@ class Classifier(Encoder):
 
     def pool(self, z_BxTxD):
         """The token that the head reads, before the norm: B x D."""
-        return z_BxTxD[:, 0] if self.pooling == "cls" else jnp.mean(z_BxTxD[:, 1:], 1)
+        return z_BxTxD[:, 0] if self.pooling == "cls" else jnp.mean(z_BxTxD[:, self.first_pooled :], 1)
 
     def __call__(self, images_BxHxWxC, *, train=False, index_B=None):
         """Classifies images.
@@ -123,12 +116,8 @@ class Crate(CrateClassifier):
     embedding_norms = True
     norm_epsilon = 1e-5
     class_token_init = staticmethod(nn.initializers.normal(1.0))
-
-    def position_init(self, key, shape, dtype=jnp.float32):
-        return jax.random.normal(key, shape, dtype)
-
-    def pool(self, z_BxTxD):
-        return z_BxTxD[:, 0] if self.pooling == "cls" else jnp.mean(z_BxTxD, 1)
+    position_init = staticmethod(nn.initializers.normal(1.0))
+    first_pooled = 0
 
 
 class CrateAlpha(CrateClassifier):
@@ -137,6 +126,4 @@ class CrateAlpha(CrateClassifier):
     learned_positions: bool = True
 
     class_token_init = staticmethod(nn.initializers.normal(1e-6))
-
-    def position_init(self, key, shape, dtype=jnp.float32):
-        return 0.02 * jax.random.normal(key, shape, dtype)
+    position_init = staticmethod(nn.initializers.normal(0.02))

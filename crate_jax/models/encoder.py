@@ -27,38 +27,26 @@ from crate_jax.operators.positions import resize_positions, sincos_positions
 class Encoder(nn.Module):
     """Patch embedding, a stack of layers and a norm. A subclass adds what follows, a family defines the layer.
 
-    Attributes:
-        image_size: pixels: one number, or (height, width).
-        patch_size, channels: of the images, pixels.
-        width, depth, num_heads: D, number of layers, K.
-        table_image_size: pixels that the position table was made for, resized to others; None: image_size.
-        dtype: of the computation; parameters are float32.
-        scan_layers, remat: how the stack of layers is compiled (`models.stacks`).
+    A family (`WhiteBox`, `Transformer`) has `branches`, the residual branches of a layer for stochastic depth, and
+    `encoder_layer(grid)`, an unbound layer for tokens of a full grid of patches or (None) of some of them.
     """
 
-    image_size: Any = 224
-    patch_size: int = 16
+    image_size: Any = 224  # pixels: one number, or (height, width)
+    patch_size: int = 16  # pixels
     channels: int = 3
-    width: int = 768
-    depth: int = 12
-    num_heads: int = 12
-    table_image_size: Any = None
-    dtype: Any = jnp.float32
-    scan_layers: bool = False
+    width: int = 768  # D
+    depth: int = 12  # number of layers
+    num_heads: int = 12  # K
+    table_image_size: Any = None  # that the position table was made for, resized to others; None: image_size
+    dtype: Any = jnp.float32  # of the computation; parameters are float32
+    scan_layers: bool = False  # how the stack of layers is compiled, see `models.stacks`
     remat: str = "none"
 
     learned_positions = False
     embedding_norms = False  # LayerNorm before and after the embedding
     norm_epsilon = 1e-6  # of the norm after the last layer
-
-    @property
-    def branches(self):
-        """Residual branches of a layer, for stochastic depth."""
-        return 1
-
-    def encoder_layer(self, grid=None):
-        """An unbound layer of the encoder, for tokens of a full grid of patches or (None) of some of them."""
-        raise TypeError(f"{type(self).__name__} defines no encoder layer")
+    class_token_init = staticmethod(nn.initializers.normal(0.02))
+    embedding_bias_init = staticmethod(zeros)
 
     @property
     def grid(self):
@@ -80,12 +68,8 @@ class Encoder(nn.Module):
         """Names of the encoder's layers, first to last."""
         return layer_names("encoder", self.depth)
 
-    def encoder_parameters(self, embedding_bias=zeros, class_token=None):
-        """Declares the encoder's parameters; called by `setup`.
-
-        Args:
-            embedding_bias, class_token: initializers.
-        """
+    def encoder_parameters(self):
+        """Declares the encoder's parameters; called by `setup`."""
         pixels = self.patch_size**2 * self.channels
         if self.embedding_norms:
             self.patch_norm = LayerNorm()
@@ -93,9 +77,8 @@ class Encoder(nn.Module):
         self.embedding_kernel = self.param(
             "embedding_kernel", partitioned(xavier, "pixels", "embed"), (pixels, self.width)
         )
-        self.embedding_bias = self.param("embedding_bias", partitioned(embedding_bias, None), (self.width,))
-        token = class_token or nn.initializers.normal(0.02)
-        self.class_token = self.param("class_token", partitioned(token, None), (self.width,))
+        self.embedding_bias = self.param("embedding_bias", partitioned(self.embedding_bias_init, None), (self.width,))
+        self.class_token = self.param("class_token", partitioned(self.class_token_init, None), (self.width,))
         if self.learned_positions:
             shape = (self.table_grid[0] * self.table_grid[1] + 1, self.width)
             self.position_table = self.param("position_table", partitioned(self.position_init, None, None), shape)
@@ -161,22 +144,17 @@ class WhiteBox(LayerSettings):
 
     @property
     def branches(self):
-        """Residual branches of a layer: compression, and sparsification where it has a residual."""
+        """Compression, and sparsification where it has a residual."""
         return 1 + self.sparsification_residual
 
     def encoder_layer(self, grid=None):
-        """An unbound `EncoderLayer`."""
         return EncoderLayer(settings_of(self), self.num_heads, grid, parent=None)
 
 
 class Transformer:
     """Mixed into a frame: the layers of a ViT."""
 
-    @property
-    def branches(self):
-        """Attention and the MLP."""
-        return 2
+    branches = 2  # attention and the MLP
 
     def encoder_layer(self, grid=None):
-        """An unbound `ViTLayer`."""
         return ViTLayer(self.num_heads, parent=None)

@@ -20,18 +20,18 @@ def token_counts(model):
 
 def layer_costs(model):
     """[(number of layers, `Cost` of one layer)] of the encoder and, where there is one, the decoder."""
-    encoder_tokens, decoder_tokens = token_counts(model)
-    parts = [(model.depth, model.width, model.num_heads, encoder_tokens, False)]
-    if not isinstance(model, Classifier):
-        heads = model.decoder_num_heads or model.num_heads
-        parts.append((model.decoder_depth, model.decoder_width or model.width, heads, decoder_tokens, True))
 
-    def one(width, heads, tokens, decoder):
+    def cost(width, heads, tokens, decoder=False):
         if isinstance(model, WhiteBox):
             return crate.cost(settings_of(model), heads, width, tokens, decoder=decoder)
         return vit.cost(width, tokens)
 
-    return [(depth, one(*rest)) for depth, *rest in parts]
+    encoder_tokens, decoder_tokens = token_counts(model)
+    costs = [(model.depth, cost(model.width, model.num_heads, encoder_tokens))]
+    if not isinstance(model, Classifier):
+        width, heads = model.decoder_width or model.width, model.decoder_num_heads or model.num_heads
+        costs.append((model.decoder_depth, cost(width, heads, decoder_tokens, decoder=True)))
+    return costs
 
 
 def flops_per_image(model, *, training=True):
@@ -52,7 +52,7 @@ def flops_per_image(model, *, training=True):
     else:
         inner = model.decoder_width or model.width
         head, embedding_training = 2 * model.num_patches * inner * pixels, 2  # no gradient for the pixels
-        if model.has_decoder_embedding or inner != model.width:
+        if model.has_decoder_embedding:
             head += 2 * token_counts(model)[0] * model.width * inner
     total = (3 * head + embedding_training * embedding) if training else head + embedding
     for depth, cost in layer_costs(model):

@@ -28,11 +28,6 @@ def _axes(*names):
     return nn.logical_to_mesh_axes(names), mesh
 
 
-def _parts(mesh, axes):
-    """Product of the sizes of these axes of a mesh: one axis, several or none."""
-    return math.prod(mesh.shape[axis] for axis in ((axes,) if isinstance(axes, str) else axes or ()))
-
-
 def constrain(x, *names):
     """Constrains an array to the sharding that the rules give to these logical names; None is replicated.
 
@@ -42,26 +37,19 @@ def constrain(x, *names):
     return x if axes is None else jax.lax.with_sharding_constraint(x, jax.sharding.NamedSharding(mesh, axes))
 
 
-def ways(name):
-    """Number of shards along an axis of this logical name in the mesh in force; 1 without a mesh or rules."""
-    axes, mesh = _axes(name)
-    return 1 if axes is None else _parts(mesh, axes[0])
-
-
 def spec_of(shape, *names):
-    """The `PartitionSpec` of an array in the mesh in force, for code that is written per device.
+    """The `PartitionSpec` of an array in the mesh in force, for code that is written per device; None without a mesh.
 
-    Args:
-        shape: of the array.
-        names: logical name of each axis, or None. An axis that its mesh axes do not divide is replicated.
-
-    Returns:
-        A spec; None without a mesh or rules.
+    An axis that the mesh axes of its logical name do not divide is replicated.
     """
     by_name, mesh = _axes(*names)
     if by_name is None:
         return None
-    kept = (None if size % _parts(mesh, axes) else axes for size, axes in zip(shape, by_name, strict=True))
+
+    def ways(axes):
+        return math.prod(mesh.shape[axis] for axis in ((axes,) if isinstance(axes, str) else axes or ()))
+
+    kept = (None if size % ways(axes) else axes for size, axes in zip(shape, by_name, strict=True))
     return jax.sharding.PartitionSpec(*kept)
 
 

@@ -37,26 +37,21 @@ class Output:
 
 
 class MaskedAutoencoder(Encoder):
-    """The frame; use `CrateMae` or `VitMae`.
-
-    Attributes, beside the encoder's:
-        decoder_depth, decoder_width, decoder_num_heads: of the decoder; None: as the encoder.
-        mask_mode, mask_ratio: what is removed, and what of it the encoder sees.
-        positions: "added" once, or "subtracted" again after the last decoder layer (book).
-    """
+    """The frame; use `CrateMae` or `VitMae`, which define `decoder_layer(grid)`."""
 
     decoder_depth: int = 12
-    decoder_width: int | None = None
-    decoder_num_heads: int | None = None
-    mask_mode: str = "token"
+    decoder_width: int | None = None  # None: as the encoder
+    decoder_num_heads: int | None = None  # None: as the encoder
+    mask_mode: str = "token"  # what the encoder sees of a removed patch (`models.encoder`)
     mask_ratio: float = 0.75
-    positions: str = "added"
+    positions: str = "added"  # once, or "subtracted" again after the last decoder layer (book)
 
     has_decoder_embedding = False
 
-    def decoder_layer(self, grid=None):
-        """An unbound layer of the decoder."""
-        raise TypeError(f"{type(self).__name__} defines no decoder layer")
+    def embedding_bias_init(self, key, shape, dtype=jnp.float32):
+        """As PyTorch leaves a convolution's."""
+        bound = (self.patch_size**2 * self.channels) ** -0.5
+        return jax.random.uniform(key, shape, dtype, -bound, bound)
 
     @property
     def decoder_names(self):
@@ -66,15 +61,11 @@ class MaskedAutoencoder(Encoder):
     def setup(self):
         pixels = self.patch_size**2 * self.channels
         inner = self.decoder_width or self.width
-
-        def embedding_bias(key, shape, dtype=jnp.float32):  # as PyTorch leaves a convolution's
-            return jax.random.uniform(key, shape, dtype, -(pixels**-0.5), pixels**-0.5)
-
-        self.encoder_parameters(embedding_bias)
+        self.encoder_parameters()
         if self.mask_mode != "zero":
             token = nn.initializers.normal(0.02)
             self.mask_token = self.param("mask_token", partitioned(token, None), (inner,))
-        if inner != self.width or self.has_decoder_embedding:
+        if self.has_decoder_embedding:
             self.decoder_embedding_kernel = self.param(
                 "decoder_embedding_kernel", partitioned(xavier, "embed", None), (self.width, inner)
             )
@@ -112,11 +103,11 @@ class MaskedAutoencoder(Encoder):
         Returns:
             prediction_BxNxF.
         """
-        y_BxTxD, inner = latent_BxTxD, self.decoder_width or self.width
-        if inner != self.width or self.has_decoder_embedding:
+        y_BxTxD = latent_BxTxD
+        if self.has_decoder_embedding:
             y_BxTxD = affine(y_BxTxD, self.decoder_embedding_kernel, self.decoder_embedding_bias)
         grid = grid_of(images_BxHxWxC.shape[1:3], self.patch_size)
-        table_1xTxD = self.resized_positions(inner, grid)
+        table_1xTxD = self.resized_positions(y_BxTxD.shape[-1], grid)
         if self.mask_mode == "drop":
             if mask_BxN is not None:
                 y_BxTxD = self._insert_mask_tokens(y_BxTxD, mask_BxN)
@@ -153,10 +144,7 @@ class MaskedAutoencoder(Encoder):
 
 
 class CrateMae(WhiteBox, MaskedAutoencoder):
-    """CRATE-MAE and its family: every layer one step of the sparse rate reduction, or its reversal.
-
-    Attributes: the frame's, and those of `layers.settings.LayerSettings`.
-    """
+    """CRATE-MAE and its family: every layer one step of the sparse rate reduction, or its reversal."""
 
     def decoder_layer(self, grid=None):
         return DecoderLayer(settings_of(self), self.decoder_num_heads or self.num_heads, grid, parent=None)

@@ -6,6 +6,7 @@
 Pai et al. 2024 (arXiv 2404.02446), section 3; the published counts are its table 1 and the official README's.
 """
 
+import collections
 import dataclasses
 import math
 
@@ -13,7 +14,6 @@ import flax
 
 from crate_jax.models.classifier import Classifier
 from crate_jax.models.encoder import Transformer
-from crate_jax.models.flops import flops_per_image
 from crate_jax.models.layers import crate, vit
 from crate_jax.models.registry import boxed_shapes
 from crate_jax.models.stacks import STACKS
@@ -44,21 +44,13 @@ _MEANINGS = {
 
 @dataclasses.dataclass(frozen=True)
 class Row:
-    """One parameter, or the same one of every layer of a stack.
+    """One parameter, or the same one of every layer of a stack."""
 
-    Attributes:
-        path: such as "encoder/compression/attention/subspaces".
-        shape: of one layer's.
-        axes: the logical name of each axis (`models.layout`).
-        layers: how many there are.
-        meaning: what it is in the mathematics.
-    """
-
-    path: str
-    shape: tuple
-    axes: tuple
-    layers: int
-    meaning: str
+    path: str  # such as "encoder/compression/attention/subspaces"
+    shape: tuple  # of one layer's
+    axes: tuple  # the logical name of each axis (`models.layout`)
+    layers: int  # how many there are
+    meaning: str  # what it is in the mathematics
 
     @property
     def size(self):
@@ -67,14 +59,7 @@ class Row:
 
 
 def parameter_rows(model):
-    """Every parameter; the layers of a stack share a row.
-
-    Args:
-        model: from `create_model`.
-
-    Returns:
-        A list of `Row`, in the order in which an image meets them.
-    """
+    """A list of `Row`, one per parameter, in the order in which an image meets them; layers of a stack share a row."""
     rows = []
     for path, boxed in flax.traverse_util.flatten_dict(boxed_shapes(model), sep="/").items():
         shape, axes = tuple(boxed.value.shape), tuple(name or "-" for name in boxed.names)
@@ -85,23 +70,22 @@ def parameter_rows(model):
     return sorted(rows, key=lambda row: _order(row.path))
 
 
+_STAGES = (
+    "patch_norm", "embedding_kernel", "embedding_bias", "embedding_norm", "class_token", "mask_token", "position",
+    "encoder/", "encoder_norm", "decoder_embedding", "decoder/", "decoder_norm", "head",
+)  # fmt: skip
+_STEPS = (
+    "compression", "linear", "attention", "qkv", "output", "sparsification", "expansion", "mlp_norm", "up", "down",
+)  # fmt: skip
+
+
 def _order(path):
     """Stage, then step of the layer, then matrices before what is added to them."""
-    steps = (
-        "compression", "linear", "attention", "qkv", "output", "sparsification", "expansion", "mlp_norm", "up", "down",
-    )  # fmt: skip
     last = path.rpartition("/")[2]
-    inner = next((number for number, step in enumerate(steps) if f"/{step}" in path), -1)
+    stage = next(number for number, stage in enumerate(_STAGES) if path.startswith(stage))
+    step = next((number for number, step in enumerate(_STEPS) if f"/{step}" in path), -1)
     late = last.endswith("bias") + 2 * last.startswith("output")
-    return _stage(path), inner, "norm" not in path, late, path
-
-
-def _stage(path):
-    stages = (
-        "patch_norm", "embedding_kernel", "embedding_bias", "embedding_norm", "class_token", "mask_token", "position",
-        "encoder/", "encoder_norm", "decoder_embedding", "decoder/", "decoder_norm", "head",
-    )  # fmt: skip
-    return next(number for number, stage in enumerate(stages) if path.startswith(stage))
+    return stage, step, "norm" not in path, late, path
 
 
 def meaning(model, path):
@@ -122,29 +106,15 @@ def meaning(model, path):
 
 def blocks_of(rows):
     """Numbers by block: embedding, encoder, decoder, head; each a name and a count."""
-    blocks = {}
+    blocks = collections.Counter()
     for row in rows:
         first = row.path.partition("/")[0].partition("_")[0]
-        name = first if first in ("encoder", "decoder", "head") else "embedding"
-        blocks[name] = blocks.get(name, 0) + row.size
+        blocks[first if first in ("encoder", "decoder", "head") else "embedding"] += row.size
     return blocks
 
 
-def arithmetic(model):
-    """GFLOP of one image, multiply-adds counted twice: {"training": ..., "inference": ...}."""
-    return {
-        "training": flops_per_image(model) / 1e9,
-        "inference": flops_per_image(model, training=False) / 1e9,
-    }
-
-
 def table_text(rows, split=None):
-    """The rows as text.
-
-    Args:
-        rows: of `parameter_rows`.
-        split: a function from logical axis name to mesh axis name or None; None prints the logical names.
-    """
+    """The rows as text; `split` is a function from a logical axis name to a mesh axis name, or prints the former."""
     lines = []
     for row in rows:
         shape = " x ".join(map(str, row.shape))
@@ -159,8 +129,3 @@ def table_text(rows, split=None):
         "  ".join(f"{cell:{side}{w}}" for cell, side, w in zip(line, aligned, widths, strict=True)).rstrip()
         for line in lines
     )
-
-
-def total(rows):
-    """All numbers."""
-    return sum(row.size for row in rows)

@@ -12,6 +12,7 @@ from crate_jax.errors import UserError, nearest
 from crate_jax.models.encoder import WhiteBox
 from crate_jax.models.masked_autoencoder import CrateMae, VitMae
 from crate_jax.models.sizes import NETWORKS
+from crate_jax.operators.masking import num_visible
 from crate_jax.operators.patches import image_shape
 
 
@@ -35,12 +36,7 @@ def for_platform(model, platform, devices=1):
     """The network with the attention kernel that "auto" stands for on this platform.
 
     On a TPU plain XLA moves less and saves less where scores are recomputed; a CPU is faster image by image
-    (`benchmarks/README.md`). Pallas kernels are never chosen here: they have not been timed on a TPU.
-
-    Args:
-        model: from `create_model`.
-        platform: "cpu", "gpu" or "tpu".
-        devices: how many it is trained on.
+    (`benchmarks/README.md`), on one device. Pallas kernels are never chosen here: they have not been timed on a TPU.
     """
     if getattr(model, "attention_kernel", None) != "auto":
         return model
@@ -84,17 +80,13 @@ def check_model(model):
     Raises:
         UserError: naming the settings that do not go together, and a value that would do.
     """
-
-    def refuse(sentence):
-        raise UserError(sentence)
-
     for key in ("image_size", "table_image_size"):
         size = getattr(model, key)
         if size is None or not any(side % model.patch_size for side in image_shape(size)):
             continue
         fits = [max(1, round(side / model.patch_size)) * model.patch_size for side in image_shape(size)]
         good, given = ("x".join(dict.fromkeys(map(str, sides))) for sides in (fits, image_shape(size)))
-        refuse(
+        raise UserError(
             f"model.{key}={given} is not divisible by model.patch_size={model.patch_size}; choose a size that is, "
             f"such as {good}."
         )
@@ -106,47 +98,51 @@ def check_model(model):
         heads = getattr(model, heads_name) or model.num_heads
         if width % heads:
             fits = (width // heads) * heads or heads
-            refuse(
+            raise UserError(
                 f"model.{width_name}={width} is not divisible by model.{heads_name}={heads}; choose a width that is, "
                 f"such as {fits} or {fits + heads}."
             )
         if width % 4:
-            refuse(f"model.{width_name}={width}: sine-cosine positions need a multiple of 4.")
+            raise UserError(f"model.{width_name}={width}: sine-cosine positions need a multiple of 4.")
     if isinstance(model, CrateMae) and model.decoder_width not in (None, model.width):
-        refuse("model.decoder_width: a CRATE-MAE's decoder has its encoder's width; leave it unset.")
+        raise UserError("model.decoder_width: a CRATE-MAE's decoder has its encoder's width; leave it unset.")
     if isinstance(model, WhiteBox):
-        _check_layers(model, refuse)
+        _check_layers(model)
     if hasattr(model, "mask_mode"):
-        _check_masking(model, refuse)
+        _check_masking(model)
 
 
-def _check_layers(model, refuse):
+def _check_layers(model):
     own_step = model.compression in ("gradient", "neumann")
     if own_step and (model.attention_scale != "official" or model.compression_step == "convex"):
-        refuse(
+        raise UserError(
             f"model.compression={model.compression!r} has its own step size: leave model.attention_scale and "
             "model.compression_step unset."
         )
     if own_step and model.output_projection not in ("learned", "tied"):
-        refuse(f"model.compression={model.compression!r} projects by U^T: leave model.output_projection unset.")
+        raise UserError(
+            f"model.compression={model.compression!r} projects by U^T: leave model.output_projection unset."
+        )
     steps = (model.compression_step, model.attention_scale, model.compression)
     if model.learned_kappa and not {"convex", "paper", "gradient", "neumann"} & set(steps):
-        refuse("model.learned_kappa needs model.compression_step='convex' or attention_scale='paper'.")
+        raise UserError("model.learned_kappa needs model.compression_step='convex' or attention_scale='paper'.")
     if model.sparsification == "none" and model.decoder_map == "overcomplete":
-        refuse("model.decoder_map='overcomplete' mirrors a sparsification that is 'none'; choose 'linear'.")
+        raise UserError("model.decoder_map='overcomplete' mirrors a sparsification that is 'none'; choose 'linear'.")
 
 
-def _check_masking(model, refuse):
-    visible = int(model.num_patches * (1 - model.mask_ratio))
+def _check_masking(model):
+    visible = num_visible(model.num_patches, model.mask_ratio)
     if visible < 1:
-        refuse(
+        raise UserError(
             f"model.mask_ratio={model.mask_ratio} leaves none of {model.num_patches} patches visible; "
             f"choose a smaller ratio or model.patch_size."
         )
     if visible == model.num_patches:
-        refuse(f"model.mask_ratio={model.mask_ratio} removes none of {model.num_patches} patches; choose a larger one.")
+        raise UserError(
+            f"model.mask_ratio={model.mask_ratio} removes none of {model.num_patches} patches; choose a larger one."
+        )
     if isinstance(model, VitMae) and model.mask_mode != "drop":
-        refuse(f"model.mask_mode={model.mask_mode!r}: a VitMae has drop.")
+        raise UserError(f"model.mask_mode={model.mask_mode!r}: a VitMae has drop.")
 
 
 def blank_images(model):

@@ -26,28 +26,18 @@ def layer_names(stack, depth):
 
 
 def layer_params(params, name):
-    """The parameters of one layer, by its name.
-
-    Args:
-        params: of a network.
-        name: such as "encoder_03".
-
-    Raises:
-        KeyError: there is no such stack.
-    """
+    """The parameters of one layer of a network, by its name, such as "encoder_03"."""
     stack, _, number = name.rpartition("_")
     return jax.tree.map(lambda leaf: leaf[int(number)], params[stack])
 
 
 def stack_parameters(module, stack, layer, depth, width):
-    """The parameters of a stack, made while `module` is initialised.
+    """The parameters of a stack, which are made while `module` is initialised.
 
     Args:
         module: a bound module; the stack becomes its parameter of that name.
         stack: "encoder" or "decoder".
-        layer: an unbound layer.
-        depth: layers.
-        width: D of their tokens.
+        layer: an unbound layer, for tokens of length `width`.
 
     Returns:
         A tree of arrays with a leading axis of `depth`; their logical name for it is "layers".
@@ -58,10 +48,7 @@ def stack_parameters(module, stack, layer, depth, width):
             return layer.init(key, jnp.zeros((1, 2, width)))["params"]
 
         boxed = jax.vmap(one)(jax.random.split(key, depth))
-        return jax.tree.map(
-            lambda box: box.replace(names=("layers", *box.names)), boxed,
-            is_leaf=lambda box: isinstance(box, nn.LogicallyPartitioned),
-        )  # fmt: skip
+        return nn.meta.add_axis(boxed, 0, {nn.meta.PARTITION_NAME: "layers"})
 
     if not depth:
         return {}

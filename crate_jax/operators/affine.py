@@ -64,15 +64,7 @@ def weight_gradient(z, cotangent, dtype, transposed=False):
 
 
 def broadcast_rows(parameter, like):
-    """A bias, a token or a table, broadcast to the shape and dtype of `like`; its gradient is summed in float32.
-
-    Args:
-        parameter: of a shape that broadcasts to that of `like`.
-        like: an array.
-
-    Returns:
-        An array of the shape and dtype of `like`.
-    """
+    """A bias, a token or a table, broadcast to the shape and dtype of `like`; its gradient is summed in float32."""
     return jnp.broadcast_to(parameter, like.shape).astype(like.dtype)
 
 

@@ -43,7 +43,6 @@ def logdet_gram(x_NxP, scale):
     identity_PxP = jnp.eye(x_NxP.shape[-1], dtype=jnp.float32)
 
     def by_cholesky(x_NxP):
-        # "highest": on TPU a float32 product would else be made of bfloat16 passes
         gram_PxP = jnp.einsum("...np,...nq->...pq", x_NxP, x_NxP, precision="highest")
         factor_PxP = jnp.linalg.cholesky(identity_PxP + scale * gram_PxP)
         return 2 * jnp.sum(jnp.log(jnp.diagonal(factor_PxP, axis1=-2, axis2=-1)), -1)
@@ -213,22 +212,3 @@ def features_coding_rate(latent_BxTxD, *, epsilon=EPSILON):
     """
     mean_BxD = jnp.mean(latent_BxTxD[:, 1:].astype(jnp.float32), 1)
     return coding_rate(unit_length(mean_BxD), epsilon=epsilon)
-
-
-def sparse_rate_reduction(z_BxNxD, codes_BxNxKxP, *, sparsity, epsilon=EPSILON):
-    """The objective of an encoder layer: R(Z) - R^c(Z | U) - lambda ||Z||_1.
-
-    Pai et al. 2024, equation 3, with the l1 norm that its algorithm works with.
-
-    Args:
-        z_BxNxD: tokens.
-        codes_BxNxKxP: U_k^T z of the same tokens.
-        sparsity: lambda, nats per unit of z.
-        epsilon: the distortion.
-
-    Returns:
-        objective_B, nats, float32; larger is better.
-    """
-    length_B = jnp.sum(jnp.abs(z_BxNxD.astype(jnp.float32)), (-1, -2))
-    gain_B = coding_rate(z_BxNxD, epsilon=epsilon) - subspace_coding_rate(codes_BxNxKxP, epsilon=epsilon)
-    return gain_B - sparsity * length_B

@@ -42,19 +42,6 @@ def mask_from_noise(noise_BxN, visible):
     return (rank_BxN >= visible).astype(jnp.float32)
 
 
-def mask_from_visible(place_BxV, num_patches):
-    """The mask that leaves the patches of the given indices visible.
-
-    Args:
-        place_BxV: integers in [0, N), all different in a row.
-        num_patches: N.
-
-    Returns:
-        mask_BxN, float32: 1 where removed.
-    """
-    return 1 - jnp.max(jax.nn.one_hot(place_BxV, num_patches, dtype=jnp.float32), -2)
-
-
 def visible_first(mask_BxN, visible):
     """The indices of the visible patches, in increasing order.
 
@@ -68,37 +55,27 @@ def visible_first(mask_BxN, visible):
     return jnp.argsort(mask_BxN, axis=-1, stable=True)[:, :visible]
 
 
-def visible_patches(key, index_B, grid, visible, *, kind="random", num_masks=None):
-    """The indices of the visible patches of each example.
+def example_masks(key, index_B, grid, ratio, *, kind="random"):
+    """Masks that depend on the key and on each example's index: where indices are equal, so are the masks.
 
     Args:
         key: a PRNG key, of the seed and the step.
         index_B: integers, the examples' indices in the data set.
         grid: (rows, columns) of patches, N = rows * columns.
-        visible: V, how many patches of each image stay.
+        ratio: fraction removed.
         kind: one of `KINDS`.
-        num_masks: runs of B / num_masks consecutive examples share the mask of their first: 1 for one mask per batch,
-            the number of devices for one per device. None: each example has its own.
 
     Returns:
-        place_BxV, int32, increasing in each row.
+        mask_BxN, float32, 1 where removed; int(N (1 - ratio)) zeros per row.
 
     Raises:
-        ValueError: an unknown kind; `num_masks` does not divide B; `visible` is outside [1, N].
+        ValueError: an unknown kind.
     """
-    (rows, columns), batch = grid, len(index_B)
-    num_masks = batch if num_masks is None else num_masks
     if kind not in KINDS:
         raise ValueError(f"kind={kind!r}: a mask's kind is one of {', '.join(KINDS)}")
-    if not 1 <= visible <= rows * columns:
-        raise ValueError(f"visible={visible}: of {rows} x {columns} patches 1 to {rows * columns} can stay visible")
-    if num_masks < 1 or batch % num_masks:
-        raise ValueError(f"num_masks={num_masks} does not divide a batch of {batch}")
     make_noise = {"random": _random_noise, "block": _block_noise, "grid": _grid_noise}[kind]
-    first_M = index_B.reshape(num_masks, -1)[:, 0]
-    noise_MxN = jax.vmap(lambda index: make_noise(jax.random.fold_in(key, index), rows, columns))(first_M)
-    place_MxV = jnp.sort(jnp.argsort(noise_MxN, axis=-1, stable=True)[:, :visible], -1)
-    return jnp.repeat(place_MxV, batch // num_masks, 0, total_repeat_length=batch)
+    noise_BxN = jax.vmap(lambda index: make_noise(jax.random.fold_in(key, index), *grid))(index_B)
+    return mask_from_noise(noise_BxN, num_visible(grid[0] * grid[1], ratio))
 
 
 def _random_noise(key, rows, columns):
@@ -154,20 +131,3 @@ def random_mask(key, batch, num_patches, ratio):
     [48.0, 48.0]
     """
     return mask_from_noise(jax.random.uniform(key, (batch, num_patches), jnp.float32), num_visible(num_patches, ratio))
-
-
-def example_masks(key, index_B, grid, ratio, *, kind="random"):
-    """The masks of `visible_patches`, which depend on the key and on each example's index.
-
-    Args:
-        key: a PRNG key, of the seed and the step.
-        index_B: integers, the examples' indices in the data set.
-        grid: (rows, columns) of patches.
-        ratio: fraction removed.
-        kind: one of `KINDS`.
-
-    Returns:
-        mask_BxN, float32, 1 where removed.
-    """
-    patches = grid[0] * grid[1]
-    return mask_from_visible(visible_patches(key, index_B, grid, num_visible(patches, ratio), kind=kind), patches)

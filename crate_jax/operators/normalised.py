@@ -8,19 +8,9 @@ interpret it, slowly. "auto" is "xla": the kernels have yet to be timed on a TPU
 from crate_jax.operators.affine import product
 from crate_jax.operators.ista import ista
 from crate_jax.operators.normalisation import layer_norm
-from crate_jax.operators.residuals import name_residual
 
 
-def _check_room(needed, tokens, width):
-    from crate_jax.operators.kernels.tpu_call import check_room
-
-    keeps = "model.product_kernel='pallas' keeps a layer's matrix and an image's tokens"
-    check_room(needed, keeps=keeps, what=f"{tokens} tokens of {width}", instead="'xla'")
-
-
-def normalised_product(
-    z_BxNxD, scale_D, bias_D, weight_DxE, *, epsilon, residual=False, kernel="auto", spec=None, name=None
-):
+def normalised_product(z_BxNxD, scale_D, bias_D, weight_DxE, *, epsilon, residual=False, kernel="auto", spec=None):
     """LN(z) W, or (z, LN(z) W).
 
     Args:
@@ -32,7 +22,6 @@ def normalised_product(
             the same kernel then adds its cotangent.
         kernel: "xla", "pallas" or "auto".
         spec: how z is sharded over the current mesh, a `PartitionSpec` whose axes divide B; only "pallas" needs it.
-        name: of the product as a residual (`residuals`); None: it is recomputed.
 
     Returns:
         In the dtype of z.
@@ -42,16 +31,10 @@ def normalised_product(
     """
     if kernel != "pallas":
         product_BxNxE = product(layer_norm(z_BxNxD, scale_D, bias_D, epsilon=epsilon), weight_DxE)
-    else:
-        from crate_jax.operators.kernels.norm_product_tpu import norm_product_tpu, vmem_bytes
+        return (z_BxNxD, product_BxNxE) if residual else product_BxNxE
+    from crate_jax.operators.kernels.norm_product_tpu import norm_product_tpu
 
-        tokens, width = z_BxNxD.shape[-2:]
-        _check_room(vmem_bytes(tokens, width, weight_DxE.shape[1], z_BxNxD.dtype.itemsize), tokens, width)
-        result = norm_product_tpu(z_BxNxD, scale_D, bias_D, weight_DxE, epsilon, residual, spec)
-        z_BxNxD, product_BxNxE = result if residual else (z_BxNxD, result)
-    if name is not None:
-        product_BxNxE = name_residual(product_BxNxE, name)
-    return (z_BxNxD, product_BxNxE) if residual else product_BxNxE
+    return norm_product_tpu(z_BxNxD, scale_D, bias_D, weight_DxE, epsilon, residual, spec)
 
 
 def normalised_ista(
@@ -76,8 +59,6 @@ def normalised_ista(
     if kernel != "pallas":
         normed_BxNxD = layer_norm(z_BxNxD, scale_D, bias_D, epsilon=epsilon)
         return ista(normed_BxNxD, dictionary_DxD, step_size=step_size, sparsity=sparsity)
-    from crate_jax.operators.kernels.ista_tpu import norm_ista_tpu, vmem_bytes
+    from crate_jax.operators.kernels.ista_tpu import norm_ista_tpu
 
-    tokens, width = z_BxNxD.shape[-2:]
-    _check_room(vmem_bytes(tokens, width, z_BxNxD.dtype.itemsize), tokens, width)
     return norm_ista_tpu(z_BxNxD, scale_D, bias_D, dictionary_DxD, epsilon, step_size, sparsity, spec)

@@ -35,15 +35,7 @@ def sincos_positions(grid, width):
 
 
 def bicubic_matrix(old, new):
-    """Weights of the 1-D resize.
-
-    Args:
-        old: number of points.
-        new: number of points after the resize.
-
-    Returns:
-        weights_newxold, float64, rows sum to one.
-    """
+    """Weights of the 1-D resize of `old` points to `new`: new x old, float64, rows sum to one."""
 
     def kernel(distance, a=-0.75):
         near = ((a + 2) * distance - (a + 3)) * distance**2 + 1

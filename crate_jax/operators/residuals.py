@@ -34,17 +34,10 @@ NAMED_RESIDUALS = ("compressed", "mapped", "inactive", "error")
 
 
 def name_residual(x, name):
-    """Marks an array as worth saving for the backward pass; a no-op outside `jax.checkpoint`.
-
-    Args:
-        x: an array.
-        name: one of `NAMED_RESIDUALS`.
-
-    Returns:
-        x.
+    """x, marked as worth saving for the backward pass; a no-op outside `jax.checkpoint`.
 
     Raises:
-        ValueError: an unknown name, which no policy would save.
+        ValueError: a name that is none of `NAMED_RESIDUALS`: no policy would save it.
     """
     if name not in NAMED_RESIDUALS:
         raise ValueError(f"residual name {name!r} is none of {', '.join(NAMED_RESIDUALS)}")

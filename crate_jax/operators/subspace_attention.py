@@ -148,16 +148,8 @@ def attend(codes_BxNxKP, *, num_heads, scale, kernel="auto", spec=None, weight_K
         moved = moved_BxNxKxP.reshape(codes_BxNxKP.shape)
         return name_residual(moved if weight_KPxD is None else product(moved, weight_KPxD, transposed), "compressed")
     from crate_jax.operators.kernels import subspace_attention_tpu as kernels
-    from crate_jax.operators.kernels.tpu_call import check_room
 
-    tokens, width = codes_BxNxKP.shape[-2:]
-    check_room(
-        kernels.vmem_bytes(tokens, width, num_heads, codes_BxNxKP.dtype.itemsize),
-        keeps="model.attention_kernel='pallas' keeps a head's scores",
-        what=f"{tokens} tokens",
-        instead="'xla', or larger patches",
-    )
-    head_size = width // num_heads
+    head_size = codes_BxNxKP.shape[-1] // num_heads
     if weight_KPxD is None:
         moved = kernels.subspace_self_attention_tpu(codes_BxNxKP, head_size, scale, spec)
     else:

@@ -16,15 +16,7 @@ _SMALLEST_SQUARE = 1e-18  # of a channel over the tokens; its square must not un
 
 
 def memberships(codes_BxNxKxP, temperature_K):
-    """Pi: the probability that a token belongs to each subspace.
-
-    Args:
-        codes_BxNxKxP: w, the tokens' coordinates U_k^T z.
-        temperature_K: one per subspace.
-
-    Returns:
-        membership_BxNxK, float32, sums to one over K.
-    """
+    """Pi_BxNxK, the probability that a token belongs to each subspace, float32; arguments as of the attention below."""
     square_BxNxKxP = jnp.square(codes_BxNxKxP.astype(jnp.float32))
     total_Bx1xKxP = jnp.maximum(jnp.sum(square_BxNxKxP, 1, keepdims=True), _SMALLEST_SQUARE)
     return jax.nn.softmax(temperature_K * jnp.sum(square_BxNxKxP / total_Bx1xKxP, -1), -1)

@@ -16,7 +16,7 @@ import numpy as np
 
 from crate_jax.operators.coding_rate import features_coding_rate
 from crate_jax.operators.losses import masked_mse
-from crate_jax.operators.masking import mask_from_visible, num_visible, visible_patches
+from crate_jax.operators.masking import example_masks
 from crate_jax.operators.patches import patchify, unpatchify
 
 
@@ -51,28 +51,17 @@ def channel_statistics(config, channels):
 
 @dataclasses.dataclass(frozen=True)
 class MaskedCompletion:
-    """The pre-training objective.
+    """The pre-training objective."""
 
-    Attributes:
-        model: a masked autoencoder.
-        norm_pix_loss: targets are each patch's standardised pixels.
-        mean, std: of `normalise`.
-        mask_kind: of `operators.masking.visible_patches`.
-        mask_ratios: each step draws one of these; () is the model's own ratio. Each is compiled once.
-        mask_per_step: all images of a step share one mask.
-        rate_weight: gamma of error - gamma R_eps(features); 0 is the error alone. R is that of a micro-batch.
-        rate_epsilon: eps of that coding rate.
-    """
-
-    model: Any
-    norm_pix_loss: bool
-    mean: tuple
+    model: Any  # a masked autoencoder
+    norm_pix_loss: bool  # targets are each patch's standardised pixels
+    mean: tuple  # of `normalise`
     std: tuple
-    mask_kind: str = "random"
-    mask_ratios: tuple = ()
-    mask_per_step: bool = False
-    rate_weight: float = 0.0
-    rate_epsilon: float = 0.5
+    mask_kind: str = "random"  # of `operators.masking.example_masks`
+    mask_ratios: tuple = ()  # each step draws one of these; () is the model's own ratio. Each is compiled once
+    mask_per_step: bool = False  # all images of a step share one mask
+    rate_weight: float = 0.0  # gamma of error - gamma R_eps(features), R of a micro-batch; 0 is the error alone
+    rate_epsilon: float = 0.5  # eps of that coding rate
 
     def __call__(self, params, batch, key):
         """The loss of a batch.
@@ -100,11 +89,8 @@ class MaskedCompletion:
     def loss(self, params, images_BxHxWxC, index_B, key, *, ratio):
         """(loss, scalars) at one mask ratio."""
         model = self.model if ratio == self.model.mask_ratio else self.model.clone(mask_ratio=ratio)
-        visible, seen_B = num_visible(model.num_patches, ratio), index_B
-        if self.mask_per_step:
-            seen_B = jnp.zeros_like(index_B)
-        place_BxV = visible_patches(key, seen_B, model.grid, visible, kind=self.mask_kind)
-        mask_BxN = mask_from_visible(place_BxV, model.num_patches)
+        seen_B = jnp.zeros_like(index_B) if self.mask_per_step else index_B
+        mask_BxN = example_masks(key, seen_B, model.grid, ratio, kind=self.mask_kind)
         output = model.apply({"params": params}, images_BxHxWxC, mask_BxN)
         error = masked_mse(images_BxHxWxC, output.prediction_BxNxF, mask_BxN, model.patch_size, self.norm_pix_loss)
         if not self.rate_weight:

@@ -14,7 +14,6 @@ from crate_jax.operators.coding_rate import (
     logdet_gram,
     official_coding_rate,
     solve_from_one,
-    sparse_rate_reduction,
     subspace_coding_rate,
 )
 from crate_jax.operators.subspace_attention import split_heads
@@ -120,13 +119,6 @@ def test_gradient_of_the_rate(eps):
     want = a * z64 @ np.linalg.inv(np.eye(6) + a * z64.T @ z64)
     got = jax.jit(jax.grad(lambda x, eps: coding_rate(x, epsilon=eps)[0]))(jnp.asarray(z), eps)[0]
     np.testing.assert_allclose(got, want, rtol=2e-3, atol=2e-4 * np.abs(want).max())
-
-
-def test_sparse_rate_reduction():
-    z = tokens(7)
-    codes = split_heads(jnp.asarray(z), 3)
-    want = [rate(x, 0.5) - sum(rate(x[:, h : h + 4], 0.5) for h in (0, 4, 8)) - 0.1 * np.abs(x).sum() for x in z]
-    np.testing.assert_allclose(sparse_rate_reduction(jnp.asarray(z), codes, sparsity=0.1), want, rtol=1e-4)
 
 
 AUTODIFF = jax.jit(jax.grad(lambda w, eps: jnp.sum(subspace_coding_rate(w, epsilon=eps))))

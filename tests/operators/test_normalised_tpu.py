@@ -10,7 +10,7 @@ import pytest
 
 from crate_jax.errors import UserError
 from crate_jax.models.registry import create_model
-from crate_jax.operators.attention_step import attention_step
+from crate_jax.operators.kernels.attention_step_tpu import attention_step_tpu
 from crate_jax.operators.normalised import normalised_ista, normalised_product
 from crate_jax.operators.subspace_attention import attend
 from tests.compiling import with_devices
@@ -132,8 +132,7 @@ def test_a_step_of_attention_is_the_textbook(tokens, heads, size, dtype, toleran
 
     @jax.jit
     def both(*them):
-        step = {"num_heads": heads, "scale": scale, "factor": factor, "kernel": "pallas"}
-        value, pull = jax.vjp(lambda *them: attention_step(*them, **step), *them)
+        value, pull = jax.vjp(lambda *them: attention_step_tpu(*them, size, scale, factor), *them)
         return value, *pull(cotangent)
 
     got = both(start, codes, weight, bias)
@@ -233,7 +232,7 @@ def test_compiles_for_a_tpu_with_one_or_two_cores_a_chip():
         prepare_environment()
         import numpy as np, jax, jax.numpy as jnp
         from jax.sharding import Mesh, NamedSharding, PartitionSpec
-        from crate_jax.operators.attention_step import attention_step
+        from crate_jax.operators.kernels.attention_step_tpu import attention_step_tpu
         from crate_jax.operators.normalised import normalised_ista, normalised_product
 
         for name in ("v5e:2x2", "v5p:2x2x1"):
@@ -249,8 +248,7 @@ def test_compiles_for_a_tpu_with_one_or_two_cores_a_chip():
 
                 def run(*them):
                     z, codes = normalised_product(*them, residual=True, **how)
-                    step = {"num_heads": 2, "scale": 0.1, "factor": 1, "kernel": "pallas", "spec": spec}
-                    z = attention_step(z, codes, them[3], them[2], **step)
+                    z = attention_step_tpu(z, codes, them[3], them[2], 64, 0.1, 1, spec)
                     return normalised_ista(z, *them[1:], step_size=0.1, sparsity=0.5, **how)
 
                 with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):

@@ -7,8 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from crate_jax.operators.attention_step import attention_step
 from crate_jax.operators.coding_rate import subspace_coding_rate
+from crate_jax.operators.kernels.attention_step_tpu import attention_step_tpu
 from crate_jax.operators.subspace_attention import (
     attend,
     image_by_image_self_attention,
@@ -92,8 +92,7 @@ def test_tied_output_needs_no_transpose_outside(kernel, dtype, tolerance):
     def out(z, u):
         codes = z @ u.astype(z.dtype)
         if kernel == "step":
-            how = {"num_heads": 3, "scale": 0.5, "factor": 1, "kernel": "pallas", "transposed": True}
-            return attention_step(jnp.zeros_like(z), codes, u, jnp.zeros(12), **how)
+            return attention_step_tpu(jnp.zeros_like(z), codes, u.T, jnp.zeros(12), 4, 0.5, 1)
         return attend(codes, num_heads=3, scale=0.5, kernel=kernel, weight_KPxD=u, transposed=True)
 
     np.testing.assert_allclose(

@@ -8,8 +8,7 @@ order.
 
 import flax.linen as nn
 
-from crate_jax.models.layers.compression import Compression, projection_cost
-from crate_jax.models.layers.settings import Cost
+from crate_jax.models.layers.compression import Compression, step_cost
 from crate_jax.models.layout import partitioned
 from crate_jax.operators.contract_broadcast import contract_broadcast_attention
 from crate_jax.operators.subspace_attention import split_heads
@@ -36,8 +35,7 @@ class ContractBroadcast(Compression):
 
 
 def cost(settings, num_heads, width, tokens):
-    """Projections, and three products of M x N and one pair of M x M per head."""
+    """Three products of M x N and one pair of M x M per head."""
     representatives = settings.pool_size**2
     attention = 2 * width * (3 * representatives * tokens + 2 * representatives**2)
-    linear = projection_cost(settings, num_heads, width, tokens)
-    return Cost(linear, attention, recomputed=2 * tokens * width**2 + attention)
+    return step_cost(settings, num_heads, width, tokens, attention)

@@ -8,6 +8,8 @@ A family says what f is (`branch`). The other steps are "subtract", z - f(w) (Hu
 """
 
 import dataclasses
+import functools
+from collections.abc import Callable
 from typing import Any
 
 import flax.linen as nn
@@ -15,7 +17,7 @@ import jax
 
 from crate_jax.models.layers.initializers import xavier, zeros
 from crate_jax.models.layers.norm import LayerNorm, official_norm
-from crate_jax.models.layers.settings import LayerSettings
+from crate_jax.models.layers.settings import Cost, LayerSettings
 from crate_jax.models.layers.stochastic_depth import drop_path
 from crate_jax.models.layout import constrain, partitioned, token_spec
 from crate_jax.operators.affine import broadcast_rows, product
@@ -42,20 +44,12 @@ MEANINGS = {
 
 @dataclasses.dataclass(frozen=True)
 class Projection:
-    """The map from heads back to tokens.
+    """The map from heads back to tokens."""
 
-    Attributes:
-        subspaces_DxKP: U.
-        matrix: of the map, KP x D; None for the identity.
-        bias_D: or None.
-        transposed: the map is the transpose of `matrix`, which is then U (a transpose outside the product would
-            transpose its float32 gradient).
-    """
-
-    subspaces_DxKP: Any
-    matrix: Any
-    bias_D: Any
-    transposed: bool
+    subspaces_DxKP: Any  # U
+    matrix: Any  # of the map, KP x D; None for the identity
+    bias_D: Any  # or None
+    transposed: bool  # the map is U^T, and `matrix` U: a transpose outside would transpose its float32 gradient
 
     def __call__(self, moved_BxNxKP):
         """The tokens that the heads' results stand for."""
@@ -69,17 +63,11 @@ class Projection:
 
 
 class Subspaces(nn.Module):
-    """The parameters U and the output projection.
-
-    Attributes:
-        settings: of the layer.
-        num_heads: K; a single head of full width has no learned projection (official code).
-        kind: of the output projection, as in the settings.
-    """
+    """The parameters U and the output projection."""
 
     settings: LayerSettings
-    num_heads: int
-    kind: str
+    num_heads: int  # K; a single head of full width has no learned projection (official code)
+    kind: str  # of the output projection
 
     @nn.compact
     def __call__(self, width):
@@ -101,57 +89,45 @@ class Subspaces(nn.Module):
 
 @dataclasses.dataclass(frozen=True)
 class Step:
-    """What a compression step works on.
-
-    Attributes:
-        z_BxNxD: the tokens.
-        start_BxNxD: what is moved: z, or LN(z).
-        codes_BxNxKP: w = LN(z) U, heads side by side.
-        projection: back to tokens.
-        norm: (scale_D, bias_D) of LN.
-    """
+    """What a compression step works on."""
 
     z_BxNxD: Any
-    start_BxNxD: Any
-    codes_BxNxKP: Any
-    projection: Projection
-    norm: tuple
+    start_BxNxD: Any  # what is moved: z, or LN(z)
+    codes_BxNxKP: Any  # w = LN(z) U, heads side by side
+    projection: Projection  # back to tokens
+    norm: Callable  # LN, a function of tokens
 
 
 class Compression(nn.Module):
-    """One compression step of a layer. A family overrides `branch`, and `fused` where it has a kernel for the step.
+    """One compression step of a layer.
 
-    Attributes:
-        settings: of the layer.
-        num_heads: K.
-        sign: 1 in the encoder, -1 in the decoder, which expands.
-        grid: (rows, columns) of the patches if every one of them is there, else None.
+    A family has `branch(step)`, f(w) as B x N x D, and overrides `fused` where it has a kernel for the step.
     """
 
     settings: LayerSettings
-    num_heads: int
-    sign: int = 1
-    grid: tuple | None = None
+    num_heads: int  # K
+    sign: int = 1  # in the encoder; -1 in the decoder, which expands
+    grid: tuple | None = None  # (rows, columns) of the patches if every one of them is there
 
     @nn.compact
     def __call__(self, z_BxNxD, keep_Bx1x1=None):
         """Moves the tokens z_BxNxD; `keep_Bx1x1` is stochastic depth's factor of each image."""
         settings, width = self.settings, z_BxNxD.shape[-1]
-        norm = LayerNorm(settings.layer_norm_epsilon, name="attention_norm")
-        scale_D, bias_D = norm(z_BxNxD, parameters_only=True)
+        scale_D, bias_D = LayerNorm(name="attention_norm")(z_BxNxD, parameters_only=True)
+        norm = functools.partial(layer_norm, scale_D=scale_D, bias_D=bias_D, epsilon=settings.layer_norm_epsilon)
         projection = Subspaces(settings, self.num_heads, self.output_projection, name="attention")(width)
         z_BxNxD, codes_BxNxKP = normalised_product(
-            z_BxNxD, scale_D, bias_D, projection.subspaces_DxKP, epsilon=norm.epsilon, residual=True,
+            z_BxNxD, scale_D, bias_D, projection.subspaces_DxKP, epsilon=settings.layer_norm_epsilon, residual=True,
             kernel=settings.product_kernel, spec=token_spec(z_BxNxD),
         )  # fmt: skip
         codes_BxNxKP = constrain(codes_BxNxKP, "images", None, "heads")
         self.sow("intermediates", "codes", codes_BxNxKP)
         start_BxNxD = z_BxNxD
         if settings.skip == "normed" or self.is_mutable_collection("intermediates"):
-            normed_BxNxD = layer_norm(z_BxNxD, scale_D, bias_D, epsilon=norm.epsilon)
+            normed_BxNxD = norm(z_BxNxD)
             self.sow("intermediates", "normed", normed_BxNxD)
             start_BxNxD = normed_BxNxD if settings.skip == "normed" else z_BxNxD
-        step = Step(z_BxNxD, start_BxNxD, codes_BxNxKP, projection, (scale_D, bias_D))
+        step = Step(z_BxNxD, start_BxNxD, codes_BxNxKP, projection, norm)
         if keep_Bx1x1 is None and settings.layer_scale is None and self.adds:
             return constrain(self.fused(step, self.direction), "images", None, None)
         branch_BxNxD = constrain(self.branch(step), "images", None, None)
@@ -159,10 +135,6 @@ class Compression(nn.Module):
             start = nn.initializers.constant(settings.layer_scale)
             branch_BxNxD *= broadcast_rows(self.param("layer_scale", partitioned(start, None), (width,)), branch_BxNxD)
         return step.start_BxNxD + drop_path(self.change(step, branch_BxNxD), keep_Bx1x1)
-
-    def branch(self, step):
-        """f(w), B x N x D."""
-        raise TypeError(f"{type(self).__name__} does not say what its branch is")
 
     def fused(self, step, factor):
         """start + factor f(w)."""
@@ -201,7 +173,8 @@ class Compression(nn.Module):
         return self.param("kappa", partitioned(nn.initializers.constant(self.settings.kappa)), ())
 
 
-def projection_cost(settings, num_heads, width, tokens):
-    """Arithmetic of U and of the output projection on one image."""
-    learned = settings.output_projection == "learned" and num_heads == 1
-    return 2 * tokens * width**2 * (1 if learned or settings.output_projection == "identity" else 2)
+def step_cost(settings, num_heads, width, tokens, attention=0.0, attention_training=3.0):
+    """`Cost` of a step on one image: U, the output projection, and products of tokens with tokens."""
+    maps = settings.output_projection != "identity" and (settings.output_projection != "learned" or num_heads > 1)
+    codes = 2 * tokens * width**2
+    return Cost(codes * (1 + maps), attention, attention_training, recomputed=codes + attention)

@@ -32,14 +32,12 @@ SPARSIFICATIONS = {
     "mlp": (mlp.Mlp, mlp.cost),
 }
 
-ENCODER_OFFICIAL = prefixed(compression.OFFICIAL, "0.", "compression/") + prefixed(
-    ista.OFFICIAL, "1.", "sparsification/"
+_COMPRESSION = prefixed(compression.OFFICIAL, "0.", "compression/")
+ENCODER_OFFICIAL = _COMPRESSION + prefixed(ista.OFFICIAL, "1.", "sparsification/")
+ALPHA_OFFICIAL = (  # CRATE-alpha's output projection has no bias
+    *(triple for triple in _COMPRESSION if not triple[1].endswith("output_bias")),
+    *prefixed(overcomplete.OFFICIAL, "1.", "sparsification/"),
 )
-ALPHA_OFFICIAL = tuple(  # CRATE-alpha's output projection has no bias
-    triple
-    for triple in prefixed(compression.OFFICIAL, "0.", "compression/")
-    if "bias" not in triple[1].split("/")[-1] or "norm" in triple[1]
-) + prefixed(overcomplete.OFFICIAL, "1.", "sparsification/")
 DECODER_OFFICIAL = (
     *official_norm("0.norm", "linear_norm"),
     ("0.fn.weight", "linear_kernel", "matrix"),
@@ -63,17 +61,11 @@ def sparsify(module, settings, z_BxNxD, name, keep_Bx1x1=None):
 
 
 class EncoderLayer(nn.Module):
-    """One step of the sparse rate reduction: compression, then sparsification.
-
-    Attributes:
-        settings: which steps, and their options.
-        num_heads: K.
-        grid: (rows, columns) of the patches if every one of them is there, else None.
-    """
+    """One step of the sparse rate reduction: compression, then sparsification."""
 
     settings: LayerSettings
-    num_heads: int
-    grid: tuple | None = None
+    num_heads: int  # K
+    grid: tuple | None = None  # (rows, columns) of the patches if every one of them is there
 
     @nn.compact
     def __call__(self, z_BxNxD, keep_SxBx1x1=(None, None)):
@@ -88,11 +80,7 @@ class EncoderLayer(nn.Module):
 
 
 class DecoderLayer(nn.Module):
-    """The reversal of an encoder layer: a map in place of sparsification, then expansion in place of compression.
-
-    Attributes:
-        settings, num_heads, grid: as of `EncoderLayer`.
-    """
+    """The reversal of an encoder layer: a map in place of sparsification, then expansion in place of compression."""
 
     settings: LayerSettings
     num_heads: int
@@ -104,8 +92,8 @@ class DecoderLayer(nn.Module):
         if self.settings.decoder_map == "linear":
             y_BxNxD = self.linear(y_BxNxD)
         else:
-            y_BxNxD = name_residual(sparsify(self, self.settings, y_BxNxD, "densification"), "mapped")
-        y_BxNxD = constrain(y_BxNxD, "images", None, None)
+            y_BxNxD = sparsify(self, self.settings, y_BxNxD, "densification")
+        y_BxNxD = constrain(name_residual(y_BxNxD, "mapped"), "images", None, None)
         self.sow("intermediates", "mapped", y_BxNxD)
         expand = COMPRESSIONS[self.settings.compression][0]
         y_BxNxD = expand(self.settings, self.num_heads, sign=-1, grid=self.grid, name="expansion")(y_BxNxD)
@@ -118,7 +106,7 @@ class DecoderLayer(nn.Module):
         kernel_DxD = self.param("linear_kernel", partitioned(kaiming, "embed", "atoms"), (width, width))
         return normalised_product(
             y_BxNxD, *norm(y_BxNxD, parameters_only=True), kernel_DxD, epsilon=norm.epsilon,
-            kernel=self.settings.product_kernel, spec=token_spec(y_BxNxD), name="mapped",
+            kernel=self.settings.product_kernel, spec=token_spec(y_BxNxD),
         )  # fmt: skip
 
 

@@ -12,7 +12,6 @@ import jax
 from crate_jax.models.layers.compression import Compression
 from crate_jax.models.layers.settings import Cost
 from crate_jax.operators.coding_rate import coding_rate_gradient
-from crate_jax.operators.normalisation import layer_norm
 from crate_jax.operators.subspace_attention import split_heads
 
 
@@ -22,13 +21,7 @@ class RateGradient(Compression):
     def branch(self, step):
         tokens, size = step.z_BxNxD.shape[-2], step.codes_BxNxKP.shape[-1] // self.num_heads
         slope_BxNxKP = -tokens * self.settings.epsilon**2 / size * self.slope(step.codes_BxNxKP)
-        slope_BxNxD = step.projection(slope_BxNxKP)
-        scale_D, bias_D = step.norm
-
-        def norm(z_BxNxD):
-            return layer_norm(z_BxNxD, scale_D, bias_D, epsilon=self.settings.layer_norm_epsilon)
-
-        return jax.vjp(norm, step.z_BxNxD)[1](slope_BxNxD)[0]
+        return jax.vjp(step.norm, step.z_BxNxD)[1](step.projection(slope_BxNxKP))[0]
 
     def slope(self, codes_BxNxKP):
         """The gradient of R^c in the codes, in their shape."""

@@ -17,11 +17,7 @@ MEANINGS = {"dictionary": "D: ISTA's dictionary, atoms in columns", "ista_norm":
 
 
 class Ista(nn.Module):
-    """ISTA(LN(z) | D); the residual around it is the layer's.
-
-    Attributes:
-        settings: of the layer.
-    """
+    """ISTA(LN(z) | D); the residual around it is the layer's."""
 
     settings: LayerSettings
 

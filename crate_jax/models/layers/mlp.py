@@ -20,11 +20,7 @@ MEANINGS = {
 
 
 class Mlp(nn.Module):
-    """W2 gelu(W1 LN(z) + b1) + b2.
-
-    Attributes:
-        settings: of the layer.
-    """
+    """W2 gelu(W1 LN(z) + b1) + b2."""
 
     settings: LayerSettings
 

@@ -5,10 +5,9 @@ z+ = z + MSSA(LN(z) | U),        MSSA = [U_1 .. U_K] softmax(scale w_k w_k^T) w_
 
 import jax.numpy as jnp
 
-from crate_jax.models.layers.compression import Compression, projection_cost
-from crate_jax.models.layers.settings import Cost
+from crate_jax.models.layers.compression import Compression, step_cost
 from crate_jax.models.layout import spec_of, token_spec
-from crate_jax.operators.attention_step import attention_step
+from crate_jax.operators.residuals import name_residual
 from crate_jax.operators.subspace_attention import attend
 
 
@@ -33,16 +32,18 @@ class SubspaceAttention(Compression):
         kernels, projection = {self.settings.attention_kernel, self.settings.product_kernel}, step.projection
         if kernels != {"pallas"} or projection.matrix is None:
             return super().fused(step, factor)
+        from crate_jax.operators.kernels.attention_step_tpu import attention_step_tpu
+
         width = step.codes_BxNxKP.shape[-1]
+        matrix = projection.matrix.T if projection.transposed else projection.matrix
         bias_D = jnp.zeros(width) if projection.bias_D is None else projection.bias_D
-        return attention_step(
-            step.start_BxNxD, step.codes_BxNxKP, projection.matrix, bias_D,
-            num_heads=self.num_heads, scale=self.scale(width), factor=factor, kernel="pallas",
-            spec=token_spec(step.start_BxNxD), transposed=projection.transposed,
+        moved_BxNxD = attention_step_tpu(
+            step.start_BxNxD, step.codes_BxNxKP, matrix, bias_D,
+            width // self.num_heads, self.scale(width), factor, token_spec(step.start_BxNxD),
         )  # fmt: skip
+        return name_residual(moved_BxNxD, "compressed")
 
 
 def cost(settings, num_heads, width, tokens):
-    """Projections; scores and weighted sum, for which the backward pass needs three products, not four."""
-    linear, attention = projection_cost(settings, num_heads, width, tokens), 4 * tokens**2 * width
-    return Cost(linear, attention, attention_training=2.5, recomputed=2 * tokens * width**2 + attention)
+    """Scores and weighted sum, for which the backward pass needs three products, not four."""
+    return step_cost(settings, num_heads, width, tokens, 4 * tokens**2 * width, attention_training=2.5)

@@ -18,11 +18,7 @@ MEANINGS = {"readout": "D1: what an atom adds to a token, in the place of D"}
 
 
 class Overcomplete(nn.Module):
-    """D1 a(LN(z)); the residual around it is the layer's.
-
-    Attributes:
-        settings: of the layer.
-    """
+    """D1 a(LN(z)); the residual around it is the layer's."""
 
     settings: LayerSettings
 

@@ -7,8 +7,7 @@ With mask_mode="token" the identical mask tokens dominate the statistics; "drop"
 
 import flax.linen as nn
 
-from crate_jax.models.layers.compression import Compression, projection_cost
-from crate_jax.models.layers.settings import Cost
+from crate_jax.models.layers.compression import Compression, step_cost
 from crate_jax.models.layout import partitioned
 from crate_jax.operators.subspace_attention import split_heads
 from crate_jax.operators.token_statistics import token_statistics_attention
@@ -27,5 +26,5 @@ class TokenStatistics(Compression):
 
 
 def cost(settings, num_heads, width, tokens):
-    """Projections; statistics are a few operations per entry, not counted."""
-    return Cost(projection_cost(settings, num_heads, width, tokens), recomputed=2 * tokens * width**2)
+    """Statistics are a few operations per entry, not counted."""
+    return step_cost(settings, num_heads, width, tokens)

@@ -26,19 +26,13 @@ MEANINGS = {
     "qkv_kernel": "query, key and value side by side: three matrices where CRATE has one",
     "output_kernel": "attention's output projection",
     "up_kernel": "the MLP's hidden units, four times the width",
-    "down_kernel": "the MLP's hidden units back to tokens",
-    "mlp_norm": "LayerNorm before the MLP",
 }
 
 
 class ViTLayer(nn.Module):
-    """A transformer layer with an MLP of four times the width.
+    """A transformer layer with an MLP of four times the width."""
 
-    Attributes:
-        num_heads: K.
-    """
-
-    num_heads: int
+    num_heads: int  # K
 
     @nn.compact
     def __call__(self, z_BxNxD, keep_2xBx1x1=(None, None)):

@@ -15,7 +15,7 @@ import jax.experimental.pallas.tpu as pltpu
 import jax.numpy as jnp
 
 from crate_jax.operators.kernels import subspace_attention_tpu as attention
-from crate_jax.operators.kernels.tpu_call import DEFAULT_VMEM_BYTES, cores, on_platform, product, split_images
+from crate_jax.operators.kernels.tpu_call import cores, on_platform, product, split_images, vmem_limit
 
 
 def vmem_bytes(num_tokens, width, outputs, num_heads, itemsize):
@@ -96,7 +96,6 @@ def _call(codes, tokens, weight, bias, *, num_heads, scale, factor, backward, in
     moved = sum(x.size * x.dtype.itemsize for x in (codes, tokens, weight, bias, *shapes))
     squares = images * count**2
     flops = 2 * (5 if backward else 2) * squares * width + 2 * (2 if backward else 1) * codes.size * outputs
-    vmem = vmem_bytes(count, width, outputs, num_heads, kind.itemsize)
     return pl.pallas_call(
         functools.partial(
             _backward_kernel if backward else _forward_kernel,
@@ -109,7 +108,13 @@ def _call(codes, tokens, weight, bias, *, num_heads, scale, factor, backward, in
         scratch_shapes=scratch,
         compiler_params=pltpu.CompilerParams(
             dimension_semantics=("parallel", "arbitrary" if backward else "parallel", "arbitrary"),
-            vmem_limit_bytes=max(vmem, DEFAULT_VMEM_BYTES),
+            vmem_limit_bytes=vmem_limit(
+                vmem_bytes(count, width, outputs, num_heads, kind.itemsize),
+                f"{count} tokens of {width}",
+                keeps="model.attention_kernel='pallas' with model.product_kernel='pallas' keeps a head's scores and a "
+                "layer's matrix",
+                instead="'xla' for one of them, or larger patches",
+            ),
         ),
         cost_estimate=pl.CostEstimate(flops=flops, transcendentals=squares * num_heads, bytes_accessed=moved),
         interpret=interpret,
@@ -141,6 +146,9 @@ def attention_step_tpu(start_BxNxD, codes_BxNxKP, weight_KPxD, bias_D, head_size
 
     Returns:
         Shape and dtype of x.
+
+    Raises:
+        UserError: W and the scores of one head do not fit into VMEM.
     """
     return _forward(start_BxNxD, codes_BxNxKP, weight_KPxD, bias_D, head_size, scale, factor, spec)[0]
 

@@ -17,7 +17,7 @@ import jax.experimental.pallas.tpu as pltpu
 import jax.numpy as jnp
 
 from crate_jax.operators.affine import times_weight, weight_gradient
-from crate_jax.operators.kernels.tpu_call import DEFAULT_VMEM_BYTES, LANES, on_platform, product
+from crate_jax.operators.kernels.tpu_call import LANES, on_platform, product, vmem_limit
 
 _SQUARES = 5  # N x N arrays in float32 that the backward pass holds at once
 
@@ -122,16 +122,19 @@ def _call(*arrays, kernel, num_heads, scale, products, outputs, interpret):
         transcendentals=images * num_heads * tokens**2,
         bytes_accessed=(len(arrays) + outputs) * arrays[0].size * arrays[0].dtype.itemsize,
     )
-    vmem = vmem_bytes(tokens, width, num_heads, arrays[0].dtype.itemsize)
+    limit = vmem_limit(
+        vmem_bytes(tokens, width, num_heads, arrays[0].dtype.itemsize),
+        f"{tokens} tokens",
+        keeps="model.attention_kernel='pallas' keeps a head's scores",
+        instead="'xla', or larger patches",
+    )
     return pl.pallas_call(
         functools.partial(kernel, num_heads=group, scale=scale),
         out_shape=(jax.ShapeDtypeStruct(arrays[0].shape, arrays[0].dtype),) * outputs,
         grid=(images, num_heads // group),
         in_specs=[block] * len(arrays),
         out_specs=(block,) * outputs,
-        compiler_params=pltpu.CompilerParams(
-            dimension_semantics=("parallel", "parallel"), vmem_limit_bytes=max(vmem, DEFAULT_VMEM_BYTES)
-        ),
+        compiler_params=pltpu.CompilerParams(dimension_semantics=("parallel", "parallel"), vmem_limit_bytes=limit),
         cost_estimate=cost,
         interpret=interpret,
     )(*arrays)

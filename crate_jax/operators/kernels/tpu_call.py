@@ -18,13 +18,13 @@ VMEM_BYTES = 28 * 2**20  # what there is on every generation from v4 on, and som
 DEFAULT_VMEM_BYTES = 16 * 2**20  # what a kernel is given without asking
 
 
-def check_room(needed, *, keeps, what, instead):
-    """Refuses a kernel whose arrays do not fit into VMEM.
+def vmem_limit(needed, what, *, keeps, instead="'xla'"):
+    """The bytes of VMEM that a kernel is given.
 
     Args:
         needed: bytes.
-        keeps: setting and what it keeps there, the sentence's beginning.
         what: tokens, and their width where it matters.
+        keeps: setting and what it keeps there, the beginning of the error.
         instead: what to choose.
 
     Raises:
@@ -35,6 +35,7 @@ def check_room(needed, *, keeps, what, instead):
             f"{keeps} in VMEM; {what} would need about {needed / 2**20:.0f} MiB of its "
             f"{VMEM_BYTES // 2**20}; choose {instead}."
         )
+    return max(needed, DEFAULT_VMEM_BYTES)
 
 
 def product(a, b, contracted):
@@ -73,7 +74,7 @@ def by_image(kernel, *, images, whole, outputs, sums, flops, vmem_bytes, interpr
     Returns:
         Outputs and sums.
     """
-    batch = images[0].shape[0]
+    batch, tokens, width = images[0].shape
     parts = cores() if sums and batch % cores() == 0 else 1
     turns = batch // parts
 
@@ -106,7 +107,11 @@ def by_image(kernel, *, images, whole, outputs, sums, flops, vmem_bytes, interpr
         out_specs=[*(image(x.shape) for x in outputs), *(total(shape) for shape in sums)],
         compiler_params=pltpu.CompilerParams(
             dimension_semantics=("parallel", "arbitrary" if sums else "parallel"),
-            vmem_limit_bytes=max(vmem_bytes, DEFAULT_VMEM_BYTES),
+            vmem_limit_bytes=vmem_limit(
+                vmem_bytes,
+                f"{tokens} tokens of {width}",
+                keeps="model.product_kernel='pallas' keeps a layer's matrix and an image's tokens",
+            ),
         ),
         cost_estimate=pl.CostEstimate(flops=flops, transcendentals=0, bytes_accessed=moved),
         interpret=interpret,
