@@ -60,26 +60,23 @@ def _nest(flat, given_leaves=()):
     return config
 
 
-def flatten(config):
-    """Dotted leaf to value."""
-    flat = {}
+def _leaves(config, above=""):
+    """(dotted leaf, value, whether it was given) of each."""
     for key, value in config.items():
         if isinstance(value, ml_collections.ConfigDict):
-            flat.update({f"{key}.{inner}": x for inner, x in flatten(value).items()})
+            yield from _leaves(value, f"{above}{key}.")
         else:
-            flat[key] = value
-    return flat
+            yield f"{above}{key}", value, not isinstance(config, Config) or key in config._given
+
+
+def flatten(config):
+    """Dotted leaf to value."""
+    return {name: value for name, value, _ in _leaves(config)}
 
 
 def given(config):
     """The dotted leaves that a file or a command line gave, even a default; all of a plain ConfigDict."""
-    names = set()
-    for key, value in config.items():
-        if isinstance(value, ml_collections.ConfigDict):
-            names |= {f"{key}.{inner}" for inner in given(value)}
-        elif not isinstance(config, Config) or key in config._given:
-            names.add(key)
-    return names
+    return {name for name, _, was_given in _leaves(config) if was_given}
 
 
 def load_config(name, overrides=()):
@@ -236,11 +233,7 @@ def model_overrides(config):
 
 def to_json(config):
     """Text for `config.json`."""
-    return json.dumps(_plain(config), indent=2) + "\n"
-
-
-def _plain(node):
-    return {k: _plain(v) if isinstance(v, ml_collections.ConfigDict) else v for k, v in node.items()}
+    return json.dumps(config.to_dict(), indent=2) + "\n"
 
 
 def from_json(text, overrides=(), source="config.json"):

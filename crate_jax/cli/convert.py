@@ -53,14 +53,14 @@ def open_source(path, settings):
         return open_checkpoint(path, settings)
     from crate_jax.config import model_overrides
     from crate_jax.errors import UserError
-    from crate_jax.training.run_folder import load, read_config
+    from crate_jax.training.run_folder import load_step, read_config
 
     if settings:
         raise UserError(
             f"{path} is a run, whose config.json says everything of its network; leave {min(settings)} out."
         )
     config = read_config(path)
-    model, params = load(path)
+    model, params = load_step(path)[1]
     return ParamsCheckpoint(model, params, config.model.name, model_overrides(config))
 
 

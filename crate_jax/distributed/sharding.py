@@ -46,6 +46,11 @@ def rules_for(settings):
     return tuple(rules.items())
 
 
+def mesh_axes(entry):
+    """The mesh axes that a rule or an entry of a `PartitionSpec` names, as a tuple: one, several or none."""
+    return (entry,) if isinstance(entry, str) else tuple(entry or ())
+
+
 def _ways(mesh, axes):
     return math.prod(mesh.shape[axis] for axis in axes)
 
@@ -75,8 +80,7 @@ def parameter_shardings(boxed, mesh, rules=RULES):
             if axis is not None and axis not in known:
                 raise UserError(f"the parameter {name} has a logical axis {axis!r}, which no rule of the mesh covers.")
         spec = nn.logical_to_mesh_axes(leaf.names, rules)
-        for size, axes in zip(leaf.value.shape, spec, strict=True):
-            axes = (axes,) if isinstance(axes, str) else axes or ()
+        for size, axes in zip(leaf.value.shape, map(mesh_axes, spec), strict=True):
             if size % (ways := _ways(mesh, axes)):
                 over = " * ".join(f"mesh.{axis}" for axis in axes)
                 raise UserError(
@@ -107,8 +111,7 @@ def check_batch(batch_size, accumulate, mesh, rules=RULES):
     Raises:
         UserError: naming the batch size and what divides it.
     """
-    over = dict(rules)["images"]
-    shards = {axes: _ways(mesh, axes) for axes in (("data", "fsdp"), (over,) if isinstance(over, str) else over or ())}
+    shards = {axes: _ways(mesh, axes) for axes in (("data", "fsdp"), mesh_axes(dict(rules)["images"]))}
     ways = math.lcm(*shards.values()) * accumulate
     if batch_size % ways:
         counted = " and ".join(" * ".join(f"mesh.{axis}" for axis in axes) for axes in shards if axes)

@@ -6,6 +6,7 @@ recipe trains the head alone (MAE's probe), "from scratch" is the same head on t
 """
 
 import dataclasses
+import functools
 import logging
 import tempfile
 
@@ -155,12 +156,11 @@ def fine_tune(config, out, encoder=None, second_interrupt=None):
         objective = Classification(model, mean, std, config.data.label_smoothing, mixes)
         factors, executed = layer_rates(model.depth, decay) if decay is not None else None, config
     program = build_program(executed, count, model=model, objective=objective, scale_by_layer=factors)
-
-    def make_batches(step):
-        return pipeline.train_batches(
-            config, model.image_size, model.channels, batch_sharding(program.mesh), start_step=step, indices=indices
-        )
-
+    make_batches = functools.partial(
+        pipeline.train_batches,
+        *(config, model.image_size, model.channels, batch_sharding(program.mesh)),
+        indices=indices,
+    )
     outcome, interrupted = run_training(
         program, out, make_batches, config=config, begin=lambda: _begin(program, encoder),
         second_interrupt=second_interrupt,

@@ -87,7 +87,7 @@ class Checkpoints:
     def _read_back(self, step, items):
         self.wait()
         there = Checkpoints(self.folder).steps()
-        wrong = unreadable(self.folder / str(step), items, alone=True) if step in there else "it is not found there"
+        wrong = unreadable(self.folder / str(step), items) if step in there else "it is not found there"
         if wrong is not None:
             raise UserError(
                 f"the checkpoint of step {step} was written to {self.folder} but cannot be read back ({wrong}); take "
@@ -136,11 +136,8 @@ class Checkpoints:
             UserError: there are checkpoints, and none can be read.
         """
         self._clear_unfinished()
-        broken, below = [], None
-        while True:
-            step = agreed(max((s for s in self.steps() if below is None or s < below), default=-1))
-            if step < 0:
-                break
+        broken = []
+        while (step := agreed(max(set(self.steps()).difference(broken), default=-1))) >= 0:
             found = self._restore_whole(step, _items(abstract))
             if found is not None:
                 self._set_aside(broken)
@@ -151,14 +148,13 @@ class Checkpoints:
                     bad_step=jax.device_put(jnp.full((), -1, jnp.int32), abstract.bad_step.sharding),
                 )
             broken.append(step)
-            below = step
         if broken:
             raise UserError(f"none of the checkpoints in {self.folder} can be read; take another --workdir.")
         return None
 
     def _restore_whole(self, step, items):
         """The items of one checkpoint; None, with a warning, for a broken one."""
-        wrong = unreadable(self.folder / str(step), items)
+        wrong = unreadable(self.folder / str(step), items) if jax.process_count() > 1 else None
         if wrong is None:
             restores = {name: ocp.args.StandardRestore(item) for name, item in items.items()}
             try:

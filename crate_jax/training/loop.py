@@ -60,67 +60,55 @@ class Observer:
 
 @dataclasses.dataclass
 class Outcome:
-    """How a run ended.
+    """How a run ended."""
 
-    Attributes:
-        state: the last state.
-        step: optimizer steps finished.
-        preempted: a signal ended it before the last step.
-    """
-
-    state: Any = dataclasses.field(repr=False)
-    step: int
-    preempted: bool
-
-
-class _Clock:
-    """Images a second, and the fraction of the time the loop waited for data, since the last line."""
-
-    def __init__(self, program, batches, step):
-        self._program, self._batches = program, batches
-        # a copy of a number the state carries: an interval begins when the last logged step was seen to be done
-        self._time, self._step, self._waited = time.perf_counter(), step, batches.wait_seconds
-
-    def read(self, step):
-        now, waited = time.perf_counter(), self._batches.wait_seconds
-        seconds = max(now - self._time, 1e-9)
-        images_per_second = (step - self._step) * self._program.config.batch_size / seconds
-        fraction = min(1.0, (waited - self._waited) / seconds)
-        self._time, self._step, self._waited = now, step, waited
-        flops = flops_per_image(self._program.model) * images_per_second
-        return {
-            "images_per_second": images_per_second,
-            "data_wait_fraction": fraction,
-            "tflops_per_device": flops / 1e12 / self._program.mesh.size,
-        }
+    state: Any = dataclasses.field(repr=False)  # the last one
+    step: int  # optimizer steps finished
+    preempted: bool  # a signal ended it before the last step
 
 
 class _Log:
-    """Lines of the log; each is written when the step after it is under way, so the device is never idle for it."""
+    """Lines of the log; each is written when the step after it is under way, so the device is never idle for it.
+
+    Attributes:
+        pending: (step, scalars) of the line that is not written yet, or None.
+    """
 
     def __init__(self, program, batches, checkpoints, observers, step):
-        self._batches, self._checkpoints, self._observers = batches, checkpoints, observers
-        self._clock, self._pending = _Clock(program, batches, step), None
-
-    def put(self, step, scalars):
-        self._pending = (step, scalars)
+        self._program, self._batches, self._checkpoints, self._observers = program, batches, checkpoints, observers
+        self.pending = None
+        # an interval begins when the last logged step was seen to be done
+        self._time, self._step, self._waited = time.perf_counter(), step, batches.wait_seconds
 
     def write(self):
-        if self._pending is None:
+        if self.pending is None:
             return
-        (step, scalars), self._pending = self._pending, None
+        (step, scalars), self.pending = self.pending, None
         values = {name: np.asarray(value).item() for name, value in jax.device_get(scalars).items()}
         check_finite(values.pop("bad_step"), self._checkpoints)
-        values |= self._clock.read(step)
-        # the slowest host's wait; corrupt pictures of all hosts
-        waits_and_counts_Px2 = of_all_hosts([values["data_wait_fraction"], self._batches.corrupt_examples])
-        values["data_wait_fraction"] = float(waits_and_counts_Px2[:, 0].max())
-        values["corrupt_examples"] = int(waits_and_counts_Px2[:, 1].sum())
+        values |= self._speed(step)
         pictures = {}
         for observer in self._observers:
             pictures |= observer.logged(step, values) or {}
         for observer in self._observers if pictures else ():
             observer.pictured(step, pictures)
+
+    def _speed(self, step):
+        """Since the last line: images a second, and the fraction of the time that the slowest host waited for data.
+        Beside them the corrupt pictures of all hosts so far."""
+        now, waited = time.perf_counter(), self._batches.wait_seconds
+        seconds = max(now - self._time, 1e-9)
+        images_per_second = (step - self._step) * self._program.config.batch_size / seconds
+        fraction = min(1.0, (waited - self._waited) / seconds)
+        self._time, self._step, self._waited = now, step, waited
+        fractions_and_counts_Px2 = of_all_hosts([fraction, self._batches.corrupt_examples])
+        flops = flops_per_image(self._program.model) * images_per_second
+        return {
+            "images_per_second": images_per_second,
+            "data_wait_fraction": float(fractions_and_counts_Px2[:, 0].max()),
+            "tflops_per_device": flops / 1e12 / self._program.mesh.size,
+            "corrupt_examples": int(fractions_and_counts_Px2[:, 1].sum()),
+        }
 
 
 def check_finite(bad_step, checkpoints):
@@ -192,7 +180,7 @@ def train(program, state, batches, checkpoints, observers, preemption):
             jax.block_until_ready(scalars)
         log.write()
         if last or finished % config.log_every_steps == 0 or finished == 1 or scalars:
-            log.put(finished, {**metrics, **scalars})
+            log.pending = finished, {**metrics, **scalars}
         preempted, due = preemption.reached(finished), times.due(finished)
         if last or preempted or due:
             save()

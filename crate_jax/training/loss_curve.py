@@ -11,12 +11,7 @@ SMOOTHED = 0.05  # of the logged lines: each is the loss of a single batch
 
 
 def plot_loss(metrics, path):
-    """Draws the loss against the step: of each logged batch, its moving average, held out where it was measured.
-
-    Args:
-        metrics: path of a `metrics.jsonl`.
-        path: an `epath.Path` for the PNG.
-    """
+    """Draws the loss of a `metrics.jsonl` against the step: of each logged batch, its moving average, and held out."""
     drawn = ("loss", "learning_rate")
     lines = [line for line in read_metrics(metrics) if all(_is_finite(line.get(name)) for name in drawn)]
     if not lines:
@@ -57,7 +52,5 @@ def moving_average(values, width):
     >>> moving_average([0.0, 3.0, 6.0], 1).tolist()
     [1.5, 3.0, 4.5]
     """
-    sums = np.cumsum([0.0, *values])
-    first = np.maximum(np.arange(len(values)) - width, 0)
-    last = np.minimum(np.arange(len(values)) + width + 1, len(values))
-    return (sums[last] - sums[first]) / (last - first)
+    window = np.ones(2 * width + 1)
+    return np.convolve(values, window, "same") / np.convolve(np.ones(len(values)), window, "same")

@@ -11,38 +11,32 @@ from etils import epath
 
 from crate_jax.errors import UserError
 from crate_jax.storage import is_remote, storage_error, write_whole
+from crate_jax.training.loop import Observer
 
 WRITE_SECONDS = 15.0  # between uploads
 
 
-class MetricsFile:
-    """The file of one run.
+class MetricsFile(Observer):
+    """Writes each line of the log to a file.
 
-    Args:
-        path: of the file.
-        step: lines after this step, of a life of the run that its checkpoints have forgotten, are cut off.
+    Every method raises `UserError` where a line could not be written, this one or one before it.
     """
 
-    def __init__(self, path, step):
+    def __init__(self, path):
         self._path, self._remote = epath.Path(path), is_remote(path)
-        kept = [json.dumps(line) for line in read_metrics(self._path) if line["step"] <= step]
-        self._lines, self._changed, self._failed = kept, True, None
+        self._lines, self._changed, self._failed = [], False, None
         self._lock, self._closed = threading.Lock(), threading.Event()
-        self._upload()
         self._thread = threading.Thread(target=self._run, name="crate-jax metrics", daemon=True)
+
+    def started(self, step):
+        """Cuts off the lines after this step, of a life of the run that its checkpoints have forgotten."""
+        self._lines = [json.dumps(line) for line in read_metrics(self._path) if line["step"] <= step]
+        self._changed = True
+        self._upload()
         if self._remote:
             self._thread.start()
 
-    def write(self, step, scalars):
-        """Adds a line.
-
-        Args:
-            step: optimizer steps finished.
-            scalars: name to number.
-
-        Raises:
-            UserError: it, or a line before it, could not be written.
-        """
+    def logged(self, step, scalars):
         line = json.dumps({"step": int(step), **scalars})
         if self._remote:
             with self._lock:
@@ -57,21 +51,14 @@ class MetricsFile:
         except OSError as error:
             raise self._unwritten(error) from error
 
-    def flush(self):
-        """Until every line is stored.
-
-        Raises:
-            UserError: they cannot be.
-        """
-        if self._remote:
-            self._upload()
+    def saving(self, step):
+        self._upload()
 
     def close(self):
-        """Stores what is left. Raises as `flush`."""
         self._closed.set()
         if self._thread.is_alive():
             self._thread.join()
-        self.flush()
+        self._upload()
 
     def _run(self):
         while not self._closed.wait(WRITE_SECONDS):
@@ -82,6 +69,7 @@ class MetricsFile:
                 self._failed = error.__cause__
 
     def _upload(self):
+        """Writes the whole text, if it changed since; lines that were appended are written already."""
         with self._lock:
             if self._changed:
                 try:

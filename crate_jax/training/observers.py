@@ -1,4 +1,4 @@
-"""What watches a run out of the box: `metrics.jsonl`, logs to look at, progress in the terminal, layers, a profiler."""
+"""What watches a run beside `metrics.jsonl`: logs to look at, progress in the terminal, layers, a profiler."""
 
 import concurrent.futures
 import contextlib
@@ -17,34 +17,9 @@ from crate_jax.distributed.sharding import replicated
 from crate_jax.errors import first_line
 from crate_jax.storage import is_remote
 from crate_jax.training.loop import Observer
-from crate_jax.training.metrics_file import MetricsFile
 from crate_jax.training.progress import in_notebook, print_if_read
 
 logger = logging.getLogger(__name__)
-
-
-class MetricsLog(Observer):
-    """Writes each line of the log to `metrics.jsonl`.
-
-    Args:
-        path: of the file.
-    """
-
-    def __init__(self, path):
-        self._path, self._file = path, None
-
-    def started(self, step):
-        self._file = MetricsFile(self._path, step)
-
-    def logged(self, step, scalars):
-        self._file.write(step, scalars)
-
-    def saving(self, step):
-        self._file.flush()
-
-    def close(self):
-        if self._file is not None:
-            self._file.close()
 
 
 class Logs(Observer):
@@ -54,8 +29,8 @@ class Logs(Observer):
 
     Args:
         name: of the log, for the warning.
-        open_writer: function of the step to an object with `write_hparams`, `write_scalars`, `write_pictures`, `flush`
-            and `close`, such as `tensorboard_events.EventWriter`.
+        open_writer: function of the step to an object with `write_hparams`, `write_scalars`, `write_pictures` and
+            `close`, such as `tensorboard_events.EventWriter`.
         hyperparameters: name to string, number or bool.
     """
 
@@ -71,22 +46,14 @@ class Logs(Observer):
         self._do(begin)
 
     def logged(self, step, scalars):
-        self._write("write_scalars", step, scalars)
+        self._do(lambda: self._writer and self._writer.write_scalars(step, scalars))
 
     def pictured(self, step, pictures):
-        self._write("write_pictures", step, pictures)
+        self._do(lambda: self._writer and self._writer.write_pictures(step, pictures))
 
     def close(self):
         self._do(lambda: self._writer and self._writer.close())
         self._thread.shutdown()
-
-    def _write(self, method, step, values):
-        def write():
-            if self._writer is not None:
-                getattr(self._writer, method)(step, values)
-                self._writer.flush()
-
-        self._do(write)
 
     def _do(self, work):
         def guarded():
@@ -100,12 +67,7 @@ class Logs(Observer):
 
 
 def logs(names, folder, hyperparameters):
-    """The observers of the config's `logging`.
-
-    Args:
-        names: of "tensorboard" and "wandb".
-        folder: an `epath.Path`.
-        hyperparameters: see `Logs`.
+    """The observers of the config's `logging`, whose names are "tensorboard" and "wandb".
 
     Raises:
         UserError: wandb is not installed.
@@ -220,11 +182,9 @@ class Layers(Observer):
 
 
 class Profiler(Observer):
-    """A trace of five steps, for TensorBoard's profile tab. Where there is none, a warning says why.
+    """A trace of five steps from `step` on, for TensorBoard's profile tab. Where there is none, a warning says why.
 
-    Args:
-        folder: where it goes, an `epath.Path`; the profiler itself writes to local disks only.
-        step: the first step in it.
+    The profiler itself writes to local disks only.
     """
 
     def __init__(self, folder, step):

@@ -19,17 +19,9 @@ _UNDECAYED = (
 
 
 def decay_mask(params):
-    """True where weight decay applies: not to biases, norm scales, step sizes and what is never trained.
-
-    Args:
-        params: a tree of parameters, or of anything with their names.
-
-    Returns:
-        A tree of booleans.
-    """
-    flat = flax.traverse_util.flatten_dict(params)
-    return flax.traverse_util.unflatten_dict(
-        {path: not (path[-1] in _UNDECAYED or path[-1].endswith("_bias")) for path in flat}
+    """A tree like `params`, True where weight decay applies: not to biases, norm scales, step sizes and fixed maps."""
+    return flax.traverse_util.path_aware_map(
+        lambda path, _: not (path[-1] in _UNDECAYED or path[-1].endswith("_bias")), params
     )
 
 
@@ -49,37 +41,28 @@ def make_optimizer(config, num_examples, scale_by_layer=None):
         UserError: see `training.schedule`.
     """
     settings, rate = config.optimizer, learning_rate(config, num_examples)
-    decay = {"weight_decay": settings.weight_decay, "mask": decay_mask}
-    steps = []
+    decay, momentum = optax.add_decayed_weights(settings.weight_decay, decay_mask), optax.trace(settings.b1)
+    moments = {"b1": settings.b1, "b2": settings.b2, "mu_dtype": settings.moments_dtype}
+    steps = {
+        "adamw": [optax.scale_by_adam(**moments), decay],
+        "lion": [optax.scale_by_lion(**moments), decay],
+        "sgd": [decay, momentum],
+        # You et al. 2017, as in Meta's MAE: decay, trust ratio, momentum, and the rate last
+        "lars": [decay, optax.masked(layer_trust_ratio(0.001), decay_mask), momentum],
+    }[settings.name]
     if settings.clip_norm:
-        steps.append(optax.clip_by_global_norm(settings.clip_norm))
-    if settings.name == "adamw":
-        steps.append(optax.scale_by_adam(settings.b1, settings.b2, mu_dtype=settings.moments_dtype))
-        steps.append(optax.add_decayed_weights(**decay))
-    elif settings.name == "lion":
-        steps.append(optax.scale_by_lion(settings.b1, settings.b2, mu_dtype=settings.moments_dtype))
-        steps.append(optax.add_decayed_weights(**decay))
-    elif settings.name == "sgd":
-        steps.append(optax.add_decayed_weights(**decay))
-        steps.append(optax.trace(settings.b1))
-    else:  # LARS (You et al. 2017) as in Meta's MAE: decay, trust ratio, momentum, and the rate last
-        steps.append(optax.add_decayed_weights(**decay))
-        steps.append(optax.masked(layer_trust_ratio(0.001), decay_mask))
-        steps.append(optax.trace(settings.b1))
+        steps.insert(0, optax.clip_by_global_norm(settings.clip_norm))
     if scale_by_layer is not None:
-        steps.append(optax.stateless(lambda updates, params: _multiply(updates, scale_by_layer(params))))
-    steps.append(optax.scale_by_learning_rate(rate))
-    return optax.chain(*steps)
+        steps.append(
+            optax.stateless(lambda updates, params: jax.tree.map(jnp.multiply, updates, scale_by_layer(params)))
+        )
+    return optax.chain(*steps, optax.scale_by_learning_rate(rate))
 
 
 def layer_trust_ratio(coefficient):
-    """LARS's scale: update * coefficient ||w|| / ||update||, each layer of a stack by its own norms.
+    """LARS's scale, update * coefficient ||w|| / ||update||, each layer of a stack by its own norms.
 
-    Args:
-        coefficient: trust coefficient.
-
-    Returns:
-        An `optax.GradientTransformation`; a layer whose weight or update is zero is left alone.
+    A layer whose weight or update is zero is left alone. (`optax.scale_by_trust_ratio` takes a stack as one layer.)
     """
 
     def scaled(path, update, weight):
@@ -93,7 +76,3 @@ def layer_trust_ratio(coefficient):
         return jax.tree_util.tree_map_with_path(scaled, updates, params)
 
     return optax.stateless(scale)
-
-
-def _multiply(updates, factors):
-    return jax.tree.map(lambda update, factor: update * factor, updates, factors)

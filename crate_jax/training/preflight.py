@@ -25,15 +25,10 @@ def check_autoencoder(name):
 
 
 def check_effect(config, beginnings, here, there):
-    """Refuses settings that a training would ignore.
-
-    Args:
-        config: a checked config.
-        beginnings: of the names of these settings.
-        here, there: what ignores them, and what does not.
+    """Refuses settings whose names begin so and that are not at their defaults: `here` ignores them, `there` does not.
 
     Raises:
-        UserError: naming the first that is not at its default.
+        UserError: naming the first of them.
     """
     for name, value in flatten(config).items():
         if name.startswith(beginnings) and value != LEAVES[name].default:
@@ -42,10 +37,6 @@ def check_effect(config, beginnings, here, there):
 
 def check_objective(config, model):
     """Refuses what the objective of pre-training would ignore, and targets that are not defined for a network.
-
-    Args:
-        config: a checked config.
-        model: from `create_model`.
 
     Raises:
         UserError: a setting of fine-tuning only; targets of a single pixel that are to be standardised.

@@ -1,5 +1,6 @@
 """Pre-training as a function: a masked autoencoder trained in a folder, or resumed there."""
 
+import functools
 import logging
 
 import jax
@@ -40,10 +41,9 @@ def pretrain(config, workdir, *, watch=lambda program: (), second_interrupt=None
     announce(program, workdir, examples)
     model = program.model
 
-    def make_batches(step):
-        return pipeline.train_batches(
-            config, model.image_size, model.channels, batch_sharding(program.mesh), start_step=step
-        )
+    make_batches = functools.partial(
+        pipeline.train_batches, config, model.image_size, model.channels, batch_sharding(program.mesh)
+    )
 
     def begin():
         if config.init_from is None:

@@ -13,39 +13,28 @@ import numpy as np
 
 from crate_jax.config import model_overrides
 from crate_jax.distributed.mesh import make_mesh
-from crate_jax.distributed.sharding import check_batch, replicated, rules_for
+from crate_jax.distributed.sharding import check_batch, mesh_axes, replicated, rules_for
 from crate_jax.errors import UserError
 from crate_jax.models.registry import create_model, for_platform
 from crate_jax.training.objective import MaskedCompletion, channel_statistics
 from crate_jax.training.optimizer import make_optimizer
 from crate_jax.training.preflight import check_autoencoder, check_objective
 from crate_jax.training.schedule import learning_rate, total_steps
-from crate_jax.training.state import create_state, state_shardings
+from crate_jax.training.state import new_state, state_shardings
 from crate_jax.training.step import jit_train_step, make_train_step
 
 
 @dataclasses.dataclass(frozen=True)
 class Program:
-    """What a run executes.
-
-    Attributes:
-        config: the config it was built from.
-        model: the network.
-        mesh: of devices.
-        optimizer: of optax.
-        objective: (params, batch, key) to (loss, scalars).
-        abstract: the state's shapes and shardings.
-        step: the jitted train step, (state, batch, seed) to (state, metrics).
-        total_steps: of the run.
-    """
+    """What a run executes."""
 
     config: Any
     model: Any
     mesh: Any
-    optimizer: Any
-    objective: Any
-    abstract: Any
-    step: Any
+    optimizer: Any  # of optax
+    objective: Any  # (params, batch, key) to (loss, scalars)
+    abstract: Any  # the state's shapes and shardings
+    step: Any  # the jitted train step, (state, batch, seed) to (state, metrics)
     total_steps: int
 
     @functools.cached_property
@@ -55,9 +44,10 @@ class Program:
         return jax.make_array_from_callback((), replicated(self.mesh), lambda _: seed)
 
     def new_state(self):
-        """The state at step 0, laid out on the mesh."""
-        ema = self.config.optimizer.ema is not None
-        return create_state(self.model, self.optimizer, self.config.seed, self.abstract, ema=ema)
+        """The state at step 0, sharded over the mesh: no device ever holds more than its part."""
+        shardings, ema = jax.tree.map(lambda leaf: leaf.sharding, self.abstract), self.config.optimizer.ema is not None
+        create = jax.jit(functools.partial(new_state, self.model, self.optimizer, ema=ema), out_shardings=shardings)
+        return create(np.uint32(self.config.seed))
 
 
 def masked_completion(config, model):
@@ -83,8 +73,7 @@ def masked_completion(config, model):
 def _check_kernels(model, mesh, rules):
     """Refuses kernels on whole rows where the mesh shards a row, before anything is compiled."""
     for axis in ("heads", "atoms"):
-        over = dict(rules)[axis]
-        over = tuple(name for name in ((over,) if isinstance(over, str) else over or ()) if mesh.shape[name] > 1)
+        over = [name for name in mesh_axes(dict(rules)[axis]) if mesh.shape[name] > 1]
         if over and getattr(model, "product_kernel", "auto") == "pallas":
             raise UserError(
                 f"model.product_kernel='pallas' takes whole rows, but {axis} are sharded over the mesh axis "
@@ -122,11 +111,7 @@ def build_program(config, num_examples, *, mesh=None, model=None, objective=None
     optimizer = make_optimizer(config, num_examples, scale_by_layer)
     abstract = state_shardings(model, optimizer, mesh, ema=settings.ema is not None, rules=rules)
     step = make_train_step(
-        objective,
-        optimizer,
-        learning_rate(config, num_examples),
-        accumulate=settings.accumulate,
-        ema=settings.ema,
+        objective, optimizer, learning_rate(config, num_examples), accumulate=settings.accumulate, ema=settings.ema
     )
     return Program(
         config=config,

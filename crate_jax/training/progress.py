@@ -22,13 +22,7 @@ def print_if_read(line, stream):
 
 
 def announce(program, folder, examples=None):
-    """Says what is about to run, and warns where an accelerator is left unused.
-
-    Args:
-        program: from `training.program.build_program`.
-        folder: of the run.
-        examples: of the training split; None is left out.
-    """
+    """Says what a `Program` is about to run in a folder, and warns where an accelerator is left unused."""
     warn_of_unused_accelerator()
     say(f"devices: {describe_devices(program.mesh.devices.flat)}")
     what = f"{program.total_steps:,} steps of {program.config.batch_size:,} images"
@@ -38,12 +32,7 @@ def announce(program, folder, examples=None):
 
 
 def compiled(step, *arguments):
-    """The jitted step compiled for these arguments; says how long that took.
-
-    Args:
-        step: of `jax.jit`.
-        *arguments: as it is called with.
-    """
+    """The jitted step compiled for these arguments; says how long that took."""
     begin = time.perf_counter()
     say("compiling the train step ...")
     run_step = step.lower(*arguments).compile()

@@ -20,6 +20,7 @@ from crate_jax.storage import output_folder, user_errors
 from crate_jax.training import observers
 from crate_jax.training.checkpoint import Checkpoints
 from crate_jax.training.loop import Observer, train
+from crate_jax.training.metrics_file import MetricsFile
 from crate_jax.training.run_folder import RunFolder
 
 logger = logging.getLogger(__name__)
@@ -117,7 +118,7 @@ def _standard(config, folder, step, total_steps):
     """The observers of every training; the first process writes, the others only measure."""
     made = [observers.Profiler(folder.path, config.profile_at_step)] if config.profile_at_step else []
     if jax.process_index() == 0:
-        made.append(observers.MetricsLog(folder.metrics))
+        made.append(MetricsFile(folder.metrics))
         settings = {name: str(value) for name, value in flatten(config).items()}
         made += observers.logs(config.logging, folder.path, settings)
         made.append(observers.Progress(total_steps, step))

@@ -87,11 +87,6 @@ def read_config(workdir, overrides=()):
     return from_json(folder.config.read_bytes(), overrides, folder.config)
 
 
-def load(workdir, step=None):
-    """(model, params) of a run; see `load_step`."""
-    return load_step(workdir, step)[1]
-
-
 def load_step(workdir, step=None):
     """A run's network, and the step that it is of.
 

@@ -42,15 +42,9 @@ def learning_rate(config, num_examples):
         raise UserError(f"{given} is not shorter than the run of {steps} steps; shorten it, or set more steps.")
     if settings.final_learning_rate > settings.learning_rate:
         raise UserError("optimizer.final_learning_rate is above optimizer.learning_rate, the peak.")
-    if settings.schedule == "constant":
-        if settings.final_learning_rate:
-            raise UserError("optimizer.final_learning_rate has no effect on optimizer.schedule=constant; leave it out.")
-        rises = optax.linear_schedule(0.0, settings.learning_rate, max(warmup, 1))
-        return rises if warmup else optax.constant_schedule(settings.learning_rate)
-    return optax.warmup_cosine_decay_schedule(
-        0.0 if warmup else settings.learning_rate,
-        settings.learning_rate,
-        warmup,
-        steps,
-        settings.final_learning_rate,
-    )
+    rise = (0.0 if warmup else settings.learning_rate, settings.learning_rate, warmup)
+    if settings.schedule == "cosine":
+        return optax.warmup_cosine_decay_schedule(*rise, steps, settings.final_learning_rate)
+    if settings.final_learning_rate:
+        raise UserError("optimizer.final_learning_rate has no effect on optimizer.schedule=constant; leave it out.")
+    return optax.warmup_constant_schedule(*rise)

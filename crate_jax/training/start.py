@@ -15,7 +15,7 @@ from crate_jax.interop.torch_checkpoint import read_params
 from crate_jax.models.registry import boxed_shapes
 from crate_jax.processes import same_on_all_hosts
 from crate_jax.storage import absolute
-from crate_jax.training.run_folder import RunFolder, load
+from crate_jax.training.run_folder import RunFolder, load_step
 
 
 def starting_params(source, config, model):
@@ -36,11 +36,14 @@ def starting_params(source, config, model):
     if not path.exists():
         raise UserError(f"init_from={source}: there is no such workdir or checkpoint file.")
     if RunFolder(path).checkpoints.exists():
-        other, params = load(path)
+        other, params = load_step(path)[1]
     else:
         opened = open_for(path, model_overrides(config))
         other, params = opened.model, read_params(opened)
-    theirs, ours = (_shapes(one) for one in (params, nn.meta.unbox(boxed_shapes(model))))
+    theirs, ours = (
+        {name: leaf.shape for name, leaf in flax.traverse_util.flatten_dict(one, sep="/").items()}
+        for one in (params, nn.meta.unbox(boxed_shapes(model)))
+    )
     for name in sorted(theirs.keys() | ours.keys()):
         if theirs.get(name) != ours.get(name):
             raise UserError(
@@ -57,18 +60,7 @@ def starting_params(source, config, model):
     return params
 
 
-def _shapes(params):
-    return {name: leaf.shape for name, leaf in flax.traverse_util.flatten_dict(params, sep="/").items()}
-
-
 def with_params(state, params, abstract):
-    """A state at step 0 with other parameters, sharded as the state is; the moving average begins with them.
-
-    Args:
-        state: from `Program.new_state`.
-        params: a tree of arrays on the host.
-        abstract: the state's shapes and shardings.
-    """
-    where = jax.tree.map(lambda leaf: leaf.sharding, abstract.params)
-    params = jax.tree.map(lambda leaf, sharding: jax.device_put(np.asarray(leaf), sharding), params, where)
+    """A state at step 0 that begins with other parameters, given on the host; the moving average begins with them."""
+    params = jax.device_put(jax.tree.map(np.asarray, params), jax.tree.map(lambda leaf: leaf.sharding, abstract.params))
     return state.replace(params=params, ema=None if state.ema is None else jax.tree.map(jnp.copy, params))

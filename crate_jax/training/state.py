@@ -6,7 +6,6 @@ import flax
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 
 from crate_jax.distributed.sharding import RULES, parameter_shardings
@@ -15,36 +14,17 @@ from crate_jax.models.registry import boxed_shapes, initial
 
 @flax.struct.dataclass
 class TrainState:
-    """The state.
+    """The state."""
 
-    Attributes:
-        step: optimizer steps finished; the next batch has this number.
-        params: float32.
-        opt_state: of optax.
-        ema: running mean of the parameters, or None.
-        bad_step: number of the first step whose loss or gradient was not finite; -1: none was. Kept on the device, so
-            that looking for it costs no synchronisation.
-    """
-
-    step: jax.Array
-    params: Any
-    opt_state: Any
-    ema: Any
-    bad_step: jax.Array
+    step: jax.Array  # optimizer steps finished; the next batch has this number
+    params: Any  # float32
+    opt_state: Any  # of optax
+    ema: Any  # running mean of the parameters, or None
+    bad_step: jax.Array  # the first whose loss or gradient is not finite; -1: none. On the device: no step waits for it
 
 
 def new_state(model, optimizer, seed, *, ema=False):
-    """A state at step 0; a pure function of the seed.
-
-    Args:
-        model: from `create_model`.
-        optimizer: from `make_optimizer`.
-        seed: an integer, or a uint32 on the device.
-        ema: keep a running mean of the parameters.
-
-    Returns:
-        A `TrainState`.
-    """
+    """A `TrainState` at step 0, a pure function of the seed; with `ema` it keeps a running mean of the parameters."""
     params = nn.meta.unbox(initial(model, jax.random.key(seed)))
     return TrainState(
         step=jnp.zeros((), jnp.int32),
@@ -62,13 +42,8 @@ def state_shardings(model, optimizer, mesh, *, ema=False, rules=RULES):
     Whatever in the optimizer's state has the structure of the parameters is sharded as they are; the rest is
     replicated.
 
-    Args:
-        model, optimizer, ema: as `new_state` takes them.
-        mesh: from `make_mesh`.
-        rules: from `distributed.sharding.rules_for`.
-
     Returns:
-        A `TrainState` of `jax.ShapeDtypeStruct` with shardings.
+        A `TrainState` of `jax.ShapeDtypeStruct` with shardings over `mesh` by `rules`.
     """
     params_sharding = parameter_shardings(boxed_shapes(model), mesh, rules)
     structure = jax.tree.structure(params_sharding)
@@ -83,10 +58,3 @@ def state_shardings(model, optimizer, mesh, *, ema=False, rules=RULES):
 
     shapes = jax.eval_shape(lambda: new_state(model, optimizer, 0, ema=ema))
     return jax.tree.map(place, shapes, is_leaf=like_params)
-
-
-def create_state(model, optimizer, seed, abstract, *, ema=False):
-    """A state at step 0, made sharded as `abstract` is: no device ever holds more than its part."""
-    shardings = jax.tree.map(lambda leaf: leaf.sharding, abstract)
-    create = jax.jit(lambda seed: new_state(model, optimizer, seed, ema=ema), out_shardings=shardings)
-    return create(np.uint32(seed))

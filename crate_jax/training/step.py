@@ -76,17 +76,8 @@ def make_train_step(objective, optimizer, schedule, *, accumulate=1, ema=None):
 
 
 def jit_train_step(train_step, abstract, mesh, rules=RULES):
-    """The step, compiled for a mesh: state sharded as `abstract`, batch sharded, metrics replicated, state donated.
-
-    Args:
-        train_step: from `make_train_step`.
-        abstract: from `state_shardings`.
-        mesh: from `make_mesh`.
-        rules: from `distributed.sharding.rules_for`.
-
-    Returns:
-        A `jax.jit` function (state, batch, seed) to (state, metrics).
-    """
+    """`make_train_step`'s function jitted for a mesh: state sharded as `abstract` and donated, batch sharded, metrics
+    replicated; `rules` from `distributed.sharding.rules_for`."""
 
     def under_rules(state, batch, seed):
         with nn.logical_axis_rules(rules), jax.sharding.use_abstract_mesh(mesh.abstract_mesh):

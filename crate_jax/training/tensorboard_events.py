@@ -12,7 +12,7 @@ UPLOAD_SECONDS = 30.0  # between uploads to an object store, which cannot be app
 
 
 class EventWriter:
-    """Writes one event file.
+    """Writes one event file; a TensorBoard sees lines and pictures at once, in an object store `UPLOAD_SECONDS` later.
 
     Args:
         folder: TensorBoard's log folder, local or in an object store; made if it is not there.
@@ -41,6 +41,7 @@ class EventWriter:
         for name, value in scalars.items():
             event.summary.value.add(tag=name, simple_value=float(value))
         self._write(step=int(step), summary=event.summary)
+        self._records.flush()
 
     def write_pictures(self, step, pictures):
         """Pictures by name, for one step: PNG files as bytes."""
@@ -50,9 +51,6 @@ class EventWriter:
             picture = {"encoded_image_string": png, "height": height, "width": width, "colorspace": 3}
             event.summary.value.add(tag=name, image=picture)
         self._write(step=int(step), summary=event.summary)
-
-    def flush(self):
-        """Makes what was written visible to a TensorBoard; in an object store at most every `UPLOAD_SECONDS`."""
         self._records.flush()
 
     def close(self):

@@ -54,9 +54,6 @@ class WandbRun:
         opened = {name: self._library.Image(Image.open(io.BytesIO(png))) for name, png in pictures.items()}
         self._run.log(opened, step=int(step))
 
-    def flush(self):
-        """Nothing to do: wandb uploads by itself."""
-
     def close(self):
         """Until everything is written."""
         self._run.finish()

@@ -12,32 +12,22 @@ import jax
 import numpy as np
 
 from crate_jax.errors import UserError, first_line
+from crate_jax.processes import of_all_hosts
 from crate_jax.storage import absolute, is_remote, storage_error
 
 STORAGE_FAILED = ("UNAVAILABLE", "DEADLINE_EXCEEDED", "PERMISSION_DENIED", "UNAUTHENTICATED", "RESOURCE_EXHAUSTED")
 READS_AT_ONCE = 16  # of stored values, so that a large checkpoint does not stand in the host's memory
 
 
-def unreadable(folder, items, *, alone=False):
-    """What is wrong with a checkpoint.
-
-    Args:
-        folder: an `epath.Path`, the step's.
-        items: names of what it should hold.
-        alone: look where there is only one process, too.
+def unreadable(folder, items):
+    """What is wrong with the checkpoint in a step's folder, which should hold these items; called on every host.
 
     Returns:
-        None for a whole one; else a few words, the same kind on every host.
+        None for a whole one; else a few words, on every host.
     """
-    if jax.process_count() == 1:
-        return _unreadable_share(folder, items, 0, 1) if alone else None
-    from jax.experimental import multihost_utils
-
     found = _unreadable_share(folder, items, jax.process_index(), jax.process_count())
-    failed = np.flatnonzero(multihost_utils.process_allgather(np.int32(found is not None)))
-    if not failed.size:
-        return None
-    return found or f"host {failed[0]} cannot read its share"
+    failed = np.flatnonzero(of_all_hosts([found is not None]))
+    return (found or f"host {failed[0]} cannot read its share") if failed.size else None
 
 
 def _unreadable_share(folder, items, part, parts):
@@ -71,15 +61,11 @@ def _unreadable_share(folder, items, part, parts):
 def refuse_if_storage_failed(folder, error):
     """Ends a restore whose storage does not answer: the checkpoint may be whole, and is not passed over or renamed.
 
-    Args:
-        folder: of the checkpoint.
-        error: raised while it was read. TensorStore's are ValueErrors that begin with the status.
-
     Raises:
         UserError: the error is the storage's, not of what is stored.
     """
     found = error
-    while found is not None:  # Orbax wraps what TensorStore raises
+    while found is not None:  # Orbax wraps TensorStore's errors, which are ValueErrors that begin with the status
         words = first_line(found) if str(found).startswith(STORAGE_FAILED) else storage_error(found)
         if words is not None and not isinstance(found, FileNotFoundError | NotADirectoryError):
             raise UserError(

@@ -264,11 +264,12 @@ def test_a_log_for_people_that_cannot_be_written_says_so_once(caplog):
 
 
 def test_a_log_that_cannot_be_written_is_one_sentence(tmp_path):
-    log = MetricsFile(tmp_path / "metrics.jsonl", 0)
+    log = MetricsFile(tmp_path / "metrics.jsonl")
+    log.started(0)
     (tmp_path / "metrics.jsonl").unlink()
     (tmp_path / "metrics.jsonl").mkdir()
     with pytest.raises(UserError, match=r"metrics\.jsonl cannot be written"):
-        log.write(1, {"loss": 1.0})
+        log.logged(1, {"loss": 1.0})
 
 
 def test_lines_that_are_none_are_left_out_of_a_log(tmp_path):
@@ -277,5 +278,5 @@ def test_lines_that_are_none_are_left_out_of_a_log(tmp_path):
     kept, odd = b'{"step": 2, "loss": 0.30000000000000004}', b'[]\nnull\n3\n{}\n{"step": "x"}\n\xff\xfe\n'
     path.write_bytes(b'{"step": 1, "loss": 0.1}\n' + odd + kept + b'\n{"st')
     assert [line["step"] for line in read_metrics(path)] == [1, 2]
-    MetricsFile(path, 2).close()
+    MetricsFile(path).started(2)
     assert path.read_text() == '{"step": 1, "loss": 0.1}\n{"step": 2, "loss": 0.30000000000000004}\n'

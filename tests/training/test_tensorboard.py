@@ -44,7 +44,6 @@ def test_what_is_written_is_read_back(tmp_path, monkeypatch, remote):
     writer.write_hparams({"optimizer.name": "adamw", "seed": 3, "data.flip": True})
     for step in (1, 20):
         writer.write_scalars(step, {"loss": 0.5 * step, "nonzero/encoder_00": 0.25})
-        writer.flush()
     buffer = io.BytesIO()
     Image.new("RGB", (5, 3)).save(buffer, "png")
     writer.write_pictures(20, {"completed": buffer.getvalue()})
