@@ -55,8 +55,8 @@ class Reached(BaseException):
     """The command would compute now."""
 
 
-def lines_of(command):
-    """Command lines of a command, (flag, value, words), a flag with a value that makes no sense in each."""
+def lines_of(command, values=VALUES):
+    """Command lines of a command, (flag, value, words), a flag with one of the values in each."""
     parser = argparse.ArgumentParser()
     importlib.import_module(f"crate_jax.cli.{command}").add_arguments(parser)
     valid = VALID.get(command, SUBJECT)
@@ -64,9 +64,12 @@ def lines_of(command):
     for action in parser._actions:
         if action.dest == "help" or action.nargs == 0:
             continue
-        for value in VALUES:
+        for value in values:
             if action.option_strings:
-                words = [*valid, f"{action.option_strings[0]}={value}"]
+                kept = [
+                    word for word in valid if action.dest != "workdir" or not word.startswith(("--ch", "--config="))
+                ]
+                words = [*(kept if "--out=out" in kept else valid), f"{action.option_strings[0]}={value}"]
             else:
                 place = [one.dest for one in parser._actions if not one.option_strings].index(action.dest)
                 words = [*valid, "--"] if value.startswith("-") else list(valid)
@@ -92,8 +95,8 @@ def outcome_of(words):
     return ("LONG" if len(lines[0]) > 6000 else "refused"), lines[0]
 
 
-def run(commands):
-    """Yields (command, flag, value, outcome, what was said), in a folder of its own."""
+def run(commands, values=VALUES):
+    """Yields (command, flag, value, outcome, what was said), each in a folder of its own."""
 
     def reach(*_, **__):
         raise Reached
@@ -102,7 +105,7 @@ def run(commands):
         for module, name in REPLACED:
             stack.enter_context(mock.patch(f"crate_jax.{module}.{name}", reach))
         for command in commands:
-            for flag, value, words in lines_of(command):
+            for flag, value, words in lines_of(command, values):
                 with tempfile.TemporaryDirectory() as folder, contextlib.chdir(folder):
                     kind, said = outcome_of(words)
                     left = sorted(path.name for path in pathlib.Path(folder).iterdir())

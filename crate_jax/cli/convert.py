@@ -47,7 +47,9 @@ def open_source(path, settings):
     from etils import epath
 
     from crate_jax.interop.checkpoint_file import MODEL, ParamsCheckpoint, open_checkpoint
+    from crate_jax.storage import is_remote
 
+    is_remote(path)  # or an address where no files are, which is refused
     folder = epath.Path(path)
     if (folder / MODEL).exists() or not (folder / "config.json").exists():
         return open_checkpoint(path, settings)

@@ -193,7 +193,7 @@ def _check_target(command, parsed):
     is_file = command in ("features", "export")
     if command == "convert":
         flag, target, is_file = "OUT", parsed.target, parsed.to != "flax"
-    elif target is None and command in INTO_WORKDIR:
+    elif target is None and (command in INTO_WORKDIR or (command == "sweep" and not is_remote(parsed.workdir))):
         flag, target = "--workdir", parsed.workdir
     elif target is None and command == "inspect" and parsed.config and parsed.batch:
         target = "."

@@ -17,7 +17,7 @@ from etils import epath
 
 from crate_jax.config import flatten, model_overrides, override
 from crate_jax.data import pipeline
-from crate_jax.data.sources import open_source
+from crate_jax.data.sources import open_held_out, open_source
 from crate_jax.distributed.mesh import make_mesh
 from crate_jax.distributed.sharding import batch_sharding, check_batch, rules_for
 from crate_jax.errors import UserError, check_whole
@@ -139,7 +139,7 @@ def fine_tune(config, out, encoder=None, second_interrupt=None):
     Raises:
         UserError: settings, data or a folder that will not do.
     """
-    open_source(config.data.name, config.data.validation_split, config.data.data_dir)  # read last, looked for first
+    open_held_out(config.data)  # read last, looked for first
     indices = drawn_examples(config)
     count = pipeline.num_train_examples(config) if indices is None else len(indices)
     model = create_model(config.model.name, **model_overrides(config))

@@ -14,6 +14,7 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from crate_jax.data.own_pictures import picture_data
+from crate_jax.data.sources import open_held_out
 from crate_jax.distributed.mesh import make_mesh
 from crate_jax.errors import UserError, check_real, check_whole
 from crate_jax.evaluation.feature_store import evenly_spaced, image_features, labelled_rows, split_images
@@ -144,7 +145,7 @@ def knn(subject, *, features=None, k=NEIGHBOURS, temperature=TEMPERATURE, pictur
     if pictures is not None:  # first, so that a file that cannot be read is reported at once
         own = subject.read_pictures(pictures)
     else:
-        subject.open_split(settings.validation_split)
+        open_held_out(settings)
     features = features or subject.best_features() or choose_features(subject, k=k, temperature=temperature)
     train = labelled_rows(subject, settings.train_split, (features,))
     class_C, train_N = np.unique(train.label_N, return_inverse=True)

@@ -17,6 +17,7 @@ import numpy as np
 
 from crate_jax.config import load_config
 from crate_jax.data.own_pictures import picture_data
+from crate_jax.data.sources import open_held_out
 from crate_jax.errors import UserError, check_whole
 from crate_jax.evaluation import accuracy_figures as figures
 from crate_jax.evaluation.attentive import attentive_probe
@@ -125,7 +126,7 @@ def _solved(subject, features, shots, baselines, pictures):
     names = (features,) if features else tuple(candidate_names(depth))
     if pictures is not None:
         return _of_pictures(subject, names, pictures)
-    subject.open_split(settings.validation_split)  # a missing split is reported now, not after minutes
+    open_held_out(settings)  # a missing split is reported now, not after minutes
     probed = probe_one(subject, names, shots)
     results = probed.numbers | {"chosen": features is None}
     few = {shots: dict(found) for shots, found in probed.few_shot.items()}

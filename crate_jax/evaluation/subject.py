@@ -222,7 +222,12 @@ def of_run(workdir, overrides=(), out=None, step=None):
     for path, leaf in flax.traverse_util.flatten_dict(params, sep="/").items():
         check_finite(np.asarray(leaf), path, workdir)
     if overrides:
-        config = override(config, overrides)
+        trained, config = config, override(config, overrides)
+        if config.norm_pix_loss != trained.norm_pix_loss:  # what the network predicts is not a matter of choice
+            raise UserError(
+                f"norm_pix_loss={config.norm_pix_loss}: the network in {workdir} was trained with "
+                f"{trained.norm_pix_loss}; leave it out."
+            )
         changed = create_model(config.model.name, **model_overrides(config))
         shapes = [jax.tree.map(lambda leaf: leaf.shape, boxed_shapes(one)) for one in (model, changed)]
         if shapes[0] != shapes[1]:

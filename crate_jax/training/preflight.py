@@ -2,7 +2,7 @@
 
 from crate_jax.config import flatten, shown
 from crate_jax.config_schema import LEAVES
-from crate_jax.data.sources import open_source
+from crate_jax.data.sources import open_held_out, open_source
 from crate_jax.errors import UserError
 from crate_jax.models.registry import model_class
 
@@ -58,9 +58,10 @@ def check_splits(config):
     settings = config.data
     open_source(settings.name, settings.train_split, settings.data_dir)
     try:
-        open_source(settings.name, settings.validation_split, settings.data_dir)
+        open_held_out(settings)
     except UserError as error:
         raise UserError(
             f"data.validation_split={settings.validation_split}, which is evaluated later, cannot be read: {error} Set "
-            f"--config.data.validation_split to a split that there is, or to a part such as train[90%:]."
+            f"--config.data.validation_split to a split that there is, or to a part of one, such as train[90%:], with "
+            f"--config.data.train_split=train[:90%]."
         ) from error

@@ -14,16 +14,21 @@ from etils import epath
 from crate_jax.config import check_resumable, from_json, model_overrides, to_json
 from crate_jax.errors import UserError
 from crate_jax.models.registry import boxed_shapes, create_model
-from crate_jax.storage import make_folder, user_errors, write_whole
+from crate_jax.storage import is_remote, make_folder, user_errors, write_whole
 from crate_jax.training.checkpoint import Checkpoints
 
 logger = logging.getLogger(__name__)
 
 
 class RunFolder:
-    """Where things lie in a workdir."""
+    """Where things lie in a workdir.
+
+    Raises:
+        UserError: an address where no files are.
+    """
 
     def __init__(self, workdir):
+        is_remote(workdir)  # or an address where no files are, which is refused
         self.path = epath.Path(workdir)
         self.config = self.path / "config.json"
         self.data = self.path / "data.json"  # of which examples the run began with

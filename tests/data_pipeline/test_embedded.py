@@ -1,5 +1,6 @@
 """The embedded data sets: counts, no shared pixels, and neither TensorFlow nor TFDS to read them."""
 
+import re
 import subprocess
 import sys
 import types
@@ -7,6 +8,7 @@ import types
 import numpy as np
 import pytest
 
+from crate_jax.data import sources
 from crate_jax.data.embedded.digits import digits, train_mask
 from crate_jax.data.embedded.photographs import CROPS, PHOTOGRAPHS, crop, crop_boxes, photograph
 from crate_jax.data.picture import decoded
@@ -104,3 +106,24 @@ def test_slices():
     assert part.read([2009])[0].image is open_source("embedded_digits", "test").read([9])[0].image
     assert part.fingerprint != whole.fingerprint
     assert whole.fingerprint == open_source("embedded_digits", "train").fingerprint
+
+
+@pytest.mark.parametrize(
+    ("train", "held_out", "shared"),
+    [
+        ("train", "train[90%:]", 400),
+        ("train[:100]+train[200:300]", "test+train[50:250]", 100),
+        ("Training", "train[:7]", 7),
+        ("train[:90%]", "train[90%:]", 0),
+        ("train", "test", 0),
+    ],
+)
+def test_held_out_examples_that_are_trained_on_are_counted(train, held_out, shared, caplog, monkeypatch):
+    monkeypatch.setattr(
+        sources, "open_source", lambda name, split, _: open_source(name, re.split(r"[+[]", split.lower())[0][:5])
+    )
+    settings = types.SimpleNamespace(
+        name="embedded_digits", data_dir=None, train_split=train, validation_split=held_out
+    )
+    sources.open_held_out(settings)
+    assert (f"share {shared} examples: what is measured on them is not held out" in caplog.text) == bool(shared)

@@ -195,6 +195,7 @@ FOLDER = ["--config.data.name=image_folder", "--config.data.data_dir={}/flat"]
         (["finetune", "--workdir={}", "--labels_per_class=2", "--from_scratch"], "does not go with"),
         (["finetune", "--workdir={}", "--draws=2"], "give --labels_per_class=K as well"),
         (["segment", "--workdir={}", "--limit=5000"], "from 4 to 1000"),
+        (["reconstruct", "--workdir={}", "--config.norm_pix_loss=True"], "was trained with False; leave it out"),
     ],
 )
 def test_mistakes_are_one_sentence(workdir, mistaken, capsys, line, sentence):
