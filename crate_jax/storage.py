@@ -7,7 +7,7 @@ import uuid
 
 from etils import epath
 
-from crate_jax.errors import UserError
+from crate_jax.errors import UserError, first_line
 
 GLOB = "*?[]\\"
 LONGEST_NAME = 255  # bytes, of a file or folder
@@ -160,17 +160,10 @@ def storage_error(error):
     for library, package in LIBRARIES.items():
         if isinstance(error, ImportError) and library in str(error):
             return f"this needs {library}: pip install {package}"
-    kind = type(error)
-    known = isinstance(error, OSError) or kind.__module__.partition(".")[0] in (
-        "tensorflow",
-        "google",
-        "gcsfs",
-        "aiohttp",
-    )
-    if not known:
+    library = type(error).__module__.partition(".")[0]
+    if not isinstance(error, OSError) and library not in ("tensorflow", "google", "gcsfs", "aiohttp"):
         return None
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[0][:300] if lines else kind.__name__
+    return first_line(error)[:300]
 
 
 @contextlib.contextmanager

@@ -74,7 +74,8 @@ def command_lines():
         "## Commands", "",
         "`crate-jax COMMAND` or `python -m crate_jax COMMAND`. Every command that reads a config takes",
         "settings as `--config.NAME=VALUE`. Exit codes: 0 done, 1 an error that a person has to mend, 143 preempted (a",
-        "checkpoint was saved), 175 lost a host or stalled. Rerun the same command after 143 and 175 to resume.", "",
+        "checkpoint was saved), 175 lost a host or its data, or stalled. After 143 and 175 the same command",
+        "resumes.", "",
         *table(["command", "does"], [[f"[`{name}`](#{name})", cell(what)] for name, what in COMMANDS.items()]), "",
     ]  # fmt: skip
     for name, (module, parser) in parsers().items():

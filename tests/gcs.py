@@ -17,6 +17,7 @@ import subprocess
 import tempfile
 import threading
 import time
+import urllib.parse
 
 HOSTS = ("www.googleapis.com", "storage.googleapis.com")
 LAYOUT = {"kind": "storage#storageLayout", "locationType": "region", "hierarchicalNamespace": {"enabled": False}}
@@ -174,6 +175,14 @@ def bucket(name="bucket"):
         finally:
             emulator.terminate()
             emulator.wait()
+
+
+def put(server, name, content):
+    """Writes an object into the bucket."""
+    there = http.client.HTTPConnection("127.0.0.1", server.emulator)
+    path = f"/upload/storage/v1/b/bucket/o?uploadType=media&name={urllib.parse.quote(name, safe='')}"
+    there.request("POST", path, content)
+    assert there.getresponse().status == 200
 
 
 def make(port, name):

@@ -22,6 +22,7 @@ PICTURES = frozenset((*PHOTOGRAPHS, ".gif", ".bmp", ".dib", ".ppm", ".pgm", ".pb
 # what macOS, Synology, Windows and ext4 leave in folders; the second holds thumbnails
 NOT_DATA = frozenset(("__MACOSX", "@eaDir", "$RECYCLE.BIN", "System Volume Information", "lost+found"))
 REMOTE_LISTINGS = 16  # requests at once
+REMOTE_READ = 2**24  # bytes at once
 KINDS = {"p": "named pipe", "s": "socket", "c": "device", "b": "device"}  # by the first letter of `stat.filemode`
 
 
@@ -57,7 +58,11 @@ def listed(names, most=5):
 def read_bytes(path):
     """A regular file's content, local or remote; OSError if it cannot be read, or is no regular file."""
     if is_remote(path):
-        return epath.Path(path).read_bytes()
+        parts = []
+        with epath.Path(path).open("rb") as file:  # a read of all requests the size first
+            while not parts or len(parts[-1]) == REMOTE_READ:
+                parts.append(file.read(REMOTE_READ))
+        return b"".join(parts)
     # without O_NONBLOCK a pipe blocks before it can be looked at; regular files ignore the flag
     with open(os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK), "rb") as file:
         if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):

@@ -90,36 +90,22 @@ def label_of(path):
 
 @dataclasses.dataclass(frozen=True)
 class Files:
-    """Pictures as files: their paths end to end, so that a million of them cost what their letters cost."""
+    """Pictures as files; their paths are one array, whose rows have the length of the longest."""
 
     base: str  # folder that the paths are relative to
-    letters: bytes  # the paths as the file system has them
-    ends: np.ndarray  # where each path ends
-    labels: np.ndarray  # int32, -1 for a picture that lies in no sub-folder
-
-    def path(self, index):
-        """The path of one picture, relative to `base`."""
-        start = int(self.ends[index - 1]) if index else 0
-        return os.fsdecode(self.letters[start : int(self.ends[index])])
+    paths_N: np.ndarray  # bytes, as the file system has them
+    labels_N: np.ndarray  # int32, -1 for a picture that lies in no sub-folder
 
     def relative_paths(self):
         """The paths of all pictures, relative to `base`."""
-        return [self.path(index) for index in range(len(self.ends))]
+        return list(map(os.fsdecode, self.paths_N))
 
     def read(self, index_B):
         """Examples with the bytes of the files."""
-        paths = [joined(self.base, self.path(index)) for index in index_B]
+        paths = [joined(self.base, os.fsdecode(path)) for path in self.paths_N[index_B]]
         contents = [retried(functools.partial(read_bytes, path), printable(path)) for path in paths]
-        labels = self.labels[index_B].tolist()
+        labels = self.labels_N[index_B].tolist()
         return [Example(*one) for one in zip(contents, labels, map(printable, paths), strict=True)]
-
-
-def table(base, rows, names):
-    """Packs a list of (path, size, label) into Files; a label's number is its place in `names`."""
-    number = {name: i for i, name in enumerate(names)}
-    encoded = [os.fsencode(path) for path, _, _ in rows]
-    ends = np.cumsum([len(path) for path in encoded], dtype=np.int64)
-    return Files(base, b"".join(encoded), ends, np.array([number.get(label, -1) for _, _, label in rows], np.int32))
 
 
 def open_folder(folder, split):
@@ -159,7 +145,8 @@ def open_folder(folder, split):
     digest = hashlib.sha256()
     for path, size, _ in rows:
         digest.update(os.fsencode(path) + b"\0%d\n" % size)
-    files = table(folder, rows, names)
+    number = {name: i for i, name in enumerate(names)}
+    labels_N = np.array([number.get(label, -1) for _, _, label in rows], np.int32)
     return Source(
         name="image_folder",
         split=split,
@@ -167,8 +154,8 @@ def open_folder(folder, split):
         class_names=tuple(map(printable, names)) or None,
         identity_hash=digest.hexdigest(),
         location=printable(folder),
-        store=files,
-        labels=files.labels,
+        store=Files(folder, np.array([os.fsencode(path) for path, _, _ in rows], np.bytes_), labels_N),
+        labels=labels_N,
     )
 
 

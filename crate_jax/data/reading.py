@@ -7,6 +7,7 @@ not decoded is corrupt, and is replaced and counted (`rows`).
 import contextlib
 import errno
 import logging
+import re
 import resource
 import time
 
@@ -15,6 +16,13 @@ from crate_jax.storage import is_remote
 
 WAITS = (0.1, 0.5, 2, 8, 20)  # seconds before each further attempt
 LASTING = frozenset((errno.ENOENT, errno.EACCES, errno.EPERM, errno.EISDIR, errno.ENOTDIR, errno.ENODEV))
+REFUSED = re.compile("PermissionDenied|Forbidden")  # in the errors of TensorFlow, gcsfs and google-cloud-storage
+
+
+class Unreachable(UserError):
+    """Storage that did not answer for as long as it was asked; launchers run the command again."""
+
+    exit_code = 175  # that of a run which stalls, `distributed.hosts.LOST_HOST`
 
 
 def retried(read, path):
@@ -25,7 +33,8 @@ def retried(read, path):
         path: for the message.
 
     Raises:
-        UserError: naming the file, where no attempt succeeded, or waiting cannot help.
+        UserError: naming the file, where waiting cannot help.
+        Unreachable: naming the file, where no attempt succeeded.
     """
     kinds = Exception if is_remote(path) else OSError  # Google's and TensorFlow's errors are no OSError
     for wait in (*WAITS, None):
@@ -34,12 +43,17 @@ def retried(read, path):
         except UserError:
             raise
         except kinds as error:
-            reason = first_line(error)
-            if wait is None or isinstance(error, FileNotFoundError) or getattr(error, "errno", None) in LASTING:
+            reason, number = first_line(error), getattr(error, "errno", None)
+            lasting = isinstance(error, FileNotFoundError) or number in LASTING
+            refused = lasting or REFUSED.search(f"{type(error).__name__} {reason}")
+            # ArrayRecord's errors have no number: a local file that it cannot read is cut off
+            away = is_remote(path) or number is not None or isinstance(error, TimeoutError)
+            kind = Unreachable if away and not refused else UserError
+            if wait is None or lasting:
                 break
             logging.warning("%s cannot be read (%s); trying again in %g s", path, reason, wait)
             time.sleep(wait)
-    raise UserError(
+    raise kind(
         f"{path} cannot be read: {reason}. Mend the disk, network or permission (or take the file out of the data "
         "set, which makes it another one), and run the same command again."
     )

@@ -257,9 +257,8 @@ class Bucket:
         self.asked.append(("is_dir", self.path))
         return os.path.isdir(self._local())
 
-    def read_bytes(self):
-        with open(self._local(), "rb") as file:
-            return file.read()
+    def open(self, mode):
+        return open(self._local(), mode)
 
 
 def test_a_bucket_is_listed_once(tmp_path, monkeypatch):

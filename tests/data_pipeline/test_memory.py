@@ -5,12 +5,10 @@ import subprocess
 import sys
 
 import numpy as np
-import pytest
 import skimage.data
 from PIL import Image
 
 from crate_jax.data import rows
-from crate_jax.data.image_folder import table
 from crate_jax.data.rows import RowReader
 from crate_jax.data.sources import open_source
 
@@ -58,9 +56,10 @@ def test_kept_pictures_have_a_budget(config, monkeypatch):
     assert 5 <= len(reader.kept) <= 11 and reader.kept_bytes <= 100_000
 
 
-@pytest.mark.parametrize("count", [1000])
-def test_the_index_of_a_folder_costs_its_letters(count):
-    files = [(f"n{number % 10:08}/{number:08}.JPEG", 1, f"n{number % 10}") for number in range(count)]
-    folder = table("/data", files, ())
-    assert len(folder.letters) + folder.ends.nbytes + folder.labels.nbytes == count * (23 + 8 + 4)
-    assert folder.path(0) == "n00000000/00000000.JPEG" and folder.path(count - 1) == "n00000009/00000999.JPEG"
+def test_the_index_of_a_folder_is_its_paths_and_labels(tmp_path):
+    (tmp_path / "train" / "n0").mkdir(parents=True)
+    for number in range(100):
+        (tmp_path / "train" / "n0" / f"{number:08}.JPEG").touch()
+    files = open_source("image_folder", "train+validation", tmp_path).store
+    assert files.paths_N.nbytes + files.labels_N.nbytes == 100 * (len("train/n0/00000000.JPEG") + 4)
+    assert sorted(files.relative_paths())[-1] == "train/n0/00000099.JPEG"

@@ -14,6 +14,7 @@ from crate_jax import cores
 from crate_jax.data import loader, pipeline, reading
 from crate_jax.data.picture import png
 from crate_jax.data.sources import open_source
+from crate_jax.distributed.hosts import LOST_HOST
 from crate_jax.errors import UserError
 
 SCRIPT = """
@@ -133,14 +134,21 @@ def test_what_cannot_be_read_is_retried_then_named(monkeypatch, caplog):
     assert reading.retried(Unreadable(OSError(errno.EIO, "Input/output error"), 2), "/data/a.jpg") == b"content"
     assert waits == list(reading.WAITS[:2]) and "/data/a.jpg cannot be read" in caplog.text
     for error in (OSError(errno.EMFILE, "Too many open files"), TimeoutError("timed out")):
-        with pytest.raises(UserError, match=r"/data/a\.jpg cannot be read: .*(open files|timed out)"):
+        with pytest.raises(UserError, match=r"/data/a\.jpg cannot be read: .*(open files|timed out)") as raised:
             reading.retried(Unreadable(error, 99), "/data/a.jpg")
+        assert raised.value.exit_code == LOST_HOST  # launchers try again
     waits.clear()
-    with pytest.raises(UserError, match="cannot be read"):
+    with pytest.raises(UserError, match="cannot be read") as raised:
         reading.retried(Unreadable(FileNotFoundError(errno.ENOENT, "No such file"), 99), "/data/a.jpg")
-    assert not waits
-    with pytest.raises(UserError, match="403"):
-        reading.retried(Unreadable(RuntimeError("403 Forbidden"), 99), "gs://bucket/a.jpg")
+    assert not waits and not hasattr(raised.value, "exit_code")
+    for words, path, code in (
+        ("403 Forbidden", "gs://bucket/a.jpg", 1),
+        ("503 Service Unavailable", "gs://bucket/a.jpg", LOST_HOST),
+        ("a file that is cut off", "/data/a.array_record", 1),
+    ):
+        with pytest.raises(UserError, match=words) as raised:
+            reading.retried(Unreadable(OSError(words), 99), path)
+        assert getattr(raised.value, "exit_code", 1) == code
     with pytest.raises(RuntimeError):
         reading.retried(Unreadable(RuntimeError("a fault of ours"), 99), "/data/a.jpg")
 

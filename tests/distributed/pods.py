@@ -38,19 +38,19 @@ class Pod:
         return self.process.returncode, "".join(self.lines) + rest, time.monotonic() - begin
 
 
-def pair(*commands, at_start=None, alone=False, timeout=240):
-    """Two hosts with a command line each.
+def together(*commands, at_start=None, alone=False, timeout=240):
+    """Hosts of one run with a command line each.
 
     Args:
         commands: a list of words for each.
-        at_start: a function of the processes, called when both have started.
+        at_start: a function of the processes, called when all have started.
         alone: each waits for a partner that never starts.
         timeout: seconds that each may take.
 
     Returns:
         [(exit code, standard error)].
     """
-    hosts, cluster = [], {"CRATE_JAX_PROCESSES": "2", "JAX_PLATFORMS": "cpu", "XLA_FLAGS": QUICK}
+    hosts, cluster = [], {"CRATE_JAX_PROCESSES": str(len(commands)), "JAX_PLATFORMS": "cpu", "XLA_FLAGS": QUICK}
     for number, words in enumerate(commands):
         if alone or not hosts:
             cluster["CRATE_JAX_COORDINATOR"] = f"127.0.0.1:{free_port()}"

@@ -17,7 +17,7 @@ from PIL import Image
 from crate_jax.cli.main import run
 from crate_jax.config import override
 from crate_jax.training.pretraining import pretrain
-from tests.distributed.pods import Pod, pair
+from tests.distributed.pods import Pod, together
 from tests.training.test_resume import command
 
 MORE = {"total_steps": 72, "batch_size": 8, "measure_every_steps": 0, "distributed.lost_host_seconds": 20}
@@ -101,7 +101,7 @@ def test_hosts_that_cannot_run_together_end_with_one_sentence(tmp_path, digits, 
     workdirs = [tmp_path / "run", tmp_path / second.pop("workdir", "run")]
     words = [command(tmp_path, digits, workdir, **more) for workdir in workdirs]
     words[1] += [f"--config.{name}={value.format(folder=tmp_path)}" for name, value in second.items()]
-    ends = pair(*([sys.executable, "-c", HASTY, *line[3:]] for line in words))
+    ends = together(*([sys.executable, "-c", HASTY, *line[3:]] for line in words))
     assert [code for code, _ in ends] == [1, 1], ends
     for _, text in ends:
         assert says in text and "Traceback" not in text and "Fatal" not in text, text
@@ -119,7 +119,7 @@ with joined(default_config().distributed):
 """
 
 
-RECIPE = {"total_steps": 3, "batch_size": 8, "log_every_steps": 1, "optimizer.warmup_steps": 1}
+RECIPE = {"total_steps": 3, "batch_size": 12, "log_every_steps": 1, "optimizer.warmup_steps": 1}
 QUICK = [
     "knn --workdir={} --features=mean@encoder_00",
     "features --workdir={} --split=test[:50] --out={}/f.npz",
@@ -149,12 +149,12 @@ SLOW = [
         ),
     ],
 )
-def test_every_command_on_two_hosts(tmp_path, digits, commands):
+def test_every_command_on_three_hosts(tmp_path, digits, commands):
     """Its numbers are those of one process; one after the other in the same processes, so that they start once."""
-    short = {"total_steps": 2, "batch_size": 8, "evaluate_every_steps": 2, "measure_every_steps": 0, "model.depth": 1}
+    short = {"total_steps": 2, "batch_size": 12, "evaluate_every_steps": 2, "measure_every_steps": 0, "model.depth": 1}
     short |= {"data.train_split": "train[:64]", "data.validation_split": "test[:64]", "optimizer.warmup_steps": 1}
     found = {}
-    for hosts in (1, 2):
+    for hosts in (1, 3):
         workdir = tmp_path / f"run{hosts}"
         lines = [command(tmp_path, digits, workdir, **short)[3:]]
         lines += [line.replace("{}", str(workdir)).split() for line in commands]
@@ -163,14 +163,14 @@ def test_every_command_on_two_hosts(tmp_path, digits, commands):
         else:
             (tmp_path / "lines").write_text("\n".join("\x1f".join(line) for line in lines))
             words = [sys.executable, "-c", EVERY_COMMAND, str(tmp_path / "lines")]
-            ends = pair(words, words, timeout=60 + 120 * len(commands))
-            assert [code for code, _ in ends] == [0, 0], ends
+            ends = together(*[words] * hosts, timeout=60 + 120 * len(commands))
+            assert [code for code, _ in ends] == [0] * hosts, ends
         found[hosts] = numbers(workdir)
         assert not list(workdir.rglob("*.partial")) and not list(workdir.rglob("*.draft"))
-    assert found[1].keys() == found[2].keys() and len(found[1]) > len(commands)
+    assert found[1].keys() == found[3].keys() and len(found[1]) > len(commands)
     for name, value in found[1].items():
         atol = 1e-4 if name == "features" else 0.04 if "accuracy" in name else 1e-3
-        np.testing.assert_allclose(found[2][name], value, rtol=1e-3, atol=atol, err_msg=name)
+        np.testing.assert_allclose(found[3][name], value, rtol=1e-3, atol=atol, err_msg=name)
 
 
 def numbers(workdir):

@@ -9,7 +9,7 @@ import time
 import jax
 
 from crate_jax.distributed.hosts import ABORTS
-from tests.distributed.pods import pair
+from tests.distributed.pods import together
 
 WAITS = """
 import sys, time, types
@@ -42,7 +42,7 @@ def test_a_host_that_is_told_to_stop_while_it_starts_stops_all():
             time.sleep(0.01)
         hosts[1].send_signal(signal.SIGTERM)
 
-    ends = pair(WORDS, WORDS, at_start=stop)
+    ends = together(WORDS, WORDS, at_start=stop)
     assert [code for code, _ in ends] == [143, 143], ends
     assert "preempted before the first step" in ends[0][1] and "joined" not in ends[0][1]
 
@@ -52,14 +52,14 @@ def test_a_command_that_does_not_train_is_stopped_on_all_hosts():
         until_joined(hosts)
         hosts[1].send_signal(signal.SIGTERM)
 
-    ends = pair(WORDS, WORDS, at_start=stop)
+    ends = together(WORDS, WORDS, at_start=stop)
     assert [code for code, _ in ends] == [143, 143], ends
     assert "host 1 failed: preempted; run the same command again" in ends[0][1]
 
 
 def test_a_host_that_waits_for_others_in_vain_gives_up():
     words = [*WORDS, "--config.distributed.join_seconds=3"]
-    ends = pair(words, words, alone=True)
+    ends = together(words, words, alone=True)
     assert [code for code, _ in ends] == [LOST, LOST], ends
     assert LOST == 1 or all("crate-jax: " in text and "Traceback" not in text for _, text in ends), ends
 
@@ -74,6 +74,6 @@ def test_a_host_that_falls_silent_is_given_up():
         hosts[1].kill()
 
     words = [*WORDS, "--config.distributed.lost_host_seconds=4"]
-    (code, text), _ = pair(words, words, at_start=freeze)
+    (code, text), _ = together(words, words, at_start=freeze)
     assert code == LOST, text
     assert ("host 0: another host of this run was lost" if LOST > 1 else "another task died") in text, text

