@@ -85,7 +85,6 @@ setup(
     },
     entry_points={"console_scripts": ["crate-jax = crate_jax.__main__:program"]},
     classifiers=[
-        "License :: OSI Approved :: Apache Software License",
         "Programming Language :: Python :: 3.11",
         "Programming Language :: Python :: 3.12",
         "Programming Language :: Python :: 3.13",
