@@ -295,7 +295,7 @@ LEAVES = {
     ),
     "data.prefetch": Leaf(2, int, "batches ready on the device ahead of the step", resume=True, low=1, high=64),
     # -- optimizer
-    "optimizer.name": Leaf("adamw", str, "optimizer", choices=("adamw", "lion", "sgd", "lars")),
+    "optimizer.name": Leaf("adamw", str, "optimizer", choices=("adamw", "muon", "lion", "sgd", "lars")),
     "optimizer.learning_rate": Leaf(
         1.5e-4, float, "peak learning rate; MAE's rule: base rate * batch_size / 256", low=0, high=1000
     ),

@@ -1,4 +1,4 @@
-"""AdamW as MAE uses it, Lion, SGD and LARS: decoupled weight decay on matrices and tokens, none on biases and norms.
+"""AdamW as MAE uses it, Muon, Lion, SGD and LARS: decoupled weight decay on matrices and tokens, none on biases and norms.
 
 The decay mask goes by a parameter's name, never by its number of axes: a stack of biases has two. What depends on a
 layer (LARS's norms, layer-wise decay) works along the stacks' leading layer axis.
@@ -8,6 +8,7 @@ import flax
 import jax
 import jax.numpy as jnp
 import optax
+import optax.contrib
 
 from crate_jax.models.stacks import STACKS
 from crate_jax.training.schedule import learning_rate
@@ -45,6 +46,7 @@ def make_optimizer(config, num_examples, scale_by_layer=None):
     moments = {"b1": settings.b1, "b2": settings.b2, "mu_dtype": settings.moments_dtype}
     steps = {
         "adamw": [optax.scale_by_adam(**moments), decay],
+        "muon": [scale_by_muon(settings), decay],
         "lion": [optax.scale_by_lion(**moments), decay],
         "sgd": [decay, momentum],
         # You et al. 2017, as in Meta's MAE: decay, trust ratio, momentum, and the rate last
@@ -57,6 +59,38 @@ def make_optimizer(config, num_examples, scale_by_layer=None):
             optax.stateless(lambda updates, params: jax.tree.map(jnp.multiply, updates, scale_by_layer(params)))
         )
     return optax.chain(*steps, optax.scale_by_learning_rate(rate))
+
+
+def scale_by_muon(settings):
+    """Muon for the matrices of the layers, Adam for everything else (Jordan et al. 2024; Liu et al. 2025).
+
+    The momentum of a matrix is replaced by the nearest semi-orthogonal matrix (five Newton-Schulz iterations), scaled
+    to the root mean square 0.2 of an AdamW update, so that AdamW's learning rates and decays hold.
+
+    Args:
+        settings: `config.optimizer`.
+
+    Returns:
+        An `optax.GradientTransformation`; each layer of a stack is orthogonalised by itself.
+    """
+
+    def labels(params):
+        def label(path, leaf):
+            return "muon" if getattr(path[0], "key", None) in STACKS and leaf.ndim == 3 else "adam"
+
+        return jax.tree_util.tree_map_with_path(label, params)
+
+    def axes(params):
+        return jax.tree.map(lambda _: optax.contrib.MuonDimensionNumbers(1, 2), params)
+
+    def to_rms(updates, params):
+        return jax.tree.map(lambda update: 0.2 * max(update.shape[1:]) ** 0.5 * update, updates)
+
+    muon = optax.contrib.scale_by_muon(
+        beta=settings.b2, mu_dtype=settings.moments_dtype, weight_dimension_numbers=axes
+    )  # fmt: skip
+    adam = optax.scale_by_adam(settings.b1, settings.b2, mu_dtype=settings.moments_dtype)
+    return optax.partition({"muon": optax.chain(muon, optax.stateless(to_rms)), "adam": adam}, labels)
 
 
 def layer_trust_ratio(coefficient):

@@ -21,7 +21,7 @@ FACTORS = {
     "model.product_kernel": ["auto", "pallas"],
     "optimizer.accumulate": [1, 2],
     "optimizer.ema": [None, 0.9],
-    "optimizer.name": ["adamw", "lion", "sgd", "lars"],
+    "optimizer.name": ["adamw", "lion", "muon", "sgd", "lars"],
     "mesh": ["one", "data 2", "fsdp 2", "tensor 2", "data 2 fsdp 2"],
 }
 FAMILIES = {
