@@ -312,12 +312,12 @@ LEAVES = {
     "optimizer.warmup_epochs": Leaf(None, float, "epochs of linear warm-up from 0", low=0, high=1e6),
     "optimizer.weight_decay": Leaf(0.05, float, "decoupled weight decay; not on biases and norms", low=0, high=100),
     "optimizer.b1": Leaf(0.9, float, "decay of the first moment; of SGD and LARS the momentum", low=0, below=1),
-    "optimizer.b2": Leaf(0.95, float, "decay of the second moment (AdamW, Lion)", low=0, below=1),
+    "optimizer.b2": Leaf(0.95, float, "decay of the second moment (AdamW, Lion); momentum of Muon", low=0, below=1),
     "optimizer.clip_norm": Leaf(
         None, float, "largest global norm of the gradient; None: not clipped", above=0, high=1e9
     ),
     "optimizer.moments_dtype": Leaf(
-        "float32", str, "dtype of the first moment (AdamW, Lion)", choices=("float32", "bfloat16")
+        "float32", str, "dtype of the first moment (AdamW, Lion, Muon)", choices=("float32", "bfloat16")
     ),
     "optimizer.accumulate": Leaf(
         1, int, "micro-batches per step; the result is that of the whole batch", low=1, high=2**20

@@ -11,10 +11,12 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 source launch/environment.sh
 make_environment cpu
 export JAX_PLATFORMS=${JAX_PLATFORMS:-cpu} TF_CPP_MIN_LOG_LEVEL=2
+# glibc keeps the memory of a step in place of returning it to the kernel: docs/speed.md has what that gained
+export MALLOC_MMAP_THRESHOLD_=${MALLOC_MMAP_THRESHOLD_:-1073741824} MALLOC_TRIM_THRESHOLD_=${MALLOC_TRIM_THRESHOLD_:-4294967296}
 workdir=${CRATE_JAX_WORKDIR:-workdirs/quickstart}
 
 "$CRATE_JAX_PYTHON" -m crate_jax pretrain --config=quickstart --workdir="$workdir" \
-    --config.evaluate_every_steps=500 "$@"
+    --config.evaluate_every_steps=1000 "$@"
 "$CRATE_JAX_PYTHON" -m crate_jax reconstruct --workdir="$workdir"
 "$CRATE_JAX_PYTHON" -m crate_jax probe --workdir="$workdir"
 
