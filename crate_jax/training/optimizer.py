@@ -1,4 +1,4 @@
-"""AdamW as MAE uses it, Muon, Lion, SGD and LARS: decoupled weight decay on matrices and tokens, none on biases and norms.
+"""AdamW as MAE uses it, Muon, Lion, SGD and LARS: decoupled weight decay on matrices and tokens, not on biases, norms.
 
 The decay mask goes by a parameter's name, never by its number of axes: a stack of biases has two. What depends on a
 layer (LARS's norms, layer-wise decay) works along the stacks' leading layer axis.
