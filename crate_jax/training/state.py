@@ -39,22 +39,28 @@ def new_state(model, optimizer, seed, *, ema=False):
 def state_shardings(model, optimizer, mesh, *, ema=False, rules=RULES):
     """The abstract state: shapes, types and a sharding of every array.
 
-    Whatever in the optimizer's state has the structure of the parameters is sharded as they are; the rest is
-    replicated.
+    What the optimizer keeps for a parameter is sharded as the parameter is, and everything else is replicated. Muon's
+    momentum is sharded over the mesh axis data by layers as well, where it divides them: each device orthogonalises
+    its own layers.
 
     Returns:
         A `TrainState` of `jax.ShapeDtypeStruct` with shardings over `mesh` by `rules`.
     """
-    params_sharding = parameter_shardings(boxed_shapes(model), mesh, rules)
-    structure = jax.tree.structure(params_sharding)
-    replicated = NamedSharding(mesh, PartitionSpec())
+    shardings = jax.tree_util.tree_leaves_with_path(parameter_shardings(boxed_shapes(model), mesh, rules))
+    by_name = {_names(path): sharding for path, sharding in shardings}
+    data = mesh.shape["data"]
 
-    def like_params(node):
-        return jax.tree.structure(node) == structure
+    def place(path, leaf):
+        names = _names(path)
+        start = next((start for start in range(len(names)) if names[start:] in by_name), None)
+        spec = PartitionSpec() if start is None else by_name[names[start:]].spec
+        if "muon" in names[:start] and len(spec) and not leaf.shape[0] % data:
+            spec = PartitionSpec("data", *spec[1:])
+        return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=NamedSharding(mesh, spec))
 
-    def place(node):
-        shardings = params_sharding if like_params(node) else jax.tree.map(lambda _: replicated, node)
-        return jax.tree.map(lambda s, w: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=w), node, shardings)
+    return jax.tree_util.tree_map_with_path(place, jax.eval_shape(lambda: new_state(model, optimizer, 0, ema=ema)))
 
-    shapes = jax.eval_shape(lambda: new_state(model, optimizer, 0, ema=ema))
-    return jax.tree.map(place, shapes, is_leaf=like_params)
+
+def _names(path):
+    """The keys of the dictionaries on a path: of a parameter its name, whatever state of an optimizer it stands in."""
+    return tuple(key.key for key in path if isinstance(key, jax.tree_util.DictKey))

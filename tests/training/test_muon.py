@@ -3,10 +3,14 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import AbstractMesh, AxisType, PartitionSpec
 
-from crate_jax.config import override
+from crate_jax.config import model_overrides, override
+from crate_jax.distributed.mesh import AXES
+from crate_jax.models.registry import create_model
 from crate_jax.training.optimizer import make_optimizer
 from crate_jax.training.schedule import learning_rate
+from crate_jax.training.state import state_shardings
 
 COEFFICIENTS = 3.4445, -4.775, 2.0315  # of the fifth-order iteration (Jordan et al. 2024)
 
@@ -48,3 +52,19 @@ def test_muon_orthogonalises_the_matrices_of_each_layer_and_leaves_the_rest_to_a
             np.testing.assert_allclose(updates[stack][name], wanted, rtol=1e-3, atol=1e-6)
         np.testing.assert_array_equal(updates["encoder"]["scale"], adams["encoder"]["scale"])
         np.testing.assert_array_equal(updates["head_kernel"], adams["head_kernel"])
+
+
+def test_moments_are_sharded_as_their_parameters_and_momentum_by_layers_too(tiny):
+    config = override(tiny, [("optimizer.name", "muon")])
+    model = create_model(config.model.name, **model_overrides(config))
+    mesh = AbstractMesh((2, 4, 2), AXES, axis_types=(AxisType.Auto,) * 3)
+    abstract = state_shardings(model, make_optimizer(config, 1000), mesh)
+    (state,) = (state for state in abstract.opt_state if hasattr(state, "inner_states"))
+    adam, (muon, _) = (state.inner_states[name].inner_state for name in ("adam", "muon"))
+    assert adam.mu["head_kernel"] == adam.nu["head_kernel"] == abstract.params["head_kernel"]
+    assert adam.count.sharding.spec == PartitionSpec()
+    dictionary = abstract.params["encoder"]["sparsification"]["dictionary"].sharding.spec
+    assert any(dictionary)
+    momentum = muon.mu["encoder"]["sparsification"]["dictionary"].sharding.spec
+    assert momentum == PartitionSpec("data", *dictionary[1:])  # two layers, mesh.data=2
+    assert muon.mu["decoder"]["linear_kernel"].sharding.spec[0] is None  # one layer
