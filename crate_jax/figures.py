@@ -45,7 +45,7 @@ def show_names(figure):
 
     axes = [one for axes in figure.axes for one in (axes.xaxis, axes.yaxis)]
     for formatter in [axis.get_major_formatter() for axis in axes]:
-        if isinstance(formatter, ScalarFormatter):  # numbers that are no formulas, whatever a matplotlibrc says
+        if isinstance(formatter, ScalarFormatter):  # numbers that are no formulas, in spite of a matplotlibrc
             formatter.set_usetex(False)
             formatter.set_useMathText(False)
     # first: asking for the tick labels makes those of a log scale, which are formulas

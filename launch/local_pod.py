@@ -75,7 +75,7 @@ def start(command, process, processes, devices, port):
 def pass_on(pipe, process):
     """Prints a process's lines with its number before them."""
     for line in pipe:
-        with contextlib.suppress(OSError, ValueError):  # whoever read this has left; a full pipe would stop the process
+        with contextlib.suppress(OSError, ValueError):  # nobody reads this any more; a full pipe would stop the process
             print(f"[{process}] {line}", end="", flush=True)
 
 

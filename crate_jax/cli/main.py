@@ -40,7 +40,7 @@ PATHS = ("workdir", "out", "checkpoint", "baseline", "source", "target")
 
 
 _SPACE, _RIGHTS = "the disk is full: free space there", "see that it can be read and written"
-TODO = {  # what a person does about an error of the machine, by its number
+ADVICE = {  # what a person does about an error of the machine, by its number
     errno.ENOSPC: _SPACE,
     errno.EDQUOT: _SPACE,
     errno.EFBIG: "raise the limit of the size of a file (ulimit -f)",
@@ -254,9 +254,9 @@ def main(arguments=None):
             os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # or Python complains at exit that it cannot flush
             return 0
         except OSError as error:
-            if error.errno not in TODO:
+            if error.errno not in ADVICE:
                 raise
-            print(f"crate-jax: {error}; {TODO[error.errno]}, and run the command again.", file=sys.stderr)
+            print(f"crate-jax: {error}; {ADVICE[error.errno]}, and run the command again.", file=sys.stderr)
             return 1
         except Exception as error:
             if signals.interrupted:  # Ctrl-C within an import comes out as an ImportError

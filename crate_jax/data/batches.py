@@ -17,7 +17,6 @@ import numpy as np
 
 from crate_jax.data.example import Source
 from crate_jax.data.loader import loaded
-from crate_jax.distributed.signals import STOPPING
 from crate_jax.errors import UserError
 
 FEWEST_READ = 1000  # examples (or all, if there are fewer) before a fraction of them means anything
@@ -101,7 +100,7 @@ class Batches:
 def _fill(chunks, workers, ledger, finish, ready, stop, kept):
     """The thread's work; holds no reference to the Batches object, so that one left behind can be collected."""
     # worker processes inherit this: a signal to the whole group is answered by the parent, which ends them
-    signal.pthread_sigmask(signal.SIG_BLOCK, STOPPING)
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM, signal.SIGHUP})
 
     def put(*entry):
         while not stop.is_set():

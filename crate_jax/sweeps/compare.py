@@ -108,7 +108,7 @@ def _listed(path):
         isinstance(one, dict) and {"name", "status"} <= one.keys() for one in points
     )
     if not whole:
-        raise UserError(f"{path} is damaged; run the sweep's own command again, which writes it anew.")
+        raise UserError(f"{path} is damaged; run the sweep's own command again, which writes it again.")
     return points
 
 

@@ -62,5 +62,5 @@ def state_shardings(model, optimizer, mesh, *, ema=False, rules=RULES):
 
 
 def _names(path):
-    """The keys of the dictionaries on a path: of a parameter its name, whatever state of an optimizer it stands in."""
+    """The keys of the dictionaries on a path: the name of a parameter, in any state of an optimizer."""
     return tuple(key.key for key in path if isinstance(key, jax.tree_util.DictKey))
