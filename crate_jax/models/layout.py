@@ -38,7 +38,7 @@ def constrain(x, *names):
 
 
 def spec_of(shape, *names):
-    """The `PartitionSpec` of an array in the mesh in force, for code that is written per device; None without a mesh.
+    """The `PartitionSpec` of an array in the mesh in force, for code written per device; None without a mesh.
 
     An axis that the mesh axes of its logical name do not divide is replicated.
     """

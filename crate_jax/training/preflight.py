@@ -25,7 +25,7 @@ def check_autoencoder(name):
 
 
 def check_effect(config, beginnings, here, there):
-    """Refuses settings whose names begin so and that are not at their defaults: `here` ignores them, `there` does not.
+    """Refuses settings of this prefix that are not at their defaults: `here` ignores them, `there` does not.
 
     Raises:
         UserError: naming the first of them.

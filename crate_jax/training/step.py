@@ -76,8 +76,11 @@ def make_train_step(objective, optimizer, schedule, *, accumulate=1, ema=None):
 
 
 def jit_train_step(train_step, abstract, mesh, rules=RULES):
-    """`make_train_step`'s function jitted for a mesh: state sharded as `abstract` and donated, batch sharded, metrics
-    replicated; `rules` from `distributed.sharding.rules_for`."""
+    """`make_train_step`'s function jitted for a mesh.
+
+    The state is sharded as `abstract` and donated, the batch sharded, metrics are replicated; `rules` are from
+    `distributed.sharding.rules_for`.
+    """
 
     def under_rules(state, batch, seed):
         with nn.logical_axis_rules(rules), jax.sharding.use_abstract_mesh(mesh.abstract_mesh):

@@ -12,7 +12,7 @@ UPLOAD_SECONDS = 30.0  # between uploads to an object store, which cannot be app
 
 
 class EventWriter:
-    """Writes one event file; a TensorBoard sees lines and pictures at once, in an object store `UPLOAD_SECONDS` later.
+    """Writes one event file; TensorBoard sees lines at once, in an object store `UPLOAD_SECONDS` later.
 
     Args:
         folder: TensorBoard's log folder, local or in an object store; made if it is not there.
