@@ -4,9 +4,9 @@
 
 That is scikit-learn's `LogisticRegression` objective over C M: the same minimum at the same C; b is not regularised.
 Neighbouring cells of an image are so alike that first-order methods need thousands of iterations. So features are
-standardised and rotated onto the eigenvectors of their covariance, once for all C, and each coordinate of a class is
-divided by the square root of its curvature c * eigenvalue + 1 / (C M), c = mean_n p_n (1 - p_n) at the start. Newton's
-equations are solved roughly, by conjugate gradients, and a step is halved until the objective descends.
+standardised and rotated onto the eigenvectors of their covariance, once for all C, and the coordinates of each class
+are divided by the square root of its curvature c * eigenvalue + 1 / (C M), c = mean_n p_n (1 - p_n) at the start.
+Newton's equations are solved roughly, by conjugate gradients, and steps are halved until the objective descends.
 
 All problems of one shape are one XLA program: designs (draws of examples) and folds are axes of it.
 """
@@ -221,6 +221,33 @@ def _solve(problems, point_DxFxPxK, C_D, tolerance, max_iterations):
     return of_all(*problems, point_DxFxPxK, C_D, tolerance, max_iterations)
 
 
+def _losses(own_MxK, logits_MxK, highest_M):
+    """(loss_M, probabilities_MxK); the highest logit is subtracted, so that no exponential overflows."""
+    power_MxK = jnp.exp(logits_MxK - highest_M[:, None])
+    sum_M = jnp.sum(power_MxK, 1)
+    return highest_M + jnp.log(sum_M) - jnp.sum(own_MxK * logits_MxK, 1), power_MxK / sum_M[:, None]
+
+
+def _loss_and_gradient(x_MxR, own_MxK, weight_M, logits_MxK):
+    """Sums over rows: the loss, and its gradient in the kernel with that in the bias as the last row."""
+    loss_M, share_MxK = _losses(own_MxK, logits_MxK, jax.lax.stop_gradient(jnp.max(logits_MxK, 1)))
+    error_MxK = weight_M[:, None] * (share_MxK - own_MxK)
+    gradient_RxK = jnp.matmul(x_MxR.T, error_MxK, precision="highest")
+    return weight_M @ loss_M, jnp.concatenate([gradient_RxK, jnp.sum(error_MxK, 0)[None]])
+
+
+def _curvature(x_MxR, own_MxK, weight_M, logits_MxK):
+    """The sum over rows of p (1 - p), for each class."""
+    share_MxK = _losses(own_MxK, logits_MxK, jnp.max(logits_MxK, 1))[1]
+    return weight_M @ (share_MxK * (1 - share_MxK))
+
+
+def _right(x_MxR, own_MxK, weight_M, logits_MxK):
+    """How many rows that do not count are classified rightly."""
+    right_M = jnp.take_along_axis(own_MxK, jnp.argmax(logits_MxK, 1)[:, None], 1)[:, 0]
+    return jnp.sum(right_M & (weight_M == 0))
+
+
 def _newton(x_SxMxR, spectrum_R, label_SxM, weight_SxM, start_PxK, C, tolerance, max_iterations):
     """One problem: what `Solutions` has of it."""
     num_classes, total = start_PxK.shape[1], jnp.sum(weight_SxM)
@@ -239,40 +266,20 @@ def _newton(x_SxMxR, spectrum_R, label_SxM, weight_SxM, start_PxK, C, tolerance,
         parts = jax.lax.map(jax.checkpoint(of_rows), rows_SxM)  # one chunk's logits in memory
         return jax.tree.map(lambda one: jnp.sum(one, 0), parts)
 
-    def losses(own_MxK, logits_MxK, highest_M):
-        """(loss_M, probabilities_MxK); the highest logit is subtracted, so that no exponential overflows."""
-        power_MxK = jnp.exp(logits_MxK - highest_M[:, None])
-        sum_M = jnp.sum(power_MxK, 1)
-        return highest_M + jnp.log(sum_M) - jnp.sum(own_MxK * logits_MxK, 1), power_MxK / sum_M[:, None]
-
-    def value_of(x_MxR, own_MxK, weight_M, logits_MxK):
-        loss_M, share_MxK = losses(own_MxK, logits_MxK, jax.lax.stop_gradient(jnp.max(logits_MxK, 1)))
-        error_MxK = weight_M[:, None] * (share_MxK - own_MxK)
-        gradient_RxK = jnp.matmul(x_MxR.T, error_MxK, precision="highest")
-        return weight_M @ loss_M, jnp.concatenate([gradient_RxK, jnp.sum(error_MxK, 0)[None]])
-
-    def curvature_of(x_MxR, own_MxK, weight_M, logits_MxK):
-        share_MxK = losses(own_MxK, logits_MxK, jnp.max(logits_MxK, 1))[1]
-        return weight_M @ (share_MxK * (1 - share_MxK))
-
-    def right_of(x_MxR, own_MxK, weight_M, logits_MxK):
-        right_M = jnp.take_along_axis(own_MxK, jnp.argmax(logits_MxK, 1)[:, None], 1)[:, 0]
-        return jnp.sum(right_M & (weight_M == 0))
-
     def scale_of(curvature_K):
         # float32 forms the covariance to 1e-6 of its trace's mean; less than that cannot be told from zero
         kernel_RxK = spectrum_R[:, None] * curvature_K + jnp.maximum(strength, 1e-6)
         return 1 / jnp.sqrt(jnp.concatenate([kernel_RxK, curvature_K[None]]))
 
     even = (1 - 1 / num_classes) / num_classes
-    scale_PxK = scale_of(jnp.maximum(over_rows(curvature_of, start_PxK) / total, 1e-3 * even))
+    scale_PxK = scale_of(jnp.maximum(over_rows(_curvature, start_PxK) / total, 1e-3 * even))
     # convergence is judged by the same scale for every start
     judged_PxK = scale_of(jnp.full(num_classes, even)) / scale_PxK
     kernel_Px1 = jnp.ones((len(start_PxK), 1)).at[-1].set(0)  # the bias is not regularised
 
     def value_and_gradient(scaled_PxK):
         point_PxK = scale_PxK * scaled_PxK
-        loss, gradient_PxK = over_rows(value_of, point_PxK)
+        loss, gradient_PxK = over_rows(_loss_and_gradient, point_PxK)
         penalty_PxK = strength * kernel_Px1 * point_PxK
         return loss / total + jnp.sum(penalty_PxK * point_PxK) / 2, scale_PxK * (gradient_PxK / total + penalty_PxK)
 
@@ -299,7 +306,7 @@ def _newton(x_SxMxR, spectrum_R, label_SxM, weight_SxM, start_PxK, C, tolerance,
 
     found_PxK, largest, taken = jax.lax.while_loop(unfinished, step, (start_PxK / scale_PxK, jnp.inf, 0))
     point_PxK = scale_PxK * found_PxK
-    return point_PxK, largest, taken, over_rows(right_of, point_PxK)
+    return point_PxK, largest, taken, over_rows(_right, point_PxK)
 
 
 def held_out_right(problems, num_classes, Cs):
