@@ -44,9 +44,10 @@ def make_optimizer(config, num_examples, scale_by_layer=None):
     settings, rate = config.optimizer, learning_rate(config, num_examples)
     decay, momentum = optax.add_decayed_weights(settings.weight_decay, decay_mask), optax.trace(settings.b1)
     moments = {"b1": settings.b1, "b2": settings.b2, "mu_dtype": settings.moments_dtype}
+    adam = optax.scale_by_adam(**moments)
     steps = {
-        "adamw": [optax.scale_by_adam(**moments), decay],
-        "muon": [scale_by_muon(settings), decay],
+        "adamw": [adam, decay],
+        "muon": [scale_by_muon(settings, adam), decay],
         "lion": [optax.scale_by_lion(**moments), decay],
         "sgd": [decay, momentum],
         # You et al. 2017, as in Meta's MAE: decay, trust ratio, momentum, and the rate last
@@ -61,7 +62,7 @@ def make_optimizer(config, num_examples, scale_by_layer=None):
     return optax.chain(*steps, optax.scale_by_learning_rate(rate))
 
 
-def scale_by_muon(settings):
+def scale_by_muon(settings, adam):
     """Muon for the matrices of the layers, Adam for everything else (Jordan et al. 2024; Liu et al. 2025).
 
     The momentum of a matrix is replaced by the nearest semi-orthogonal matrix (five Newton-Schulz iterations), scaled
@@ -69,16 +70,16 @@ def scale_by_muon(settings):
 
     Args:
         settings: `config.optimizer`.
+        adam: an `optax.GradientTransformation` for everything else.
 
     Returns:
         An `optax.GradientTransformation`; each layer of a stack is orthogonalised by itself.
     """
 
     def labels(params):
-        def label(path, leaf):
-            return "muon" if getattr(path[0], "key", None) in STACKS and leaf.ndim == 3 else "adam"
-
-        return jax.tree_util.tree_map_with_path(label, params)
+        return flax.traverse_util.path_aware_map(
+            lambda path, leaf: "muon" if path[0] in STACKS and leaf.ndim == 3 else "adam", params
+        )
 
     def axes(params):
         return jax.tree.map(lambda _: optax.contrib.MuonDimensionNumbers(1, 2), params)
@@ -86,10 +87,7 @@ def scale_by_muon(settings):
     def to_rms(updates, params):
         return jax.tree.map(lambda update: 0.2 * max(update.shape[1:]) ** 0.5 * update, updates)
 
-    muon = optax.contrib.scale_by_muon(
-        beta=settings.b2, mu_dtype=settings.moments_dtype, weight_dimension_numbers=axes
-    )  # fmt: skip
-    adam = optax.scale_by_adam(settings.b1, settings.b2, mu_dtype=settings.moments_dtype)
+    muon = optax.contrib.scale_by_muon(beta=settings.b2, mu_dtype=settings.moments_dtype, weight_dimension_numbers=axes)
     return optax.partition({"muon": optax.chain(muon, optax.stateless(to_rms)), "adam": adam}, labels)
 
 
