@@ -3,6 +3,7 @@
 import contextlib
 import os
 import re
+import shutil
 import uuid
 
 from etils import epath
@@ -135,18 +136,39 @@ def make_folder(path):
         raise UserError(f"there is no bucket {bucket} that this machine can see; check its name and your credentials.")
 
 
+def own_mark():
+    """Letters for the name of an unfinished file: two writers of one file at once do not meet."""
+    return f"{os.getpid()}-{uuid.uuid4().hex[:8]}"
+
+
+def check_space(folder, needed, use):
+    """Refuses to begin what would fill a disk.
+
+    Args:
+        folder: a local one.
+        needed: bytes.
+        use: what they are for and what else a person can do, the end of the message.
+
+    Raises:
+        UserError: they do not fit.
+    """
+    free = shutil.disk_usage(folder).free
+    if needed > free:
+        raise UserError(f"{folder} has {free / 2**30:.1f} GiB free, and {needed / 2**30:.1f} GiB {use}")
+
+
 def write_whole(path, text):
     """Writes a small file so that a reader finds the old text or the new one, never a part.
 
     Args:
         path: an `epath.Path`; its folder exists.
-        text: of the file, in UTF-8 whatever the locale is.
+        text: of the file, in UTF-8 in every locale.
     """
     path, content = epath.Path(path), text.encode("utf-8", "backslashreplace")
     if is_remote(path):  # an object appears when its upload is complete
         path.write_bytes(content)
         return
-    draft = path.parent / f".{path.name}.{os.getpid()}-{uuid.uuid4().hex[:8]}.draft"  # two writers at once do not meet
+    draft = path.parent / f".{path.name}.{own_mark()}.draft"
     draft.write_bytes(content)
     draft.replace(path)
 

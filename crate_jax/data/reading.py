@@ -11,7 +11,7 @@ import re
 import resource
 import time
 
-from crate_jax.errors import UserError, first_line
+from crate_jax.errors import LOST_HOST, UserError, first_line
 from crate_jax.storage import is_remote
 
 WAITS = (0.1, 0.5, 2, 8, 20)  # seconds before each further attempt
@@ -22,7 +22,7 @@ REFUSED = re.compile("PermissionDenied|Forbidden")  # in the errors of TensorFlo
 class Unreachable(UserError):
     """Storage that did not answer for as long as it was asked; launchers run the command again."""
 
-    exit_code = 175  # that of a run which stalls, `distributed.hosts.LOST_HOST`
+    exit_code = LOST_HOST
 
 
 def retried(read, path):

@@ -17,7 +17,7 @@ from etils import epath
 
 from crate_jax.data.reading import retried
 from crate_jax.errors import UserError
-from crate_jax.storage import is_remote
+from crate_jax.storage import check_space, is_remote
 
 COPIES = 32  # at once
 
@@ -60,12 +60,12 @@ def _copy_missing(files, folder):
         missing = [file for file in listed if not _is_there(*file[1:])]
         if not missing:
             return
-        needed, free = sum(size for _, _, size, _ in missing), shutil.disk_usage(folder).free
-        if needed > free:
-            raise UserError(
-                f"{folder} has {free / 2**30:.1f} GiB free, and {needed / 2**30:.1f} GiB of the data set are to be "
-                "copied there; free space, name another data.stage_dir, or leave it out."
-            )
+        needed = sum(size for _, _, size, _ in missing)
+        check_space(
+            folder,
+            needed,
+            "of the data set are to be copied there; free space, name another data.stage_dir, or leave it out.",
+        )
         logging.info("copying %d files (%.1f GiB) to %s", len(missing), needed / 2**30, folder)
         for _ in pool.map(lambda file: retried(functools.partial(_copy, *file), file[0]), missing):
             pass

@@ -21,13 +21,12 @@ import traceback
 import jax
 
 from crate_jax.distributed.cluster import find_cluster
-from crate_jax.errors import UserError, first_line
+from crate_jax.errors import LOST_HOST, UserError, first_line
 from crate_jax.processes import cluster
 
 logger = logging.getLogger(__name__)
 
 ABORTS = (0, 9, 2)  # jax from here on aborts where it loses a host, which can be caught; before, it exits with code 1
-LOST_HOST = 175  # exit code of a run that lost a host or stalled: launchers start it again
 _LOOK_SECONDS = 0.5  # between looks whether another host has failed
 _NOTICE_SECONDS = 2.0  # that a failing host gives the others to hear why
 _ending: list[int] = []  # the exit code, once it is decided: what else goes wrong from then on is a consequence

@@ -22,7 +22,7 @@ _SECONDS_TO_UNWIND = 5.0
 
 
 def stopping(*but):
-    """The signals that stop a run, less those of `but`, and less SIGHUP where the program was told to ignore it."""
+    """The signals that stop a run, less those of `but`, and less SIGHUP where it is ignored."""
     return [
         number
         for number in STOPPING

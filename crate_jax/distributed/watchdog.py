@@ -9,7 +9,7 @@ import sys
 import threading
 import time
 
-from crate_jax.distributed.hosts import LOST_HOST
+from crate_jax.errors import LOST_HOST
 
 # seconds after which faulthandler ends a process whose Python threads cannot run either (its exit code is 1 always)
 _BACKSTOP = 60.0
@@ -30,7 +30,7 @@ class Watchdog:
     Compilation before the first step, and evaluations between steps, count as no progress; allow for them.
 
     Args:
-        seconds: without a step until the run ends with `hosts.LOST_HOST`; 0: never.
+        seconds: without a step until the run ends with `LOST_HOST`; 0: never.
         stream: where stacks go; None: standard error.
     """
 

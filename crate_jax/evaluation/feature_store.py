@@ -11,10 +11,8 @@ import logging
 import math
 import os
 import pathlib
-import shutil
 import tempfile
 import time
-import uuid
 from typing import NamedTuple
 
 import jax
@@ -28,7 +26,7 @@ from crate_jax.errors import UserError
 from crate_jax.evaluation.features import feature_length, parse_features, several_features
 from crate_jax.models.batches import over_images
 from crate_jax.operators.patches import image_shape
-from crate_jax.storage import is_remote
+from crate_jax.storage import check_space, is_remote, own_mark
 from crate_jax.training.objective import normalise
 
 logger = logging.getLogger(__name__)
@@ -166,7 +164,7 @@ def split_rows(subject, split, names, *, indices=None):
     if missing or not numbers.exists():
         _check_space(folder, 2 * count * sum(lengths[name] for name in missing))
         logger.info("features of %d examples go to %s", count, folder)
-        ending = f".{os.getpid()}-{uuid.uuid4().hex[:8]}.partial"  # two commands at once write two files
+        ending = f".{own_mark()}.partial"
         arrays = {
             name: np.lib.format.open_memmap(path.with_suffix(ending), "w+", np.float16, (count, lengths[name]))
             for name, path in missing.items()
@@ -200,12 +198,7 @@ def _local(folder):
 
 def _check_space(folder, needed):
     """Raises UserError where so many bytes do not fit: a mapped file that outgrows its disk ends the process."""
-    free = shutil.disk_usage(folder).free
-    if needed > free:
-        raise UserError(
-            f"{folder} has {free / 2**30:.1f} GiB free, and {needed / 2**30:.1f} GiB of features are to be written; "
-            "free space, or name a folder on another disk by --out."
-        )
+    check_space(folder, needed, "of features are to be written; free space, or name a folder on another disk by --out.")
 
 
 def _key(subject, source, indices):

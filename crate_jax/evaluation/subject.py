@@ -2,7 +2,6 @@
 
 import dataclasses
 import functools
-import hashlib
 import logging
 import os
 import re
@@ -24,7 +23,7 @@ from crate_jax.interop.checkpoint_file import MODEL, open_checkpoint, open_for
 from crate_jax.interop.named_networks import located
 from crate_jax.interop.tensor_files import check_finite
 from crate_jax.interop.torch_checkpoint import read_params
-from crate_jax.models.registry import boxed_shapes, create_model, init_params
+from crate_jax.models.registry import boxed_shapes, create_model, digest_of, init_params
 from crate_jax.operators.patches import image_shape
 from crate_jax.storage import check_writable
 from crate_jax.training.checkpoint import Checkpoints
@@ -50,10 +49,7 @@ class Subject:
     @functools.cached_property
     def identity(self):
         """Hexadecimal digits that change with any parameter or attribute of the network."""
-        digest = hashlib.sha256(repr(self.model).encode())
-        for leaf in jax.tree.leaves(self.params):
-            digest.update(np.ascontiguousarray(jax.device_get(leaf)).data)
-        return digest.hexdigest()[:16]
+        return digest_of(self.params, repr(self.model))[:16]
 
     @property
     def statistics(self):

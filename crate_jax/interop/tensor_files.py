@@ -14,7 +14,6 @@ import os
 import pathlib
 import re
 import struct
-import uuid
 import warnings
 import zipfile
 
@@ -24,7 +23,7 @@ import safetensors
 
 from crate_jax.errors import UserError, first_line
 from crate_jax.interop.state_dicts import OURS, bare_names, description_of, folded, state_of
-from crate_jax.storage import is_remote
+from crate_jax.storage import is_remote, own_mark
 
 # safetensors' names; those of 8 bits are read as the numbers they are, without scales that a file may hold beside them
 DTYPES = {
@@ -347,7 +346,7 @@ class finished:
 
     def __init__(self, path):
         self.path = pathlib.Path(path)
-        self.partial = self.path.with_name(f"{self.path.name}.{os.getpid()}-{uuid.uuid4().hex[:8]}.partial")
+        self.partial = self.path.with_name(f"{self.path.name}.{own_mark()}.partial")
 
     def __enter__(self):
         self.path.parent.mkdir(parents=True, exist_ok=True)

@@ -1,10 +1,12 @@
 """A network by its name, with any attribute overridden; what cannot be built raises `UserError`."""
 
 import dataclasses
+import hashlib
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from crate_jax.config import check_leaf
 from crate_jax.config_schema import LEAVES
@@ -171,6 +173,14 @@ def init_params(model, key):
 def boxed_shapes(model):
     """Shapes of the parameters with the logical name of every axis, without computing anything."""
     return jax.eval_shape(lambda: initial(model, jax.random.key(0)))
+
+
+def digest_of(params, beside=""):
+    """SHA-256, in hexadecimal digits, of a text and the values of all parameters."""
+    digest = hashlib.sha256(beside.encode())
+    for leaf in jax.tree.leaves(params):
+        digest.update(np.ascontiguousarray(jax.device_get(leaf)).data)
+    return digest.hexdigest()
 
 
 def num_parameters(model):

@@ -1,11 +1,10 @@
 """What each of the points that run at once gets of this machine, and that none outlives its sweep."""
 
 import ctypes
-import os
 import signal
 import sys
 
-from crate_jax.distributed.devices import visible_tpu_chips
+from crate_jax.distributed.devices import visible_cards, visible_tpu_chips
 from crate_jax.errors import UserError
 
 _LIBC = ctypes.CDLL(None) if sys.platform == "linux" else None
@@ -38,9 +37,9 @@ def shares(parallel, kind, count, cores):
         mine = cores[number * len(cores) // parallel : (number + 1) * len(cores) // parallel] or cores
         environment = {}
         if parallel > 1 and kind == "cuda":
-            visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-            mine_of = visible.split(",") if visible else ids
-            environment = {"CUDA_VISIBLE_DEVICES": ",".join(mine_of[number * each : (number + 1) * each])}
+            environment = {
+                "CUDA_VISIBLE_DEVICES": ",".join((visible_cards() or ids)[number * each : (number + 1) * each])
+            }
         elif parallel > 1 and kind == "tpu":
             environment = {
                 "TPU_VISIBLE_CHIPS": ",".join((visible_tpu_chips() or ids)[number * each : (number + 1) * each]),

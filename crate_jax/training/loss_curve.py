@@ -42,7 +42,7 @@ def plot_loss(metrics, path):
 
 
 def _is_finite(value):
-    """Whether a line of the log has this number; lines of another program may hold anything."""
+    """Whether a log has a number here; logs of another program may hold anything."""
     return isinstance(value, int | float) and math.isfinite(value)
 
 

@@ -1,7 +1,5 @@
 """What a run begins with instead of fresh parameters: those of another run, or of a checkpoint file."""
 
-import hashlib
-
 import flax
 import flax.linen as nn
 import jax
@@ -12,7 +10,7 @@ from crate_jax.config import model_overrides
 from crate_jax.errors import UserError
 from crate_jax.interop.checkpoint_file import open_for
 from crate_jax.interop.torch_checkpoint import read_params
-from crate_jax.models.registry import boxed_shapes
+from crate_jax.models.registry import boxed_shapes, digest_of
 from crate_jax.processes import same_on_all_hosts
 from crate_jax.storage import absolute
 from crate_jax.training.run_folder import RunFolder, load_step
@@ -50,11 +48,9 @@ def starting_params(source, config, model):
                 f"init_from={source}: its {type(other).__name__} does not fit {config.model.name}: {name} has shape "
                 f"{theirs.get(name)} there, {ours.get(name)} here; give this run the model.* of that one."
             )
-    params, digest = jax.device_get(params), hashlib.sha256()
-    for leaf in jax.tree.leaves(params):
-        digest.update(np.ascontiguousarray(leaf).data)
+    params = jax.device_get(params)
     same_on_all_hosts(
-        {"parameters": digest.hexdigest()},
+        {"parameters": digest_of(params)},
         f"init_from={source} holds other parameters on this host than on host 0; give every host the same file.",
     )
     return params
