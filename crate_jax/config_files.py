@@ -16,13 +16,19 @@ import runpy
 
 from crate_jax.errors import UserError, first_line, nearest
 
+FOLDERS = ("", "configs", "sweeps")  # that may stand before an installed name
 
-def installed_configs():
-    """Name to (path, argument) of the configs that are installed with the package, or stand in its checkout."""
+
+def installed_configs(kind="."):
+    """Name to (path, argument) of the configs that are installed with the package, or stand in its checkout.
+
+    Args:
+        kind: "." or "sweeps".
+    """
     here = pathlib.Path(__file__).resolve().parent
     for folder in (here / "configs", here.parent / "configs"):
         if (folder / "quickstart.py").is_file():
-            paths = [path for path in sorted(folder.glob("*.py")) if path.stem != "__init__"]
+            paths = [path for path in sorted((folder / kind).glob("*.py")) if path.stem != "__init__"]
             with_argument = {f"{p.stem}_{one}": (p, one) for p in paths for one in arguments_of(p)}
             return with_argument | {path.stem: (path, None) for path in paths}
     return {}
@@ -47,11 +53,12 @@ def _is_file(name):
         return False
 
 
-def find_config(name):
+def find_config(name, installed=None):
     """The file that `--config=NAME` means, and the argument of its `get_config`.
 
     Args:
         name: PATH, PATH:ARGUMENT, an installed NAME, or NAME:ARGUMENT.
+        installed: see `installed_configs`, whose configs are the default.
 
     Returns:
         (pathlib.Path, argument or None).
@@ -62,9 +69,13 @@ def find_config(name):
     name, argument = str(name), None
     if not _is_file(name) and ":" in name:
         name, _, argument = name.rpartition(":")
-    path, installed = pathlib.Path(os.path.expanduser(name)), installed_configs()
+    path, installed = pathlib.Path(os.path.expanduser(name)), installed or installed_configs()
     if not _is_file(name):
-        if path.stem not in installed or path.suffix not in ("", ".py") or path.parent.name not in ("", "configs"):
+        if (
+            path.stem not in installed
+            or path.suffix not in ("", ".py")
+            or path.parent.name not in ("", "configs", "sweeps")
+        ):
             hint = f"; there is a file {name}.py: write --config={name}.py" if _is_file(f"{name}.py") else ""
             raise UserError(
                 f"--config={name}: no such file, and no config of this name is installed"

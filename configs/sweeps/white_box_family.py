@@ -18,6 +18,8 @@ reliably.
 from crate_jax.config import load_config
 from crate_jax.sweeps.points import chain, product
 
+ARGUMENTS = ("adamw", "muon")
+RATES = {"adamw": 1e-3, "muon": 3e-3}
 EVALUATE = ("probe --baselines=untrained --shots=none", "knn", "reconstruct")
 
 OVERCOMPLETE = {"model.sparsification": "overcomplete", "model.lambda_": 0.5}
@@ -38,11 +40,11 @@ NETWORKS = [
 ]  # fmt: skip
 
 
-def get_config():
+def get_config(optimizer="adamw"):
     """The config of the photographs, a third of the steps."""
     config = load_config("quickstart")
     config.total_steps, config.optimizer.warmup_steps, config.measure_every_steps = 1000, 100, 0
-    config.optimizer.name, config.optimizer.learning_rate = "adamw", 1e-3  # as its table was measured
+    config.optimizer.name, config.optimizer.learning_rate = optimizer, RATES[optimizer]
     return config
 
 

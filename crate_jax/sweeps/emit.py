@@ -1,5 +1,6 @@
 """A sweep for a scheduler: text to be submitted, in which every point runs `crate-jax sweep --point=NUMBER`."""
 
+import pathlib
 import shlex
 
 SLURM = """\
@@ -94,7 +95,8 @@ def emit(kind, sweep, workdir, parallel):
     Returns:
         (file name, text).
     """
-    name = "".join(c if c.isalnum() else "-" for c in sweep.path.stem.lower()).strip("-")[:40] or "sweep"
+    called = pathlib.PurePath(sweep.config).name.replace(".py", "").lower()
+    name = "".join(c if c.isalnum() else "-" for c in called).strip("-")[:40] or "sweep"
     file = {"slurm": "sweep.slurm", "jobset": "sweep.jobset.yaml", "tpu_vm": "sweep.tpu_vm.sh"}[kind]
     words = {
         "count": len(sweep.points),
@@ -103,7 +105,7 @@ def emit(kind, sweep, workdir, parallel):
         "at_once": f"%{parallel}" if parallel > 1 else "",
         "name": name,
         "file": f"{workdir}/{file}",
-        "config": sweep.path,
+        "config": sweep.config,
         "workdir": workdir,
     }
     if kind == "slurm":
@@ -118,13 +120,13 @@ def tpu_vm(sweep, workdir, name):
     """A SkyPilot managed job per point, each on a slice of its own: replaced when it is taken away."""
     lines = [
         "#!/bin/bash",
-        f"# {len(sweep.points)} points of {sweep.path}, each a SkyPilot managed job on a TPU slice (spot).",
+        f"# {len(sweep.points)} points of {sweep.config}, each a SkyPilot managed job on a TPU slice (spot).",
         "# Run this from the root of a checkout (launch/sky/tpu.yaml says more). A point runs on one host;",
         "# another slice of one host: --gpus TYPE.",
         "set -eu",
     ]
     for number, point in enumerate(sweep.points):
-        words = ["sweep", f"--config={sweep.path}", f"--workdir={workdir}", f"--point={point.name}"]
+        words = ["sweep", f"--config={sweep.config}", f"--workdir={workdir}", f"--point={point.name}"]
         environment = shlex.quote(f"COMMAND={shlex.join(words)}")
         flags = f"--name {name}-{number} --gpus tpu-v5litepod-8 --yes --detach-run --env {environment}"
         lines.append(f'sky jobs launch launch/sky/tpu.yaml {flags} "$@"')

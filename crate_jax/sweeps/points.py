@@ -11,7 +11,6 @@ or by hand. A key "name" names a point; else its name is made of its own leaves,
 import dataclasses
 import hashlib
 import itertools
-import pathlib
 import re
 
 import numpy as np
@@ -82,12 +81,12 @@ class Sweep:
     """A sweep file.
 
     Attributes:
-        path: of the file.
+        config: the absolute path of the file, with `:ARGUMENT` if one was given.
         points: list of `Point`.
         evaluate: commands after `pretrain`.
     """
 
-    path: pathlib.Path
+    config: str
     points: list
     evaluate: tuple
 
@@ -96,12 +95,13 @@ def load_sweep(name):
     """Reads a sweep file and checks the config of every point.
 
     Args:
-        name: a file, or the name of an installed sweep.
+        name: as of `config_files.find_config`, of a file or an installed sweep.
 
     Raises:
         UserError: no such file, no get_hyper, a leaf or value that is wrong, two points of one name.
     """
-    path = find_sweep(name)
+    path, argument = find_config(name, installed_configs() | installed_configs("sweeps"))
+    config = str(path.resolve()) + (f":{argument}" if argument is not None else "")
     found = run_config_file(path)
     if "get_hyper" not in found:
         raise UserError(f"--config={path}: the file has no get_hyper(), so it is no sweep; use pretrain.")
@@ -124,12 +124,12 @@ def load_sweep(name):
     for one in hyper:
         overrides = {key: _plain(value) for key, value in one.items() if key != "name"}
         name = safe(one["name"]) if "name" in one else name_of(overrides)
-        points.append(Point(name, overrides, fingerprint(load_config(path, overrides.items()))))
+        points.append(Point(name, overrides, fingerprint(load_config(config, overrides.items()))))
     names = [point.name for point in points]
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
         raise UserError(f"--config={path}: several points are called {', '.join(twice)}.")
-    return Sweep(path.resolve(), points, evaluate)
+    return Sweep(config, points, evaluate)
 
 
 def _plain(value):
@@ -143,17 +143,6 @@ def fingerprint(config):
     """Hexadecimal digits of every leaf of a config that changes a result."""
     leaves = {k: v for k, v in flatten(config).items() if not LEAVES[k].resume or k == "data.validation_split"}
     return hashlib.sha256(repr(sorted(leaves.items())).encode()).hexdigest()[:16]
-
-
-def find_sweep(name):
-    """The file that a sweep's `--config=NAME` means: a file, or an installed sweep.
-
-    Raises:
-        UserError: neither.
-    """
-    folders = {path.parent / "sweeps" for path, _ in installed_configs().values()}
-    installed = {path.stem: path for folder in folders for path in folder.glob("*.py")}
-    return installed[name] if name in installed and not pathlib.Path(name).is_file() else find_config(name)[0]
 
 
 def safe(text):

@@ -47,7 +47,7 @@ class Record:
             point.name: {"name": point.name, "overrides": point.overrides, "status": "pending"}
             for point in sweep.points
         }
-        self._config = str(sweep.path)
+        self._config = sweep.config
 
     def set(self, name, status, **more):
         """How a point stands: pending, running, done, failed or stopped."""
@@ -70,7 +70,7 @@ class Record:
 def commands_of(sweep, point, workdir):
     """The command lines of a point, one after the other: [(name, arguments)]."""
     folder = str(epath.Path(workdir) / point.name)
-    lines = [("pretrain", ["pretrain", f"--config={sweep.path}", f"--workdir={folder}", *as_flags(point.overrides)])]
+    lines = [("pretrain", ["pretrain", f"--config={sweep.config}", f"--workdir={folder}", *as_flags(point.overrides)])]
     for text in sweep.evaluate:
         command, *flags = text.split()
         lines.append((text, [command, f"--workdir={folder}", *flags]))

@@ -54,7 +54,7 @@ def test_a_file_becomes_points_whose_flags_read_back(tmp_path):
     )
     assert [point.name for point in sweep.points] == ["crop_scale=0.5_1.0+seed=0", "crop_scale=0.5_1.0+seed=1"]
     flags = [flag.removeprefix("--config.").partition("=") for flag in as_flags(sweep.points[1].overrides)]
-    config = load_config(sweep.path, [(name, value) for name, _, value in flags])
+    config = load_config(sweep.config, [(name, value) for name, _, value in flags])
     assert config.seed == 1 and config.data.crop_scale == (0.5, 1.0)
 
 
@@ -112,10 +112,19 @@ def test_emitted_text_reaches_every_point(tmp_path, kind):
         assert subprocess.run(["bash", "-n"], input=text, text=True, check=False).returncode == 0
 
 
+def test_a_sweep_takes_the_argument_of_its_config():
+    sweep, plain = load_sweep("white_box_family:muon"), load_sweep("white_box_family")
+    assert load_config(sweep.config).optimizer.name == "muon" and load_config(plain.config).optimizer.name == "adamw"
+    assert {point.fingerprint for point in sweep.points}.isdisjoint(point.fingerprint for point in plain.points)
+    assert load_sweep(sweep.config) == load_sweep("white_box_family_muon") == sweep
+    with pytest.raises(UserError, match="takes adamw, muon"):
+        load_sweep("white_box_family:lion")
+
+
 @pytest.mark.parametrize("name", ["crate_vs_vit", "white_box_family", "descent", "rate_term"])
 def test_every_point_of_a_shipped_sweep_is_a_network_that_can_be_built(name):
     sweep = load_sweep(name)
-    configs = [load_config(str(sweep.path), point.overrides.items()) for point in sweep.points]
+    configs = [load_config(sweep.config, point.overrides.items()) for point in sweep.points]
     sizes = [num_parameters(create_model(config.model.name, **model_overrides(config))) for config in configs]
     assert all(0 < size < 5e6 for size in sizes), "points for two CPU cores"
     if name == "white_box_family":

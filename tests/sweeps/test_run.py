@@ -78,7 +78,7 @@ def test_a_damaged_note_of_what_is_done_is_none(text, tmp_path):
 
 def test_changed_overrides_run_again(sweep, tmp_path, told):
     run.run_sweep(sweep, tmp_path)
-    changed = Sweep(sweep.path, [Point("seed=0", {"seed": 7})], sweep.evaluate)
+    changed = Sweep(sweep.config, [Point("seed=0", {"seed": 7})], sweep.evaluate)
     before = len(told)
     run.run_sweep(changed, tmp_path)
     assert len(told) == before + 3
