@@ -21,8 +21,7 @@ make_environment() {
     wanted=$(cat "$root/setup.py" "$root/constraints.txt" | cksum)
     if [ "$(cat "$stamp" 2>/dev/null)" != "$wanted" ]; then
         echo "installing crate-jax[$extras] and what it needs (a minute or two the first time)" >&2
-        # an old pip does too, but takes 70 seconds of CPU instead of 27 to find out what to install for the tests
-        "$venv/bin/python" -m pip install -qq --disable-pip-version-check "pip>=25.1" || true
+        newer_pip "$venv/bin/python"
         # --no-compile: Python compiles what it imports, a small part of 23,000 files
         # -qq: errors only, no warnings of what builds the package
         "$venv/bin/python" -m pip install -qq --disable-pip-version-check --no-compile \
@@ -33,6 +32,11 @@ make_environment() {
         echo "$wanted" >"$stamp"
     fi
     CRATE_JAX_PYTHON=$venv/bin/python
+}
+
+# An old pip does too, but takes 70 seconds of CPU instead of 27 to find out what to install for the tests.
+newer_pip() {
+    "$1" -m pip install -qq --disable-pip-version-check "pip>=25.1" || true
 }
 
 # The first Python that is new enough and not too new.

@@ -11,6 +11,8 @@
 # PYTHON312 and PYTHON313 name the interpreters, CRATE_JAX_MATRIX the folder of the environments (default .matrix).
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
+# shellcheck source=launch/environment.sh
+source launch/environment.sh
 only=colab_gpu,colab_tpu,newest_3.12,newest_3.13
 if [[ ${1:-} == --only=* ]]; then
     only=${1#--only=}
@@ -25,10 +27,11 @@ fresh() { # fresh NAME INTERPRETER: a new environment; sets $python
     mkdir -p "$folder"
     "$2" -m venv "$folder/$1"
     python=$folder/$1/bin/python
+    newer_pip "$python"
 }
 
 install() {
-    "$python" -m pip install --quiet --disable-pip-version-check --no-compile "$@"
+    "$python" -m pip install -qq --disable-pip-version-check --no-compile "$@"
 }
 
 suite() { # suite NAME [PYTEST ARGUMENTS]
@@ -46,7 +49,7 @@ colab() { # colab IMAGE [PYTEST ARGUMENTS]
     "$python" -m pip freeze >"$folder/before"
     "$python" -c 'import jax; print(jax.devices())' >"$folder/devices_before"
     rm -rf "$wheels"
-    "$python" -m pip wheel --quiet --disable-pip-version-check --no-deps --wheel-dir "$wheels" .
+    "$python" -m pip wheel -qq --disable-pip-version-check --no-deps --wheel-dir "$wheels" .
     install "$wheels"/crate_jax-*.whl
     "$python" -m pip freeze >"$folder/after"
     "$python" -c 'import jax; print(jax.devices())' >"$folder/devices_after"

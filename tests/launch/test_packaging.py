@@ -1,5 +1,6 @@
 """What setup.py asks for: Colab's versions are allowed as they are, and no base requirement brings TensorFlow."""
 
+import importlib.metadata
 import pathlib
 import re
 import runpy
@@ -34,6 +35,19 @@ def test_every_range_holds_the_version_of_colab(image, asked):
         version = installed.get(canonicalize_name(requirement.name))
         assert version is None or requirement.specifier.contains(version), f"{requirement} replaces {version}"
     assert len(installed) > 50 and "jax" in installed
+
+
+@pytest.mark.parametrize("image", ["gpu", "tpu"])
+def test_what_colab_lacks_fits_what_it_has(image, asked):
+    """The packages that come with this one, as they are installed here; mlxtend 0.24 asked for a newer numpy."""
+    installed = {canonicalize_name(name): version for name, version in pins(image).items()}
+    names = {canonicalize_name(Requirement(one).name) for one in asked["install_requires"]} - installed.keys()
+    assert names
+    for name in names:
+        for wanted in map(Requirement, importlib.metadata.requires(name) or []):
+            version = installed.get(canonicalize_name(wanted.name))
+            if version and (wanted.marker is None or wanted.marker.evaluate({"extra": ""})):
+                assert wanted.specifier.contains(version), f"{name} asks for {wanted}, {image} has {version}"
 
 
 def test_tensorflow_is_an_extra_of_its_own(asked):
