@@ -38,7 +38,7 @@ def check_address(host, port):
     """
     try:
         socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET).close()
-    except (OSError, OverflowError, ValueError) as error:
+    except (OSError, OverflowError, TypeError, ValueError) as error:  # TypeError: a name that is not UTF-8
         raise UserError(
             f"--host={host} --port={port} cannot be listened on ({first_line(error)}); name others."
         ) from error

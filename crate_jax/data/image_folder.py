@@ -4,7 +4,8 @@ A split is the sub-folder of that name, or one whose standard name (train, valid
 `Training`, `val`, `test_images`, `val2017`, `ILSVRC2012_img_val`, or `food_train` beside `food_test`. Where there is no
 held-out folder, `train` and `validation` are nine tenths and one tenth of FOLDER/train, or of FOLDER, by a hash of each
 path: adding pictures moves none from one side to the other. Splits and classes side by side are refused: validation
-pictures would be trained on. Classes have the same numbers in every split: those of the training pictures come first.
+pictures would be trained on. Of a folder that holds nothing but one of its own name, as archives unpack, that one is
+meant. Classes have the same numbers in every split: those of the training pictures come first.
 """
 
 import dataclasses
@@ -159,6 +160,11 @@ def open_folder(folder, split):
     )
 
 
+def _same_name(name, folder):
+    """Whether a folder's only content has its own name, as archives unpack: `seg_train/seg_train/CLASS`."""
+    return name.lower() == folder.rstrip("/").rpartition("/")[2].lower()
+
+
 class Folders:
     """The splits and classes in a folder that the user named, local or remote.
 
@@ -167,12 +173,15 @@ class Folders:
     """
 
     def __init__(self, folder):
-        self.folder, names, self._scanned = folder, [], {}
-        for entry in entries_of(folder):
+        self.folder, names, self._scanned, entries = folder, [], {}, entries_of(folder)
+        while len(entries) == 1 and entries[0].kind == "folder" and _same_name(entries[0].name, self.folder):
+            self.folder = joined(self.folder, entries[0].name)
+            entries = entries_of(self.folder)
+        for entry in entries:
             if entry.kind == "folder":
                 names.append(entry.name)
             elif entry.kind == "link to nowhere" and not is_picture(entry.name):
-                refuse_dangling(folder, entry.name)
+                refuse_dangling(self.folder, entry.name)
         self.standard = splits_among(names)
         self.others = [name for name in names if name not in self.standard]
 
@@ -195,7 +204,18 @@ class Folders:
         )
 
     def _base(self, name):
-        return joined(self.folder, name) if name else self.folder
+        if not name:
+            return self.folder
+        base = joined(self.folder, name)
+        found, left_out = self.scan(base)
+        while (
+            found
+            and _same_name(inner := found[0][0].partition("/")[0], base)
+            and all(path.startswith(f"{inner}/") for path, _ in found)
+        ):
+            base, found = joined(base, inner), [(path[len(inner) + 1 :], size) for path, size in found]
+            self._scanned[base] = found, left_out
+        return base
 
     def _named(self, split):
         """The sub-folder of a split: of this very name, else the one whose standard name is the split's; or None."""

@@ -22,7 +22,7 @@ from crate_jax.config import flatten
 from crate_jax.data.pipeline import evaluation_batches
 from crate_jax.distributed.mesh import make_mesh
 from crate_jax.distributed.sharding import batch_sharding, replicated
-from crate_jax.errors import UserError
+from crate_jax.errors import UserError, warn_once
 from crate_jax.evaluation.features import feature_length, parse_features, several_features
 from crate_jax.models.batches import over_images
 from crate_jax.operators.patches import image_shape
@@ -117,19 +117,31 @@ class Rows(NamedTuple):
     index_N: np.ndarray  # the examples' numbers in the split
 
 
+class NoLabels(UserError):
+    """No example of a split has a label."""
+
+
 def labelled_rows(subject, split, names, most=None):
     """`split_rows` of the examples that have a label, at most so many.
 
     Raises:
-        UserError: as `split_rows`; or there are no labels.
+        NoLabels: none has one.
+        UserError: as `split_rows`.
     """
     rows = split_rows(subject, split, names, indices=labelled(subject, split, most))
-    if not len(rows.label_N) or rows.label_N.min() < 0:
-        raise UserError(
+    known = rows.index_N[rows.label_N >= 0]
+    if not len(known):
+        raise NoLabels(
             f"data.name={subject.config.data.name} has no labels in split {split!r}, and this needs them; "
             f"name a labelled data set by --config.data.name."
         )
-    return rows
+    if len(known) == len(rows.index_N):
+        return rows
+    warn_once(f"{len(rows.index_N) - len(known)} of {len(rows.index_N)} examples of {split} have no label: left out.")
+    if all(isinstance(rows_NxG, np.memmap) for rows_NxG in rows.features.values()):
+        return split_rows(subject, split, names, indices=known)  # which stay on disk
+    kept_N = rows.label_N >= 0
+    return Rows({name: rows_NxG[kept_N] for name, rows_NxG in rows.features.items()}, rows.label_N[kept_N], known)
 
 
 def split_rows(subject, split, names, *, indices=None):
@@ -207,9 +219,19 @@ def _key(subject, source, indices):
     irrelevant = {f"data.{leaf}" for leaf in leaves}
     data = {k: v for k, v in flatten(subject.config).items() if k.startswith("data.") and k not in irrelevant}
     which = hashlib.sha256(np.asarray(indices, np.int64).tobytes()).hexdigest()
-    words = [f"raw pixels at {RAW_SIDE}", subject.identity, source.fingerprint, source.split, which]
+    words = [f"raw pixels at {RAW_SIDE}", subject.identity, source.fingerprint, source.split, which, _times(source)]
     words.append(repr(sorted(data.items())))
     return hashlib.sha256("\0".join(words).encode()).hexdigest()[:16]
+
+
+def _times(source):
+    """A digest of when a split's local files were changed last: an edited picture may keep its size."""
+    base, digest = getattr(source.store, "base", None), hashlib.sha256()
+    if base is not None and not is_remote(base):
+        for path in source.store.relative_paths():
+            with contextlib.suppress(OSError):  # reading it will tell
+                digest.update(b"%d\n" % os.stat(os.path.join(base, path)).st_mtime_ns)
+    return digest.hexdigest()
 
 
 @functools.partial(jax.jit, static_argnames=("model", "mean", "std", "names"))

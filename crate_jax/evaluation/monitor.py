@@ -13,7 +13,7 @@ from etils import epath
 
 from crate_jax.errors import UserError, warn_once
 from crate_jax.evaluation import knn
-from crate_jax.evaluation.feature_store import labelled_rows
+from crate_jax.evaluation.feature_store import NoLabels, labelled_rows
 from crate_jax.evaluation.reconstruct import LIMIT, TITLES, completed, measure, measured, of_split, rows_of
 from crate_jax.evaluation.selection import compact_labels
 from crate_jax.evaluation.solver import fit
@@ -52,10 +52,10 @@ def make_evaluator(config, model):
         del step  # an evaluator may depend on it; this one does not
         subject, scalars = Subject(model, params, config, epath.Path("."), "this run"), {}
         splits = (settings.train_split, settings.validation_split)
-        if all(_has_labels(subject.open_split(split)) for split in splits):
-            train, test = (labelled_rows(subject, split, (features,), MOST) for split in splits)
-            train_N, test_M, classes = compact_labels(train.label_N, test.label_N)
-            train, test = train.features[features], test.features[features]
+        rows = _labelled_rows(subject, splits, features)
+        train_N, test_M, classes = compact_labels(*(one.label_N for one in rows)) if rows else (None, None, 0)
+        if classes > 1:
+            train, test = (one.features[features] for one in rows)
             k = min(knn.NEIGHBOURS, len(train_N))
             scalars["evaluation/knn"] = float(np.mean(knn.predict(train, train_N, test, k=k) == test_M))
             scalars["evaluation/probe"] = fit(train, train_N, WATCHED_C, classes).accuracy(test, test_M)
@@ -68,6 +68,16 @@ def make_evaluator(config, model):
         return scalars
 
     return evaluate
+
+
+def _labelled_rows(subject, splits, features):
+    """Features and labels of the splits, some thousands of each; None where a split has no labels."""
+    if not all(_has_labels(subject.open_split(split)) for split in splits):
+        return None
+    try:
+        return [labelled_rows(subject, split, (features,), MOST) for split in splits]
+    except NoLabels:
+        return None
 
 
 def _has_labels(source):

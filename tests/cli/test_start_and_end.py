@@ -136,7 +136,8 @@ def test_an_address_of_another_program_is_refused_before_the_demo_compiles(capsy
         port = other.getsockname()[1]
         assert main(["demo", "--workdir=w", f"--port={port}"]) == 1
     assert f"--port={port} cannot be listened on" in capsys.readouterr().err
-    assert main(["demo", "--workdir=w", "--host=no.such.host.é"]) == 1
+    for host in ("no.such.host.é", "a\0b", "\udce9"):
+        assert main(["demo", "--workdir=w", f"--host={host}"]) == 1
     assert "cannot be listened on" in capsys.readouterr().err
 
 

@@ -110,6 +110,24 @@ def test_splits_one_level_down_are_refused(tmp_path):
     assert found(tmp_path / "images", "val") == {"val/2.png": None}
 
 
+def test_folders_that_are_there_twice_as_archives_unpack(tmp_path):
+    top = tmp_path / "intel"
+    save(
+        top,
+        "intel/seg_train/seg_train/sea/1.png",
+        "intel/seg_train/seg_train/ice/2.png",
+        "intel/seg_pred/seg_pred/3.png",
+    )
+    save(top, "intel/seg_test/Seg_Test/ice/4.png")
+    assert found(top, "train+validation") == {
+        "intel/seg_train/seg_train/ice/2.png": "ice",
+        "intel/seg_train/seg_train/sea/1.png": "sea",
+    }
+    assert found(top, "test") == {"intel/seg_test/Seg_Test/ice/4.png": "ice"}
+    save(tmp_path, "cats/cat/cats/1.png", "cats/dog/2.png")  # a class, not the folder again
+    assert set(found(tmp_path / "cats", "train+validation").values()) == {"cat", "dog"}
+
+
 def test_names_that_share_more_than_a_split_are_classes(tmp_path):
     save(
         tmp_path,

@@ -95,3 +95,22 @@ def test_a_run_that_is_stuck_tells_where_and_ends(seconds, close, code):
         assert "waits_for_a_host_that_never_answers" in done.stderr and "<module>" in done.stderr
     else:
         assert done.stderr == ""
+
+
+STOPPED = """
+import os, signal, subprocess, time
+from crate_jax.distributed import watchdog
+watchdog._BACKSTOP, watchdog._GAP = 0.2, 0.5
+watching = watchdog.Watchdog(1.0)
+subprocess.Popen(["sh", "-c", f"sleep 3; kill -CONT {os.getpid()}"])
+os.kill(os.getpid(), signal.SIGTSTP)
+time.sleep(0.5)
+watching.close()
+assert signal.getsignal(signal.SIGTSTP) is signal.SIG_DFL
+print("went on")
+"""
+
+
+def test_time_in_which_a_run_was_stopped_is_no_time_without_progress():
+    done = subprocess.run([sys.executable, "-c", STOPPED], capture_output=True, text=True, timeout=30)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "went on\n", "")

@@ -1,12 +1,15 @@
 """Features against a network's own layers, pooled by hand in float64."""
 
 import functools
+import os
 
 import jax
 import numpy as np
 import pytest
+from PIL import Image
 
 import crate_jax
+from crate_jax.data.sources import open_source
 from crate_jax.errors import UserError
 from crate_jax.evaluation import feature_store
 from crate_jax.evaluation.features import candidate_names, cell_matrix, feature_length, parse_features
@@ -130,3 +133,17 @@ def test_features_of_a_bucket_are_mapped_without_a_name_of_the_user(tmp_path, mo
     monkeypatch.setattr("getpass.getuser", nobody)
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     assert feature_store._local("gs://bucket/run").is_dir()
+
+
+def test_an_edited_picture_of_the_same_size_has_new_features(tmp_path):
+    for name in ("a", "b"):
+        Image.new("L", (4, 4)).save(tmp_path / f"{name}.bmp")
+    source = open_source("image_folder", "train", str(tmp_path))
+    before = feature_store._times(source)
+    assert before == feature_store._times(source)
+    path = tmp_path / f"{source.store.relative_paths()[0]}"
+    Image.new("L", (4, 4), 255).save(path)
+    os.utime(path, (1, 1))
+    assert open_source("image_folder", "train", str(tmp_path)).fingerprint == source.fingerprint
+    assert feature_store._times(source) != before
+    assert feature_store._times(open_source("embedded_digits", "train"))  # which has no files

@@ -105,3 +105,21 @@ def test_a_run_on_pictures_without_labels_evaluates_its_loss(tmp_path, caplog):
         file.write_bytes(b"")
     pictures.after_step(1, types.SimpleNamespace(params=params, ema=None), None)
     assert "no picture of step 1" in caplog.text
+
+
+@pytest.mark.parametrize("unlabelled", ["some", "all"])
+def test_labels_that_are_missing_are_noticed_when_they_are_read(unlabelled, monkeypatch, caplog):
+    """As in data sets of TFDS, where nothing but a record says that it has no label."""
+    images = [np.full((28, 28, 1), 200 * (number % 2), np.uint8) for number in range(24)]
+    label_N = np.where(np.arange(24) % 6 == 0, -1, np.arange(24) % 2)
+    found = {"train": (images, label_N), "test": (images, label_N if unlabelled == "some" else np.full(24, -1))}
+    monkeypatch.setattr("crate_jax.data.embedded.examples", lambda name, part: found[part])
+    leaves = {"model.width": 8, "model.num_heads": 2, "model.depth": 1, "model.decoder_depth": 0}
+    config = load_config("quickstart_digits", leaves.items())
+    model = create_model(config.model.name, **model_overrides(config))
+    scalars = make_evaluator(config, model)(1, init_params(model, jax.random.key(0)))
+    if unlabelled == "some":
+        assert scalars["evaluation/knn"] == scalars["evaluation/probe"] == 1
+        assert "4 of 24 examples of train have no label" in caplog.text
+    else:
+        assert list(scalars) == ["evaluation/loss"]
