@@ -177,13 +177,18 @@ class Folders:
         while len(entries) == 1 and entries[0].kind == "folder" and _same_name(entries[0].name, self.folder):
             self.folder = joined(self.folder, entries[0].name)
             entries = entries_of(self.folder)
+        places = {}
         for entry in entries:
             if entry.kind == "folder":
                 names.append(entry.name)
+                places.setdefault(entry.real, []).append(entry.name)
             elif entry.kind == "link to nowhere" and not is_picture(entry.name):
                 refuse_dangling(self.folder, entry.name)
         self.standard = splits_among(names)
         self.others = [name for name in names if name not in self.standard]
+        for same in places.values():
+            if len({self.standard.get(name) for name in same} - {None}) > 1:
+                warn_once(f"{printable(folder)}: {listed(same)} are one folder: what is measured there was trained on.")
 
     def find(self, split):
         """The base folder of a split; and True or False for the held-out tenth or the rest of it, None for everything.

@@ -3,8 +3,11 @@
 import contextlib
 import itertools
 
+import numpy as np
+
 from crate_jax.data import embedded, image_folder, tfds_records
 from crate_jax.data.example import bounds, parsed
+from crate_jax.data.folder_listing import listed
 from crate_jax.data.listed_once import remembered
 from crate_jax.errors import UserError, warn_once
 
@@ -36,14 +39,15 @@ def open_source(name, split, data_dir=None):
     return source
 
 
-def open_held_out(settings):
+def open_held_out(settings, classify=False):
     """The Source of `data.validation_split`, with a warning where examples of it are trained on.
 
     Args:
         settings: the config's `data`.
+        classify: its classes are to be predicted.
 
     Raises:
-        UserError: as `open_source`.
+        UserError: as `open_source`; or it is to be classified, and none of its classes is one of the training split.
     """
     source = open_source(settings.name, settings.validation_split, settings.data_dir)
     with contextlib.suppress(UserError):  # slices in a syntax of TFDS's own
@@ -52,7 +56,25 @@ def open_held_out(settings):
                 f"data.train_split={settings.train_split} and data.validation_split={settings.validation_split} share "
                 f"{shared} examples: what is measured on them is not held out; write train[:90%] and train[90%:], say."
             )
+    if classify:
+        _check_classes_shared(source, settings)
     return source
+
+
+def _check_classes_shared(held_out, settings):
+    """Raises UserError where every held-out example would be wrong: `val/images/1.jpg` beside `train/cat/1.jpg`."""
+    train = open_source(settings.name, settings.train_split, settings.data_dir)
+    if train.labels is None or held_out.labels is None or not (train.class_names and held_out.class_names):
+        return
+    classes, others = (
+        [source.class_names[n] for n in np.unique(source.labels) if n >= 0] for source in (train, held_out)
+    )
+    if classes and others and not set(classes) & set(others):
+        raise UserError(
+            f"{held_out.location}: the classes of {settings.validation_split} ({listed(others)}) are none of those of "
+            f"{settings.train_split} ({listed(classes)}); sort its pictures into folders of the same names, or name "
+            f"another split by --config.data.validation_split."
+        )
 
 
 def _shared_examples(settings):

@@ -17,6 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from crate_jax.data.sources import open_held_out
 from crate_jax.distributed.mesh import make_mesh
 from crate_jax.distributed.sharding import replicated
 from crate_jax.errors import UserError
@@ -79,7 +80,8 @@ def attentive_probe(subject):
         UserError: no such split, no labels, one class only.
     """
     settings, model, grid = subject.config.data, subject.model, [(rate, decay) for rate in RATES for decay in DECAYS]
-    test_M = _labelled(subject, settings.validation_split)  # a missing split is refused before minutes have passed
+    open_held_out(settings, classify=True)  # a missing split is refused before minutes have passed
+    test_M = _labelled(subject, settings.validation_split)
     index_N = _labelled(subject, settings.train_split)
     if len(index_N) < 2:
         raise UserError(

@@ -139,7 +139,7 @@ def fine_tune(config, out, encoder=None, second_interrupt=None):
     Raises:
         UserError: settings, data or a folder that will not do.
     """
-    open_held_out(config.data)  # read last, looked for first
+    open_held_out(config.data, classify=True)  # read last, looked for first
     indices = drawn_examples(config)
     count = pipeline.num_train_examples(config) if indices is None else len(indices)
     model = create_model(config.model.name, **model_overrides(config))

@@ -145,7 +145,7 @@ def knn(subject, *, features=None, k=NEIGHBOURS, temperature=TEMPERATURE, pictur
     if pictures is not None:  # first, so that a file that cannot be read is reported at once
         own = subject.read_pictures(pictures)
     else:
-        open_held_out(settings)
+        open_held_out(settings, classify=True)
     features = features or subject.best_features() or choose_features(subject, k=k, temperature=temperature)
     train = labelled_rows(subject, settings.train_split, (features,))
     class_C, train_N = np.unique(train.label_N, return_inverse=True)

@@ -126,7 +126,7 @@ def _solved(subject, features, shots, baselines, pictures):
     names = (features,) if features else tuple(candidate_names(depth))
     if pictures is not None:
         return _of_pictures(subject, names, pictures)
-    open_held_out(settings)  # a missing split is reported now, not after minutes
+    open_held_out(settings, classify=True)  # a missing split is reported now, not after minutes
     probed = probe_one(subject, names, shots)
     results = probed.numbers | {"chosen": features is None}
     few = {shots: dict(found) for shots, found in probed.few_shot.items()}

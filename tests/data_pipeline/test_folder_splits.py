@@ -160,6 +160,13 @@ def test_a_second_link_to_a_class_is_said(tmp_path, caplog):
     assert "1 of second way to a folder" in caplog.text
 
 
+def test_a_held_out_folder_that_is_a_link_to_the_training_pictures(tmp_path, caplog):
+    save(tmp_path, "train/cat/1.png")
+    (tmp_path / "val").symlink_to("train")
+    assert set(found(tmp_path, "validation").values()) == {"cat"}
+    assert "train, val are one folder" in caplog.text
+
+
 def test_a_split_of_ones_own_stands_beside_the_others(tmp_path, caplog):
     save(tmp_path, "train/cat/1.png", "val/cat/2.png", "extra/cat/3.png", "unlabelled/4.png")
     (tmp_path / "docs").mkdir()

@@ -80,6 +80,16 @@ def test_fine_tuning(flags):
     assert (results["train_examples"], results["test_examples"]) == (24, 12)
 
 
+@pytest.mark.parametrize("words", [["knn"], ["probe"], ["probe", "--protocol=attentive"], ["finetune"]])
+def test_splits_without_a_class_in_common_are_refused(words, flags, tmp_path, capsys):
+    for name in ("train/cat/images/1.png", "train/dog/images/1.png", "val/images/1.png"):  # as tiny-imagenet has them
+        solid(tmp_path / name, 20)
+    line, out = flags
+    assert main([*words, *line, f"--config.data.data_dir={tmp_path}", f"--out={out}/none"]) == 1
+    assert "the classes of validation (images) are none of those of train (cat, dog)" in capsys.readouterr().err
+    assert not (out / "none").exists()
+
+
 def test_features_of_two_splits_agree(flags):
     line, out = flags
     for split in ("train", "validation"):
