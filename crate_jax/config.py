@@ -18,6 +18,7 @@ from crate_jax.config_schema import LEAVES
 from crate_jax.errors import UserError, nearest
 from crate_jax.storage import local
 
+LONGEST_TEXT = 4096  # letters: no path is longer, and no message should be
 _KINDS = {int: "a whole number", float: "a number", str: "a text", bool: "True or False", tuple: "a list"}
 
 
@@ -172,6 +173,8 @@ def check_leaf(name, value):
             raise UserError(f"{name}={shown(one)} is none of {', '.join(map(str, leaf.choices))} ({leaf.doc}).")
     if leaf.type is str and not value.strip():
         raise UserError(f"{name} is empty; give it a value ({leaf.doc}).")
+    if leaf.type is str and len(value) > LONGEST_TEXT:
+        raise UserError(f"{name}={shown(value)}: give at most {LONGEST_TEXT} letters ({leaf.doc}).")
     return value
 
 

@@ -50,6 +50,7 @@ WRONG = [
     ("data.crop_ratio", "0,1"),
     ("data.show_classes", "(1,)"),
     ("data.name", " "),
+    ("data.data_dir", "x" * 5000),
     ("mesh.rules", "(" * 5000),
     ("model.image_size", "224x"),
     ("model.image_size", "1x2x3"),

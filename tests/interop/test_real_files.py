@@ -188,6 +188,11 @@ def test_damaged_archives_of_numpy(tmp_path):
     content = (tmp_path / "x.npz").read_bytes()
     with pytest.raises(UserError, match="array z cannot be read"):
         open_tensors(tmp_path / "x.npz").read("z")
+    listed = content.index(b"PK\1\2") + 8  # whether names are UTF-8 is bit 11 of two bytes there
+    names = (content[: listed + 1] + b"\x08" + content[listed + 2 :]).replace(b"a.npy", b"\xbf.npy")
+    (tmp_path / "z.npz").write_bytes(names)
+    with pytest.raises(UserError, match="no whole PyTorch file"):
+        open_tensors(tmp_path / "z.npz")
     for _ in range(15):
         damaged = np.frombuffer(content, np.uint8).copy()
         damaged[random.integers(0, len(damaged), 3)] = random.integers(0, 256, 3)
