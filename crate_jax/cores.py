@@ -1,9 +1,10 @@
-"""How many cores there are for this process, in a container, too."""
+"""How many cores and open files there are for this process, in a container, too."""
 
 import contextlib
 import math
 import os
 import pathlib
+import resource
 
 
 def available_cores():
@@ -38,3 +39,13 @@ def cpu_quota(mount="/sys/fs/cgroup", groups="/proc/self/cgroup"):
                 if quota > 0:
                     quotas.append(max(1, math.ceil(quota / period)))
     return min(quotas, default=None)
+
+
+def raise_file_limit():
+    """Lifts the soft limit of open files to the hard one, which it returns: shards may be more than the usual 1,024."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != hard:
+        with contextlib.suppress(ValueError, OSError):  # a system that forbids it
+            resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    return limit if limit != resource.RLIM_INFINITY else 2**20

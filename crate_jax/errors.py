@@ -15,7 +15,7 @@ import re
 LONGEST_LIST = 900  # characters; a longer list of known names is no help
 FLAG = re.compile(r"^--(?=[a-z])")
 WORD = 2**31 - 1
-LOST_HOST = 175  # exit code of a run that lost a host or its data, or stalled: launchers start it again
+LOST_HOST = 175  # exit code of a run that lost a host or its storage, or stalled: launchers start it again
 _warned: set = set()
 
 

@@ -1,6 +1,5 @@
-"""Folders and files that may be local or in an object store (`gs://`): names, whole writes, errors as `UserError`."""
+"""Folders and files that may be local or in an object store (`gs://`): names, and writes of whole files."""
 
-import contextlib
 import os
 import re
 import shutil
@@ -8,12 +7,12 @@ import uuid
 
 from etils import epath
 
-from crate_jax.errors import UserError, first_line
+from crate_jax.errors import UserError
+from crate_jax.storage_errors import retried, user_errors
 
 GLOB = "*?[]\\"
 LONGEST_NAME = 255  # bytes, of a file or folder
 STORES = ("gs", "s3", "az", "hf")  # that epath knows
-LIBRARIES = {"gcsfs": "'crate-jax[gcs]'", "s3fs": "s3fs", "adlfs": "adlfs"}  # of fsspec's, and what has them
 LIKE_BUCKETS = tuple(f"/{store}/" for store in STORES)
 
 
@@ -163,7 +162,15 @@ def write_whole(path, text):
     Args:
         path: an `epath.Path`; its folder exists.
         text: of the file, in UTF-8 in every locale.
+
+    Raises:
+        UserError: it cannot be written, after several attempts where that may pass.
     """
+    retried(lambda: write_once(path, text), path, "written")
+
+
+def write_once(path, text):
+    """`write_whole` in one attempt, with the errors of its storage."""
     path, content = epath.Path(path), text.encode("utf-8", "backslashreplace")
     if is_remote(path):  # an object appears when its upload is complete
         path.write_bytes(content)
@@ -171,39 +178,3 @@ def write_whole(path, text):
     draft = path.parent / f".{path.name}.{own_mark()}.draft"
     draft.write_bytes(content)
     draft.replace(path)
-
-
-def storage_error(error):
-    """What a storage library's exception says, in a line; None for an exception that is about something else.
-
-    TensorFlow, fsspec and Google's libraries raise errors of their own, which are no `OSError`; fsspec an ImportError
-    where the library of a store is missing.
-    """
-    for library, package in LIBRARIES.items():
-        if isinstance(error, ImportError) and library in str(error):
-            return f"this needs {library}: pip install {package}"
-    library = type(error).__module__.partition(".")[0]
-    if not isinstance(error, OSError) and library not in ("tensorflow", "google", "gcsfs", "aiohttp"):
-        return None
-    return first_line(error)[:300]
-
-
-@contextlib.contextmanager
-def user_errors(what):
-    """Turns errors of storage into a sentence.
-
-    Args:
-        what: could not be done, such as "--workdir=D cannot be written".
-
-    Raises:
-        UserError: with the storage's own words.
-    """
-    try:
-        yield
-    except UserError:
-        raise
-    except Exception as error:
-        words = storage_error(error)
-        if words is None:
-            raise
-        raise UserError(f"{what}: {words}") from error

@@ -74,7 +74,7 @@ def command_lines():
         "## Commands", "",
         "`crate-jax COMMAND` or `python -m crate_jax COMMAND`. Every command that reads a config takes",
         "settings as `--config.NAME=VALUE`. Exit codes: 0 done, 1 an error that a person has to mend, 143 preempted (a",
-        "checkpoint was saved), 175 lost a host or its data, or stalled. After 143 and 175 the same command",
+        "checkpoint was saved), 175 lost a host or its storage, or stalled. After 143 and 175 the same command",
         "resumes.", "",
         *table(["command", "does"], [[f"[`{name}`](#{name})", cell(what)] for name, what in COMMANDS.items()]), "",
     ]  # fmt: skip

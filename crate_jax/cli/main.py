@@ -2,7 +2,6 @@
 
 import argparse
 import contextlib
-import errno
 import importlib
 import logging
 import os
@@ -37,25 +36,6 @@ TRAINS = {"pretrain", "finetune"}
 COMPUTES = TRAINS | {"probe", "knn", "features", "reconstruct", "analyze"}  # on all hosts together
 INTO_WORKDIR = COMPUTES | {"segment"}  # where there is no --out
 PATHS = ("workdir", "out", "checkpoint", "baseline", "source", "target")
-
-
-_SPACE, _RIGHTS = "the disk is full: free space there", "see that it can be read and written"
-ADVICE = {  # what a person does about an error of the machine, by its number
-    errno.ENOSPC: _SPACE,
-    errno.EDQUOT: _SPACE,
-    errno.EFBIG: "raise the limit of the size of a file (ulimit -f)",
-    errno.EMFILE: "raise the limit of open files (ulimit -n)",
-    errno.ENFILE: "close other programs",
-    errno.EACCES: _RIGHTS,
-    errno.EPERM: _RIGHTS,
-    errno.EROFS: _RIGHTS,
-    errno.EIO: "see that the disk answers",
-    errno.ESTALE: "mount the network file system again",
-    errno.ENAMETOOLONG: "take a shorter name",
-    errno.ELOOP: "mend the links",
-    errno.EISDIR: "move the folder of this name away",
-    errno.ENOTDIR: "move the file of this name away",
-}
 
 
 class _Help(argparse.RawDescriptionHelpFormatter):
@@ -217,18 +197,14 @@ def _settings(parsed):
     return override(default_config(), pairs).distributed
 
 
-def _sentence(error):
-    """What a person reads of an exception of a library that is about their machine or bucket; None for any other."""
-    from crate_jax.storage import storage_error
+def _explained(error):
+    """What a person reads of an exception that is about their machine or storage, a UserError; None for any other."""
+    from crate_jax.storage_errors import explained
 
-    first, words = first_line(error)[:300], storage_error(error)
-    if isinstance(error, ImportError) and words is not None:
-        return f"a path in an object store is given; {words}"
     if isinstance(error, RuntimeError) and "Unable to initialize backend" in str(error):
-        return f"JAX_PLATFORMS={os.environ.get('JAX_PLATFORMS')}: {first}; unset it, or install jax for that platform."
-    if not isinstance(error, OSError) and words is not None:
-        return f"the object store refused: {first}"
-    return None
+        named, why = os.environ.get("JAX_PLATFORMS"), first_line(error)[:300]
+        return UserError(f"JAX_PLATFORMS={named}: {why}; unset it, or install jax for that platform.")
+    return explained(error)
 
 
 def main(arguments=None):
@@ -244,26 +220,18 @@ def main(arguments=None):
     with ProgramSignals() as signals:
         try:
             return run(sys.argv[1:] if arguments is None else list(arguments), signals)
-        except UserError as error:
-            print(f"crate-jax: {error}", file=sys.stderr)
-            return getattr(error, "exit_code", 1)
         except KeyboardInterrupt:
             print("crate-jax: interrupted", file=sys.stderr)
             return INTERRUPTED
         except BrokenPipeError:  # `| head` has read enough
             os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # or Python complains at exit that it cannot flush
             return 0
-        except OSError as error:
-            if error.errno not in ADVICE:
-                raise
-            print(f"crate-jax: {error}; {ADVICE[error.errno]}, and run the command again.", file=sys.stderr)
-            return 1
         except Exception as error:
-            if signals.interrupted:  # Ctrl-C within an import comes out as an ImportError
+            if signals.interrupted and not isinstance(error, UserError):  # an ImportError, where it came within one
                 print("crate-jax: interrupted", file=sys.stderr)
                 return INTERRUPTED
-            sentence = _sentence(error)
-            if sentence is None:
+            told = _explained(error)
+            if told is None:
                 raise
-            print(f"crate-jax: {sentence}", file=sys.stderr)
-            return 1
+            print(f"crate-jax: {told}", file=sys.stderr)
+            return getattr(told, "exit_code", 1)

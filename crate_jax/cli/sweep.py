@@ -23,7 +23,7 @@ def run(arguments):
     """The command."""
     import pathlib
 
-    from crate_jax.errors import UserError
+    from crate_jax.errors import LOST_HOST, UserError
     from crate_jax.storage import write_whole
     from crate_jax.sweeps.emit import emit
     from crate_jax.sweeps.points import load_sweep
@@ -42,8 +42,10 @@ def run(arguments):
         print(text, end="")
         return 0
     statuses = run_sweep(sweep, arguments.workdir, parallel=arguments.parallel, only=arguments.point)
-    counts = {status: list(statuses.values()).count(status) for status in ("done", "failed", "stopped")}
+    counts = {status: list(statuses.values()).count(status) for status in ("done", "failed", "lost", "stopped")}
     print(", ".join(f"{count} {status}" for status, count in counts.items() if count) + f": {arguments.workdir}")
     if counts["stopped"]:
         return 143
-    return 1 if counts["failed"] else 0
+    if counts["failed"]:
+        return 1
+    return LOST_HOST if counts["lost"] else 0

@@ -13,10 +13,10 @@ import tempfile
 from etils import epath
 
 from crate_jax.cores import available_cores
-from crate_jax.data.reading import retried
 from crate_jax.data.tfds_records import read_only_builder
 from crate_jax.errors import UserError
 from crate_jax.storage import is_remote
+from crate_jax.storage_errors import retried, user_errors
 
 INFO = "dataset_info.json"
 
@@ -79,10 +79,8 @@ def convert(name, data_dir, out, progress=print):
     target = epath.Path(out) / version
     if target == source:
         raise UserError(f"--out={out} is the folder of the data set itself; name another one.")
-    try:
+    with user_errors(f"--out={out} cannot be written"):
         target.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"--out={out} cannot be written ({error}); name another folder.") from error
     files = [
         (str(path), target / _renamed(epath.Path(path).name), length)
         for split in builder.info.splits.values()

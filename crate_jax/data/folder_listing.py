@@ -16,6 +16,7 @@ from etils import epath
 
 from crate_jax.errors import UserError, first_line
 from crate_jax.storage import is_remote
+from crate_jax.storage_errors import Failure, storage_failure, user_errors
 
 PHOTOGRAPHS = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".avif", ".jp2", ".tif", ".tiff")
 PICTURES = frozenset((*PHOTOGRAPHS, ".gif", ".bmp", ".dib", ".ppm", ".pgm", ".pbm", ".pnm", ".tga", ".ico"))
@@ -77,7 +78,17 @@ def is_picture(name):
 
 def is_there(path):
     """Whether a folder is there."""
-    return epath.Path(path).is_dir() if is_remote(path) else os.path.isdir(path)
+    if not is_remote(path):
+        return os.path.isdir(path)
+    if not (found := epath.Path(path).is_dir()):
+        _check_answers(path)
+    return found
+
+
+def _check_answers(folder):
+    """TensorFlow says of any failure that there is no such folder: raises a UserError of what it was."""
+    with user_errors(f"{printable(folder)} cannot be listed"):
+        epath.Path(folder).exists()
 
 
 def is_file(path):
@@ -92,8 +103,10 @@ def entries_of(folder):
         # sorted: which of two links to one folder is followed must not depend on the file system
         return sorted((entry for entry in found if not _is_ignored(entry.name)), key=lambda entry: entry.name)
     except Exception as error:  # object stores raise what their client library raises
-        reason = getattr(error, "strerror", None) or first_line(error)
-        raise UserError(f"{printable(folder)} cannot be listed ({reason}); check its name and permissions.") from error
+        if is_remote(folder):
+            _check_answers(folder)
+        failure = storage_failure(error) or Failure(first_line(error))
+        raise failure._replace(words=printable(failure.words)).told(f"{printable(folder)} cannot be listed") from error
 
 
 def _is_ignored(name):

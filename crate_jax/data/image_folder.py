@@ -31,9 +31,9 @@ from crate_jax.data.folder_listing import (
     refuse_dangling,
 )
 from crate_jax.data.listed_once import remembered
-from crate_jax.data.reading import retried
 from crate_jax.errors import UserError, warn_once
 from crate_jax.storage import is_remote
+from crate_jax.storage_errors import retried
 
 SPELLINGS = {
     "train": r"train(?:ing)?(?:[ _-]?val(?:idation)?)?|trn",

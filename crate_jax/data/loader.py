@@ -24,7 +24,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from crate_jax.data.reading import raise_file_limit
+from crate_jax.cores import raise_file_limit
 from crate_jax.data.rows import RowReader
 
 CHUNK_ROWS = 64  # at most

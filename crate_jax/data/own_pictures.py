@@ -1,5 +1,6 @@
 """A person's own pictures, by path: upright, on white where transparent, gray or in colour as the network wants."""
 
+import functools
 import hashlib
 import os
 
@@ -19,6 +20,7 @@ from crate_jax.data.folder_listing import (
 from crate_jax.data.picture import CorruptPicture, decoded
 from crate_jax.errors import UserError, first_line
 from crate_jax.storage import is_remote
+from crate_jax.storage_errors import retried
 
 LONGEST = 4096  # letters of a path; no longer one can be there
 
@@ -111,10 +113,7 @@ def read_picture(image, channels, max_pixels, what):
     try:
         if isinstance(image, str | os.PathLike):
             called = printable(image)
-            try:
-                image = read_bytes(os.path.expanduser(image))
-            except Exception as error:  # object stores raise what their client library raises
-                raise CorruptPicture(first_line(error)) from error
+            image = retried(functools.partial(read_bytes, os.path.expanduser(image)), f"{what}: {called}")
         elif not isinstance(image, Image.Image):
             image = np.asarray(image)
             called, shape = f"an array of {image.dtype} and shape {image.shape}", image.shape

@@ -15,9 +15,9 @@ import shutil
 
 from etils import epath
 
-from crate_jax.data.reading import retried
 from crate_jax.errors import UserError
 from crate_jax.storage import check_space, is_remote
+from crate_jax.storage_errors import retried, user_errors
 
 COPIES = 32  # at once
 
@@ -42,13 +42,11 @@ def staged(source, folder):
         return source
     target = os.path.join(os.path.abspath(os.path.expanduser(folder)), f"crate_jax_{source.fingerprint}")
     files = [(f"{store.base}/{relative}", os.path.join(target, relative)) for relative in store.relative_paths()]
-    try:
+    with user_errors(f"data.stage_dir={folder} cannot be written"):
         os.makedirs(target, exist_ok=True)
         with open(target + ".lock", "a") as lock:  # dropped when the process ends, however it ends
             fcntl.flock(lock, fcntl.LOCK_EX)
             _copy_missing(files, target)
-    except OSError as error:
-        raise UserError(f"data.stage_dir={folder} cannot be written ({error}); name another folder.") from error
     return dataclasses.replace(source, store=dataclasses.replace(store, base=target), location=target)
 
 

@@ -15,11 +15,12 @@ import threading
 import numpy as np
 from etils import epath
 
+from crate_jax.cores import raise_file_limit
 from crate_jax.data.embedded import EMBEDDED
 from crate_jax.data.example import Example, Source
-from crate_jax.data.reading import raise_file_limit, retried
 from crate_jax.errors import UserError, first_line, nearest
 from crate_jax.storage import is_remote
+from crate_jax.storage_errors import Failure, retried, storage_failure
 
 OPTIONS = "readahead_buffer_size:0"  # neighbours in a file are not neighbours in the order
 DAMAGE = re.compile(r"Corrupted|Invalid|hash mismatch|[Dd]ecompress|[Dd]ecod")  # in ArrayRecord's errors
@@ -150,7 +151,8 @@ def read_only_builder(name, data_dir):
         if not is_remote(root):
             raise
         # a bucket that is not there, or may not be read: its client's errors are neither OSError nor ValueError
-        raise UserError(f"{_missing(name, root)} Listing it failed: {first_line(error)}") from error
+        failure = storage_failure(error) or Failure(first_line(error))
+        raise failure.told(f"{_missing(name, root)} Listing it failed") from error
 
 
 def _missing(name, root):

@@ -6,6 +6,7 @@ folder at the same moment both write and then look who came last; the other one 
 system or an object store offers beyond reading what was written last.
 """
 
+import contextlib
 import json
 import logging
 import os
@@ -18,7 +19,8 @@ import uuid
 from etils import epath
 
 from crate_jax.errors import UserError
-from crate_jax.storage import is_remote, make_folder, write_whole
+from crate_jax.storage import is_remote, make_folder, write_once
+from crate_jax.storage_errors import retried
 
 logger = logging.getLogger(__name__)
 
@@ -110,7 +112,7 @@ class FolderLock:
     def _write(self):
         mine = {"host": socket.gethostname(), "pid": os.getpid(), "since": self._since, "nonce": self.nonce}
         mine |= {"machine": _machine(), "started": _started(os.getpid()), "beat": time.time()}
-        write_whole(self._path, json.dumps(mine) + "\n")
+        write_once(self._path, json.dumps(mine) + "\n")
 
     def _alive(self, owner):
         """Whether the process that wrote a lock still holds it."""
@@ -157,9 +159,18 @@ def read_owner(path):
 
     Args:
         path: of the lock's file, an `epath.Path`.
+
+    Raises:
+        UserError: the storage does not say.
     """
+
+    def read():
+        with contextlib.suppress(FileNotFoundError):  # given free between the two
+            return path.read_bytes() if path.exists() else None
+
+    text = retried(read, path)
     try:
-        found = json.loads(path.read_bytes()) if path.exists() else None
-    except (OSError, ValueError):
+        found = json.loads(text) if text else None
+    except ValueError:
         return None
     return found if isinstance(found, dict) else None

@@ -23,6 +23,7 @@ import jax
 from crate_jax.distributed.cluster import find_cluster
 from crate_jax.errors import LOST_HOST, UserError, first_line
 from crate_jax.processes import cluster
+from crate_jax.storage_errors import explained
 
 logger = logging.getLogger(__name__)
 
@@ -176,9 +177,10 @@ def abandon(error):
     if _ending:
         time.sleep(2 * _NOTICE_SECONDS)
         os._exit(_ending[0])
-    code = getattr(error, "exit_code", 1)
-    if isinstance(error, UserError):
-        sentence = str(error)
+    told = explained(error)
+    code = getattr(told, "exit_code", 1)
+    if told is not None:
+        sentence = str(told)
     elif isinstance(error, KeyboardInterrupt):
         sentence, code = "interrupted", 130
     elif _is_about_another_host(error):

@@ -61,7 +61,7 @@ def find_runs(names):
         folder = folder_at(name, "RUN")
         if points := _points(folder):
             for point in points:
-                if point["status"] in ("done", "running", "stopped") and _config_there(folder / point["name"]):
+                if point["status"] in ("done", "running", "lost", "stopped") and _config_there(folder / point["name"]):
                     found.append((point["name"], folder / point["name"]))
                 else:
                     unfinished.append(f"{point['name']}: {point['status']}")

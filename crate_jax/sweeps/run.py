@@ -25,7 +25,7 @@ from crate_jax.distributed.compilation_cache import shared_cache
 from crate_jax.distributed.devices import chips
 from crate_jax.distributed.folder_lock import FolderLock
 from crate_jax.distributed.signals import stopping
-from crate_jax.errors import UserError
+from crate_jax.errors import LOST_HOST, UserError
 from crate_jax.storage import is_remote, make_folder, output_folder, write_whole
 from crate_jax.sweeps.machine import die_with_parent, shares
 from crate_jax.sweeps.points import as_flags
@@ -50,7 +50,7 @@ class Record:
         self._config = sweep.config
 
     def set(self, name, status, **more):
-        """How a point stands: pending, running, done, failed or stopped."""
+        """How a point stands: pending, running, done, failed, lost (its storage, or stalled) or stopped."""
         with self._lock:
             kept = {key: self._points[name][key] for key in ("name", "overrides")}
             self._points[name] = kept | {"status": status} | more
@@ -83,7 +83,7 @@ def finished(workdir, point):
         done = json.loads((epath.Path(workdir) / point.name / DONE).read_bytes())
         same = done["overrides"] == json.loads(json.dumps(point.overrides)) and done.get("config") == point.fingerprint
         return list(done["commands"]) if same else []
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):  # none, or not as it was written
+    except (FileNotFoundError, ValueError, KeyError, TypeError, AttributeError):  # none, or not as it was written
         return []
 
 
@@ -130,10 +130,10 @@ class Runner:
             if self.stopped.is_set():
                 self._record.set(point.name, "stopped")
                 return "stopped"
-            why = _last_line(log)
-            self._record.set(point.name, "failed", command=name, exit_code=code, error=why)
+            why, status = _last_line(log), "lost" if code == LOST_HOST else "failed"
+            self._record.set(point.name, status, command=name, exit_code=code, error=why)
             logger.error("%s failed in %s: %s", point.name, name, why)
-            return "failed"
+            return status
         self._record.set(point.name, "done")
         logger.info("%s is done", point.name)
         return "done"
@@ -180,7 +180,7 @@ def run_sweep(sweep, workdir, *, parallel=1, only=None):
         only: name or number of one point; None is all. `sweep.json` is then not written.
 
     Returns:
-        Dictionary from name to status: done, failed or stopped.
+        Dictionary from name to status: done, failed, lost or stopped.
 
     Raises:
         UserError: fewer chips than `parallel`, no such point, a sweep that runs already, or one of several processes.

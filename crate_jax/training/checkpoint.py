@@ -13,8 +13,9 @@ from etils import epath
 
 from crate_jax.errors import UserError, first_line
 from crate_jax.processes import agreed, wait_for_all
-from crate_jax.storage import absolute, is_remote, storage_error
-from crate_jax.training.whole_checkpoint import refuse_if_storage_failed, unreadable
+from crate_jax.storage import absolute
+from crate_jax.storage_errors import Failure
+from crate_jax.training.whole_checkpoint import failure_behind, refuse_if_storage_failed, unreadable
 
 logger = logging.getLogger(__name__)
 
@@ -80,7 +81,7 @@ class Checkpoints:
         except UserError:
             raise
         except Exception as error:
-            raise self._unwritten(error) from error
+            self._raise_unwritten(error)
         if not self._proven:
             self._read_back(step, items)
 
@@ -95,18 +96,14 @@ class Checkpoints:
             )
         self._proven = True
 
-    def _unwritten(self, error):
-        words = storage_error(error)
-        of_jax = isinstance(error, jax.errors.JaxRuntimeError)  # a lost host, or want of memory
-        if of_jax or (words is None and not isinstance(error, ValueError | RuntimeError)):
-            return error
-        full = "no space left" in str(error).lower()
-        why = "the disk is full" if full else words or first_line(error)[:300]
-        todo = "free space there" if full or not is_remote(self.folder) else "see that the bucket can be written"
-        return UserError(
-            f"the checkpoint of step {self._saving} could not be written to {self.folder}: {why}. Older ones are "
-            f"untouched; {todo}, and run the same command again."
-        )
+    def _raise_unwritten(self, error):
+        if isinstance(error, jax.errors.JaxRuntimeError):  # a lost host, or want of memory
+            raise error
+        failure = failure_behind(error)
+        if failure is None and not isinstance(error, ValueError | RuntimeError):
+            raise error
+        what = f"the checkpoint of step {self._saving} could not be written to {self.folder} (older ones are untouched)"
+        raise (failure or Failure(first_line(error)[:300])).told(what) from error
 
     def wait(self):
         """Until the last checkpoint is on disk."""
@@ -114,7 +111,7 @@ class Checkpoints:
             try:
                 self._opened.wait_until_finished()
             except Exception as error:
-                raise self._unwritten(error) from error
+                self._raise_unwritten(error)
 
     def close(self):
         """Waits, and lets go of the folder."""

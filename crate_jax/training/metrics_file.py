@@ -5,12 +5,14 @@ each checkpoint and at the end. On a local disk lines are appended.
 """
 
 import json
+import logging
 import threading
 
 from etils import epath
 
 from crate_jax.errors import UserError
-from crate_jax.storage import is_remote, storage_error, write_whole
+from crate_jax.storage import is_remote, write_whole
+from crate_jax.storage_errors import user_errors
 from crate_jax.training.loop import Observer
 
 WRITE_SECONDS = 15.0  # between uploads
@@ -19,19 +21,19 @@ WRITE_SECONDS = 15.0  # between uploads
 class MetricsFile(Observer):
     """Writes each line of the log to a file.
 
-    Every method raises `UserError` where a line could not be written, this one or one before it.
+    Raises `UserError` where a line cannot be written; in an object store, before a checkpoint or at the end.
     """
 
     def __init__(self, path):
         self._path, self._remote = epath.Path(path), is_remote(path)
-        self._lines, self._changed, self._failed = [], False, None
-        self._lock, self._closed = threading.Lock(), threading.Event()
+        self._lines, self._written = [], None  # how many are
+        self._one_at_a_time, self._closed = threading.Lock(), threading.Event()
         self._thread = threading.Thread(target=self._run, name="crate-jax metrics", daemon=True)
 
     def started(self, step):
         """Cuts off the lines after this step, of a life of the run that its checkpoints have forgotten."""
         self._lines = [json.dumps(line) for line in read_metrics(self._path) if line["step"] <= step]
-        self._changed = True
+        self._written = None
         self._upload()
         if self._remote:
             self._thread.start()
@@ -39,17 +41,10 @@ class MetricsFile(Observer):
     def logged(self, step, scalars):
         line = json.dumps({"step": int(step), **scalars})
         if self._remote:
-            with self._lock:
-                self._lines.append(line)
-                self._changed = True
-            if self._failed is not None:
-                raise self._unwritten(self._failed)
+            self._lines.append(line)
             return
-        try:
-            with open(self._path, "a") as file:
-                file.write(line + "\n")
-        except OSError as error:
-            raise self._unwritten(error) from error
+        with user_errors(f"{self._path} cannot be written"), open(self._path, "a") as file:
+            file.write(line + "\n")
 
     def saving(self, step):
         self._upload()
@@ -64,23 +59,16 @@ class MetricsFile(Observer):
         while not self._closed.wait(WRITE_SECONDS):
             try:
                 self._upload()
-                self._failed = None
             except UserError as error:
-                self._failed = error.__cause__
+                logging.warning("%s", error)  # the next attempt may succeed; the one before a checkpoint has to
 
     def _upload(self):
         """Writes the whole text, if it changed since; lines that were appended are written already."""
-        with self._lock:
-            if self._changed:
-                try:
-                    write_whole(self._path, "".join(line + "\n" for line in self._lines))
-                except Exception as error:
-                    raise self._unwritten(error) from error
-                self._changed = False
-
-    def _unwritten(self, error):
-        words = storage_error(error) or f"{type(error).__name__}: {error}"
-        return UserError(f"{self._path} cannot be written: {words}. Make room there, and run the same command again.")
+        with self._one_at_a_time:
+            count = len(self._lines)  # the loop goes on, and does not wait for a slow upload
+            if count != self._written:
+                write_whole(self._path, "".join(line + "\n" for line in self._lines[:count]))
+                self._written = count
 
 
 def read_metrics(path):
@@ -89,7 +77,9 @@ def read_metrics(path):
     What is no such line is skipped: a killed process left it half-written, or a disk was full.
     """
     lines, path = [], epath.Path(path)
-    for line in path.read_bytes().decode("utf-8", "replace").splitlines() if path.exists() else ():
+    with user_errors(f"{path} cannot be read"):
+        text = path.read_bytes() if path.exists() else b""
+    for line in text.decode("utf-8", "replace").splitlines():
         try:
             found = json.loads(line)
         except (ValueError, RecursionError):

@@ -16,7 +16,8 @@ from crate_jax.distributed.hosts import abandon
 from crate_jax.distributed.signals import Preemption
 from crate_jax.distributed.watchdog import Watchdog
 from crate_jax.processes import same_on_all_hosts, wait_for_all
-from crate_jax.storage import output_folder, user_errors
+from crate_jax.storage import output_folder
+from crate_jax.storage_errors import user_errors
 from crate_jax.training import observers
 from crate_jax.training.checkpoint import Checkpoints
 from crate_jax.training.loop import Observer, train

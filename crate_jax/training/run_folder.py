@@ -14,7 +14,8 @@ from etils import epath
 from crate_jax.config import check_resumable, from_json, model_overrides, to_json
 from crate_jax.errors import UserError
 from crate_jax.models.registry import boxed_shapes, create_model
-from crate_jax.storage import is_remote, make_folder, user_errors, write_whole
+from crate_jax.storage import is_remote, make_folder, write_whole
+from crate_jax.storage_errors import user_errors
 from crate_jax.training.checkpoint import Checkpoints
 
 logger = logging.getLogger(__name__)

@@ -5,17 +5,19 @@ an equal share of the stored bytes first, as many as it is about to restore, and
 a single process meets it meets while restoring.
 """
 
+import errno
 import json
 from urllib.parse import quote
 
 import jax
 import numpy as np
 
-from crate_jax.errors import UserError, first_line
+from crate_jax.errors import first_line
 from crate_jax.processes import of_all_hosts
-from crate_jax.storage import absolute, is_remote, storage_error
+from crate_jax.storage import absolute, is_remote
+from crate_jax.storage_errors import storage_failure
 
-STORAGE_FAILED = ("UNAVAILABLE", "DEADLINE_EXCEEDED", "PERMISSION_DENIED", "UNAUTHENTICATED", "RESOURCE_EXHAUSTED")
+DAMAGE = (errno.ENOENT, errno.ENOTDIR)  # a file of the checkpoint is not there
 READS_AT_ONCE = 16  # of stored values, so that a large checkpoint does not stand in the host's memory
 
 
@@ -64,12 +66,13 @@ def refuse_if_storage_failed(folder, error):
     Raises:
         UserError: the error is the storage's, not of what is stored.
     """
-    found = error
-    while found is not None:  # Orbax wraps TensorStore's errors, which are ValueErrors that begin with the status
-        words = first_line(found) if str(found).startswith(STORAGE_FAILED) else storage_error(found)
-        if words is not None and not isinstance(found, FileNotFoundError | NotADirectoryError):
-            raise UserError(
-                f"the checkpoint {folder} cannot be read now ({words[:200]}). It is kept; see that its storage "
-                f"answers, and run the same command again."
-            ) from error
-        found = found.__cause__
+    failure = failure_behind(error)
+    if failure is not None and failure.number not in DAMAGE:
+        raise failure.told(f"the checkpoint {folder} cannot be read now, and is kept") from error
+
+
+def failure_behind(error):
+    """The first `storage_errors.Failure` in what Orbax has wrapped; None where there is none."""
+    while error is not None and storage_failure(error) is None:
+        error = error.__cause__
+    return error and storage_failure(error)

@@ -49,7 +49,7 @@ def test_results_that_could_not_be_written_are_refused_before_they_are_computed(
     with pytest.raises(UserError, match="cannot be written to"):
         check_writable(tmp_path / "new" / "folder", "--out")
     monkeypatch.setattr("crate_jax.storage.epath.Path", Unreachable)
-    with pytest.raises(UserError, match=r"^gs://bucket cannot be reached: no route to host$"):
+    with pytest.raises(UserError, match=r"^gs://bucket cannot be reached: no route to host; see that"):
         check_writable("gs://bucket/x", "--out")
 
 
@@ -104,21 +104,22 @@ def test_a_platform_that_is_not_there_is_one_sentence(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("number", "said"),
+    ("number", "said", "code"),
     [
-        (errno.EFBIG, "ulimit -f"),
-        (errno.EROFS, "read and written"),
-        (errno.EMFILE, "ulimit -n"),
-        (errno.ENOSPC, "space"),
+        (errno.EFBIG, "ulimit -f", 1),
+        (errno.EROFS, "read and written", 1),
+        (errno.EMFILE, "ulimit -n", 175),
+        (errno.EIO, "see that the disk answers", 175),
+        (errno.ENOSPC, "space", 1),
     ],
 )
-def test_what_a_machine_refuses_is_one_sentence(number, said, monkeypatch, capsys):
+def test_what_a_machine_refuses_is_one_sentence(number, said, code, monkeypatch, capsys):
     def refuse(*_):
         raise OSError(number, os.strerror(number), "out/probe.json")
 
     monkeypatch.setattr("crate_jax.cli.main.run", refuse)
     monkeypatch.setattr(sys, "stdout", None)  # as `>&-` leaves it
-    assert main(["probe"]) == 1
+    assert main(["probe"]) == code
     told = capsys.readouterr().err
     assert "out/probe.json" in told and said in told and len(told.splitlines()) == 1
 

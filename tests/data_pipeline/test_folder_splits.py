@@ -282,6 +282,9 @@ class Bucket:
         self.asked.append(("is_dir", self.path))
         return os.path.isdir(self._local())
 
+    def exists(self):
+        return os.path.exists(self._local())
+
     def open(self, mode):
         return open(self._local(), mode)
 

@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from crate_jax.config import default_config
-from crate_jax.data import pipeline, reading, staging, tfds_records
+from crate_jax.data import pipeline, staging, tfds_records
 from crate_jax.data.conversion import convert
 from crate_jax.data.picture import decoded
 from crate_jax.data.sources import open_source
@@ -150,7 +150,7 @@ def test_a_damaged_tfrecord_is_named(stored, tmp_path):
 
 
 def test_damaged_records_are_corrupt_and_damaged_files_are_not(stored, tmp_path, monkeypatch):
-    monkeypatch.setattr(reading.time, "sleep", lambda seconds: None)
+    monkeypatch.setattr("crate_jax.storage_errors.time.sleep", lambda seconds: None)
     folder = tmp_path / "thirty" / "1.2.3"
     shutil.copytree(stored["array_record"] / "thirty" / "1.2.3", folder)
     path = sorted(folder.glob("thirty-train*"))[1]

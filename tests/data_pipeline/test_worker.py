@@ -1,6 +1,5 @@
 """Worker processes give what threads give, pass on errors, and end with their parent; files that cannot be read."""
 
-import errno
 import multiprocessing
 import os
 import subprocess
@@ -11,10 +10,9 @@ import numpy as np
 import pytest
 
 from crate_jax import cores
-from crate_jax.data import loader, pipeline, reading
+from crate_jax.data import loader, pipeline
 from crate_jax.data.picture import png
 from crate_jax.data.sources import open_source
-from crate_jax.distributed.hosts import LOST_HOST
 from crate_jax.errors import UserError
 
 SCRIPT = """
@@ -115,47 +113,9 @@ def test_by_the_machine(config, monkeypatch):
     assert pipeline.workers_of(config, 224) == (7, 3)
 
 
-class Unreadable:
-    """Reads that fail some times."""
-
-    def __init__(self, error, times):
-        self.error, self.times = error, times
-
-    def __call__(self):
-        self.times -= 1
-        if self.times >= 0:
-            raise self.error
-        return b"content"
-
-
-def test_what_cannot_be_read_is_retried_then_named(monkeypatch, caplog):
-    waits = []
-    monkeypatch.setattr(reading.time, "sleep", waits.append)
-    assert reading.retried(Unreadable(OSError(errno.EIO, "Input/output error"), 2), "/data/a.jpg") == b"content"
-    assert waits == list(reading.WAITS[:2]) and "/data/a.jpg cannot be read" in caplog.text
-    for error in (OSError(errno.EMFILE, "Too many open files"), TimeoutError("timed out")):
-        with pytest.raises(UserError, match=r"/data/a\.jpg cannot be read: .*(open files|timed out)") as raised:
-            reading.retried(Unreadable(error, 99), "/data/a.jpg")
-        assert raised.value.exit_code == LOST_HOST  # launchers try again
-    waits.clear()
-    with pytest.raises(UserError, match="cannot be read") as raised:
-        reading.retried(Unreadable(FileNotFoundError(errno.ENOENT, "No such file"), 99), "/data/a.jpg")
-    assert not waits and not hasattr(raised.value, "exit_code")
-    for words, path, code in (
-        ("403 Forbidden", "gs://bucket/a.jpg", 1),
-        ("503 Service Unavailable", "gs://bucket/a.jpg", LOST_HOST),
-        ("a file that is cut off", "/data/a.array_record", 1),
-    ):
-        with pytest.raises(UserError, match=words) as raised:
-            reading.retried(Unreadable(OSError(words), 99), path)
-        assert getattr(raised.value, "exit_code", 1) == code
-    with pytest.raises(RuntimeError):
-        reading.retried(Unreadable(RuntimeError("a fault of ours"), 99), "/data/a.jpg")
-
-
 def test_a_picture_that_vanishes_ends_the_run(config, tmp_path, monkeypatch):
     """It is not counted as corrupt: other hosts may still see it, and would train on other data."""
-    monkeypatch.setattr(reading.time, "sleep", lambda seconds: None)
+    monkeypatch.setattr("crate_jax.storage_errors.time.sleep", lambda seconds: None)
     source = open_source("embedded_photographs", "test")
     for number, example in enumerate(source.read(range(40))):
         path = tmp_path / "class" / f"{number:02}.png"

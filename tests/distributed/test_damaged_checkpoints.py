@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from crate_jax.errors import UserError
+from crate_jax.errors import LOST_HOST, UserError
 from crate_jax.training.checkpoint import Checkpoints
 from crate_jax.training.state import TrainState
 from crate_jax.training.whole_checkpoint import _unreadable_share
@@ -107,8 +107,11 @@ def small_disk(tmp_path):
 def test_a_full_disk_is_told_and_keeps_the_last_checkpoint(small_disk, capfd):
     checkpoints = saved(small_disk / "c", (1,), keep=2)
     checkpoints.save(2, state(2, size=300_000))
-    with pytest.raises(UserError, match=r"checkpoint of step 2 could not be written to .*: the disk is full. Older"):
+    with pytest.raises(
+        UserError, match=r"step 2 could not be written to .* \(older .*: No space left on device; the disk is full"
+    ) as raised:
         checkpoints.wait()
+    assert not hasattr(raised.value, "exit_code"), "permanent: launchers do not run it again"
     assert "Traceback" not in capfd.readouterr().err, "an error that is told in a sentence needs no trace"
     for _ in range(50):  # a new process has none of the threads that may still write here
         again = Checkpoints(small_disk / "c", keep=2)
@@ -163,8 +166,9 @@ def test_storage_that_fails_is_no_damage(tmp_path, monkeypatch, failure):
             raise Exception("Encountered error while reading array index") from error  # Orbax's kind and words
 
     monkeypatch.setattr(checkpoints._manager, "restore", fails)
-    with pytest.raises(UserError, match=rf"c/2 cannot be read now \({re.escape(str(failure))}.* It is kept"):
+    with pytest.raises(UserError, match=rf"c/2 cannot be read now, and is kept: {re.escape(str(failure))}") as raised:
         checkpoints.restore_newest(abstract())
+    assert raised.value.exit_code == LOST_HOST  # launchers run it again
     with pytest.raises(UserError, match="c/2 cannot be read now"):
         checkpoints.restore_item("params", abstract().params)
 

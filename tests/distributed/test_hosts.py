@@ -1,5 +1,8 @@
 """Which processes belong together, and a run that is stuck."""
 
+import errno
+import json
+import os
 import subprocess
 import sys
 import types
@@ -7,6 +10,7 @@ import types
 import pytest
 
 from crate_jax.config import default_config, override
+from crate_jax.distributed import hosts
 from crate_jax.distributed.cluster import find_cluster
 from crate_jax.distributed.hosts import _is_about_another_host
 from crate_jax.distributed.mesh import mesh_shape, slices_of
@@ -56,6 +60,19 @@ def test_what_xla_says_of_a_lost_host_is_understood():
     assert _is_about_another_host(RuntimeError(gloo))
     assert not _is_about_another_host(RuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 8 bytes."))
     assert not _is_about_another_host(KeyError("heartbeat"))
+
+
+@pytest.mark.parametrize(("number", "code"), [(errno.EIO, 175), (errno.ENOSPC, 1), (errno.ENOENT, 1)])
+def test_a_host_without_its_storage_ends_the_others_with_its_code(number, code, monkeypatch, capsys):
+    said, ended = {}, []
+    client = types.SimpleNamespace(key_value_set=lambda key, text: said.update({key: json.loads(text)}))
+    here = types.SimpleNamespace(num_processes=2, process_id=1, client=client)
+    monkeypatch.setattr(hosts, "cluster", lambda: here)
+    monkeypatch.setattr(hosts, "_ending", [])
+    monkeypatch.setattr(hosts, "_NOTICE_SECONDS", 0.2)
+    monkeypatch.setattr(hosts.os, "_exit", ended.append)
+    hosts.abandon(OSError(number, os.strerror(number), "/nfs/probe.json"))
+    assert ended == [code] and said["crate_jax/failed/1"][0] == code and "/nfs/probe.json" in capsys.readouterr().err
 
 
 def test_slices_are_counted_where_the_config_does_not_say():

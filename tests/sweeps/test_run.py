@@ -5,6 +5,7 @@ import os
 
 import pytest
 
+from crate_jax.cli.main import main
 from crate_jax.distributed.cluster import without_cluster
 from crate_jax.distributed.devices import chips
 from crate_jax.distributed.folder_lock import FolderLock
@@ -59,6 +60,23 @@ def test_a_failing_point_stops_no_other_and_goes_on_from_its_command(sweep, tmp_
     told.fail, before = (), len(told)
     assert run.run_sweep(sweep, tmp_path)["seed=1"] == "done"
     assert [arguments[0] for arguments in told[before:]] == ["probe", "knn"]
+
+
+@pytest.mark.parametrize(("codes", "ends"), [((175, 0, 0), 175), ((175, 1, 0), 1), ((0, 0, 0), 0)])
+def test_a_point_that_lost_its_storage_is_run_again_by_launchers(codes, ends, sweep, tmp_path, told, monkeypatch):
+    monkeypatch.setattr("crate_jax.sweeps.points.load_sweep", lambda name: sweep)
+    codes = dict(zip(("seed=0", "seed=1", "seed=2"), codes, strict=True))
+    monkeypatch.setattr(
+        run.Runner,
+        "_child",
+        lambda self, arguments, log, *_: (log.write_text("said"), codes[arguments[1].rpartition("/")[2]])[1],
+    )
+    monkeypatch.setattr(
+        "crate_jax.sweeps.run.commands_of", lambda sweep, point, folder: [("knn", ["knn", f"/{point.name}"])]
+    )
+    assert main(["sweep", "--config=question", f"--workdir={tmp_path}"]) == ends
+    statuses = [point["status"] for point in json.loads((tmp_path / "sweep.json").read_text())["points"]]
+    assert statuses == [{0: "done", 1: "failed", 175: "lost"}[code] for code in codes.values()]
 
 
 def test_told_to_stop_no_further_point_begins(sweep, tmp_path, told, monkeypatch):

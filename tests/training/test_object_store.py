@@ -25,20 +25,25 @@ SHORT |= {"data.validation_split": "test[:64]"}
 
 AFTERWARDS = """
 import contextlib, io, sys
+from crate_jax import storage_errors
 from crate_jax.cli.main import main
 train, of = sys.argv[1:], ["--workdir=gs://bucket/run2", "--features=mean@encoder_00"]
 codes = [main(train), main(["knn", *of]), main(["features", *of, "--split=test[:8]", "--out=gs://bucket/f.npz"])]
 codes.append(main([*train, "--config.total_steps=9"]))
 codes.append(main(["data", "--config=quickstart_digits", "--out=gs://misspelt/folder"]))
 print("codes", codes)
-for folder in ("gs://misspelt/run", "gs://bucket/denied"):
+storage_errors.WAITS = (0.1,)
+for folder in ("gs://misspelt/run", "gs://bucket/denied", "gs://bucket/outage"):
     with contextlib.redirect_stderr(io.StringIO()) as said:
         code = main([word.replace("gs://bucket/run2", folder) for word in train])
     assert "Traceback" not in said.getvalue()
     print("refused", code, said.getvalue().strip().splitlines()[-1])
-from crate_jax.data import reading
+import jax.numpy as jnp  # after main has set up the log
 from crate_jax.data.sources import open_source
-reading.WAITS = (0.1,)
+from crate_jax.evaluation.results import Result
+from crate_jax.training.checkpoint import Checkpoints
+from crate_jax.training.metrics_file import MetricsFile
+from crate_jax.training.state import TrainState
 def read(folder):
     source = open_source("image_folder", "train+validation", f"gs://bucket/{folder}")
     return b" ".join(sorted(example.image for example in source.read(range(source.num_examples))))
@@ -48,6 +53,18 @@ for folder in ("gone", "locked"):
         read(folder)
     except Exception as error:
         print(type(error).__name__, getattr(error, "exit_code", 1), str(error).splitlines()[0])
+state = TrainState(jnp.int32(1), {"w": jnp.ones(3)}, {}, None, jnp.int32(-1))
+for number, use in enumerate([
+    lambda place: MetricsFile(f"{place}/metrics.jsonl").started(0),
+    lambda place: Result("probe", {}).save(place),
+    lambda place: Checkpoints(f"{place}/c").save(1, state),
+    lambda place: open_source("image_folder", "train", place),
+]):
+    for place in ("gs://bucket/outage", "gs://bucket/denied"):
+        try:
+            use(place)
+        except Exception as error:
+            print("use", number, place, type(error).__name__, getattr(error, "exit_code", 1))
 """
 
 
@@ -56,7 +73,12 @@ def store():
     """(run, server): `run(code, words)` is the finished process; nothing named "denied" may be read or written."""
     with bucket() as (environment, server):
         busy = iter([503, 429])
+        environment |= {
+            "GCS_RETRY_CONFIG_MAX_RETRIES": "1",
+            "GCS_RETRY_CONFIG_INIT_DELAY_TIME_US": "1000",
+        }  # TensorFlow's
         server.faults += [
+            lambda method, path: 503 if "outage" in path else None,
             lambda method, path: 403 if "denied" in path else None,
             lambda method, path: 404 if path.endswith("gone.png") else None,
             lambda method, path: next(busy, None) if path.endswith("busy.png") else None,
@@ -98,9 +120,13 @@ def test_goes_on_and_is_evaluated_in_a_bucket(store, tmp_path, digits, tiny):
     assert "codes [0, 0, 0, 1, 1]" in resumed.stdout, resumed.stdout + resumed.stderr
     assert "total_steps: 8 began the run, now 9" in resumed.stderr
     assert "there is no bucket gs://misspelt" in resumed.stderr and "Traceback" not in resumed.stderr
-    misspelt, denied = (line for line in resumed.stdout.splitlines() if line.startswith("refused"))
+    misspelt, denied, outage = (line for line in resumed.stdout.splitlines() if line.startswith("refused"))
     assert misspelt.startswith("refused 1 crate-jax: there is no bucket gs://misspelt "), misspelt
-    assert denied.startswith("refused 1 crate-jax: --workdir=gs://bucket/denied cannot be used: "), denied
+    assert denied.startswith("refused 1 crate-jax: gs://bucket/denied/running.json cannot be read: "), denied
+    assert outage.startswith("refused 175 crate-jax: gs://bucket/outage/running.json cannot be read: "), outage
+    for number in range(4):  # log, result, checkpoint, pictures
+        assert f"use {number} gs://bucket/outage Unreachable 175" in resumed.stdout, resumed.stdout
+        assert f"use {number} gs://bucket/denied UserError 1" in resumed.stdout, resumed.stdout
     for name in ("misspelt", "denied"):
         assert 0 < sum(name in path for _, path, _ in server.log) < 60
     assert any("f.npz" in path for method, path, status in server.log if method == "POST")

@@ -40,7 +40,7 @@ def test_a_missing_library_of_a_store_is_named(monkeypatch, capsys):
         raise ImportError("Please install gcsfs to access Google Storage")  # fsspec's words
 
     monkeypatch.setattr(type(epath.Path("gs://bucket")), "exists", missing)
-    with pytest.raises(UserError, match=r"^gs://b cannot be reached: this needs gcsfs: pip install 'crate-jax\[gcs\]'"):
+    with pytest.raises(UserError, match=r"^gs://b cannot be reached: this needs gcsfs; pip install 'crate-jax\[gcs\]'"):
         make_folder(epath.Path("gs://b/run"))
     assert main(["compare", "gs://b/run", "--out=x"]) == 1
-    assert "needs gcsfs: pip install 'crate-jax[gcs]'" in capsys.readouterr().err
+    assert "needs gcsfs; pip install 'crate-jax[gcs]'" in capsys.readouterr().err
