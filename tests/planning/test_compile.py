@@ -12,8 +12,10 @@ import pytest
 from crate_jax import create_model
 from crate_jax.models.flops import flops_per_image
 from crate_jax.models.registry import num_parameters
+from crate_jax.planning.ahead_of_time import missing_compiler
 
-pytest.importorskip("libtpu")
+if problem := missing_compiler():
+    pytest.skip(problem, allow_module_level=True)
 
 NETWORK = {"image_size": 16, "patch_size": 8, "width": 128, "num_heads": 2, "depth": 1, "decoder_depth": 1}
 VIT = NETWORK | {"name": "vit_mae_small", "decoder_width": 64, "decoder_num_heads": 1}

@@ -1,5 +1,6 @@
 """Names of slices, a program's text, and the roofline, each against numbers worked out by hand."""
 
+import importlib.metadata
 import importlib.util
 
 import pytest
@@ -220,3 +221,18 @@ def test_without_libtpu_a_sentence_names_the_extra(monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(UserError, match=r"crate-jax\[tpu\]"):
         ahead_of_time.prepare_environment()
+
+
+@pytest.mark.parametrize(("installed", "asked", "refused"), [
+    ("0.0.21.1", "libtpu==0.0.23; extra == 'tpu'", True), ("0.0.23", "libtpu==0.0.23; extra == 'tpu'", False),
+    ("0.0.42.1", "libtpu==0.0.42.*; extra == 'tpu'", False), ("0.0.50", "libtpu==0.0.42.*; extra == 'tpu'", False),
+])  # fmt: skip
+def test_an_older_libtpu_than_jax_asks_for_is_refused(monkeypatch, installed, asked, refused):
+    """It ended the process with a segmentation fault (jax 0.7.2 with Colab's libtpu)."""
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: True)
+    monkeypatch.setattr(importlib.metadata, "version", {"libtpu": installed, "jax": "0.7.2"}.get)
+    monkeypatch.setattr(importlib.metadata, "requires", lambda name: ["numpy>=2", asked])
+    found = ahead_of_time.missing_compiler()
+    assert (found is not None) == refused
+    if refused:
+        assert "libtpu 0.0.21.1 is older than jax 0.7.2 asks for (libtpu==0.0.23)" in found
