@@ -165,7 +165,6 @@ def test_compiles_for_a_tpu_and_keeps_scores_on_the_chip():
         import jax, jax.numpy as jnp
         from jax.sharding import SingleDeviceSharding
         from crate_jax.operators.subspace_attention import attend
-from crate_jax.planning.ahead_of_time import missing_compiler
 
         device = topology_devices(find_topology("v5e:2x2"))[0]
         for heads, dtype in ((2, jnp.bfloat16), (4, jnp.float32)):
