@@ -16,7 +16,7 @@ export MALLOC_MMAP_THRESHOLD_=${MALLOC_MMAP_THRESHOLD_:-1073741824} MALLOC_TRIM_
 workdir=${CRATE_JAX_WORKDIR:-workdirs/quickstart}
 
 "$CRATE_JAX_PYTHON" -m crate_jax pretrain --config=quickstart --workdir="$workdir" \
-    --config.evaluate_every_steps=1000 "$@"
+    --config.evaluate_every_steps=750 "$@"
 "$CRATE_JAX_PYTHON" -m crate_jax reconstruct --workdir="$workdir"
 "$CRATE_JAX_PYTHON" -m crate_jax probe --workdir="$workdir"
 

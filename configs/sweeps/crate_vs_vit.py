@@ -27,7 +27,8 @@ def get_config():
     """The config of the photographs."""
     config = load_config("quickstart")
     config.measure_every_steps = 0
-    config.optimizer.name, config.optimizer.learning_rate = "adamw", 1e-3  # as its table was measured
+    config.total_steps, config.optimizer.warmup_steps = 3000, 300  # as its table was measured
+    config.optimizer.name, config.optimizer.learning_rate = "adamw", 1e-3
     return config
 
 

@@ -17,7 +17,7 @@ EVALUATE = ("probe --baselines=none --shots=none", "knn", "reconstruct")
 
 
 def get_config():
-    """The config of the photographs, a third of the steps."""
+    """The config of the photographs, 1,000 steps."""
     config = load_config("quickstart")
     config.total_steps, config.optimizer.warmup_steps, config.measure_every_steps = 1000, 100, 0
     config.optimizer.name, config.optimizer.learning_rate = "adamw", 1e-3  # as its table was measured

@@ -41,7 +41,7 @@ NETWORKS = [
 
 
 def get_config(optimizer="adamw"):
-    """The config of the photographs, a third of the steps."""
+    """The config of the photographs, 1,000 steps."""
     config = load_config("quickstart")
     config.total_steps, config.optimizer.warmup_steps, config.measure_every_steps = 1000, 100, 0
     config.optimizer.name, config.optimizer.learning_rate = optimizer, RATES[optimizer]
