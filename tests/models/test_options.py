@@ -9,9 +9,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from crate_jax.models.registry import create_model, for_platform, init_params
+from crate_jax.models.registry import create_model, for_platform
 from crate_jax.models.stacks import layer_params
 from crate_jax.operators.masking import random_mask
+from tests.random_parameters import random_parameters
 
 SIZE = {"width": 24, "num_heads": 3, "depth": 1, "image_size": 16, "patch_size": 4, "channels": 2}
 RATIO = 0.75
@@ -110,13 +111,11 @@ def crate_mae(p, image, mask, o):
     return latent.T, (p["head_kernel"].T @ norm(y, p["decoder_norm"], 1e-6)[:, 1:] + p["head_bias"][:, None]).T
 
 
-def random_params(model, key):
-    """Initial values, each moved by a little, so that no norm or bias is trivial."""
-    params = init_params(model, key)
-    leaves, tree = jax.tree.flatten(params)
-    keys = jax.random.split(key, len(leaves))
-    moved = [leaf + 0.1 * jax.random.normal(k, leaf.shape) for leaf, k in zip(leaves, keys, strict=True)]
-    return jax.tree.unflatten(tree, moved)
+def random_params(model, seed=0):
+    """Small numbers everywhere, and around 1 in the scale of a norm; nothing is compiled."""
+    return jax.tree_util.tree_map_with_path(
+        lambda path, leaf: leaf + (path[-1].key == "scale"), random_parameters(model, seed, deviation=0.15)
+    )
 
 
 def wide(params):
@@ -142,7 +141,7 @@ def images():
 ], ids=lambda option: "-".join(map(str, option.values())) or "official")  # fmt: skip
 def test_each_option_is_its_equation(images, option):
     model = create_model("crate_mae_tiny", **SIZE, decoder_depth=1, mask_ratio=RATIO, **option)
-    params = random_params(model, jax.random.key(0))
+    params = random_params(model)
     mask_BxN = random_mask(jax.random.key(1), 2, model.num_patches, RATIO)
     output = jax.jit(model.apply)({"params": params}, jnp.asarray(images), mask_BxN)
     for index in range(2):
@@ -181,7 +180,7 @@ def head(z, p, o, eps, averaged):
 @pytest.mark.parametrize("name,reference", [("crate_tiny", supervised), ("crate_classifier_tiny", classifier)])
 def test_classifiers(images, name, reference, pooling):
     model = create_model(name, **SIZE, num_classes=5, pooling=pooling)
-    params = random_params(model, jax.random.key(0))
+    params = random_params(model)
     logits_BxC = jax.jit(model.apply)({"params": params}, jnp.asarray(images)).logits_BxC
     for index in range(2):
         expected = reference(wide(params), images[index].astype(np.float64), {**SIZE, "pooling": pooling})
@@ -194,9 +193,9 @@ def test_pretrained_parameters_drop_in(images, name):
     pretrained = create_model(
         name.replace("classifier", "mae"), **SIZE, mask_ratio=RATIO, decoder_depth=1, decoder_num_heads=2
     )
-    params = random_params(pretrained, jax.random.key(0))
+    params = random_params(pretrained)
     model = create_model(name, **SIZE, num_classes=3)
-    fresh = init_params(model, jax.random.key(1))
+    fresh = random_params(model, seed=1)
     assert {key for key in fresh if key not in params} == set()
     loaded = {key: fresh[key] if key.startswith("head") else params[key] for key in fresh}
     tokens = jax.jit(pretrained.apply)({"params": params}, jnp.asarray(images)).latent_BxTxD
@@ -217,7 +216,7 @@ def test_stochastic_depth(images, name, scan_layers):
     """Off outside training; in training some images lose some steps, and the last layer loses all at a rate of 1."""
     shape = {**SIZE, "depth": 3, "scan_layers": scan_layers}
     model = create_model(name, **shape, num_classes=3, drop_path=0.5)
-    params = random_params(model, jax.random.key(0))
+    params = random_params(model)
     batch = jnp.asarray(np.repeat(images[:1], 48, 0))
 
     def logits(model, seed=None):

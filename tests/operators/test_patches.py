@@ -12,7 +12,7 @@ from crate_jax.operators.patches import grid_of, image_shape, patchify, unpatchi
 sizes = st.tuples(st.integers(1, 3), st.integers(1, 4), st.integers(1, 4), st.integers(1, 5), st.sampled_from([1, 3]))
 
 
-@hypothesis.settings(deadline=None, max_examples=20)
+@hypothesis.settings(deadline=None, max_examples=8)
 @hypothesis.given(sizes)
 def test_order_and_inverse(size):
     batch, rows, columns, p, channels = size

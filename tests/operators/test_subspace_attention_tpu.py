@@ -47,8 +47,10 @@ def textbook(w, g, scale):
     return out, back
 
 
-@pytest.mark.parametrize(("dtype", "tolerance"), [("float32", 3e-6), ("bfloat16", 1.5e-2)])
-@pytest.mark.parametrize(("tokens", "heads", "size"), SHAPES)
+@pytest.mark.parametrize(
+    ("dtype", "tolerance", "tokens", "heads", "size"),
+    [("float32", 3e-6, *shape) for shape in SHAPES] + [("bfloat16", 1.5e-2, *shape) for shape in SHAPES[1:6:2]],
+)
 def test_interpreted_it_is_the_textbook(tokens, heads, size, dtype, tolerance):
     rng = np.random.default_rng(tokens)
     w, g = (np.asarray(rng.normal(size=(2, tokens, heads * size)).astype("f4"), dtype) for _ in range(2))
