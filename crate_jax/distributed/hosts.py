@@ -29,6 +29,7 @@ logger = logging.getLogger(__name__)
 
 ABORTS = (0, 9, 2)  # jax from here on aborts where it loses a host, which can be caught; before, it exits with code 1
 _LOOK_SECONDS = 0.5  # between looks whether another host has failed
+_LONGEST_SECONDS = 7 * 86400  # between the ends of two hosts; one that is lost ends the others at once
 _NOTICE_SECONDS = 2.0  # that a failing host gives the others to hear why
 _ending: list[int] = []  # the exit code, once it is decided: what else goes wrong from then on is a consequence
 
@@ -91,6 +92,8 @@ def joined(settings, signals=None, trains=True):
             logging.getLogger().setLevel(logging.WARNING)
         with contextlib.redirect_stdout(sys.stdout if jax.process_index() == 0 else open(os.devnull, "w")):
             yield
+        # one that draws figures, or has more to compile, is minutes behind: JAX's own end gives it five
+        cluster().client.wait_at_barrier("crate_jax/done", _LONGEST_SECONDS * 1000)
     except SystemExit:
         ended.set()
         jax.distributed.shutdown()

@@ -7,6 +7,7 @@ import sys
 import time
 
 import jax
+import pytest
 
 from crate_jax.distributed.hosts import ABORTS
 from tests.distributed.pods import together
@@ -77,3 +78,20 @@ def test_a_host_that_falls_silent_is_given_up():
     (code, text), _ = together(words, words, at_start=freeze)
     assert code == LOST, text
     assert ("host 0: another host of this run was lost" if LOST > 1 else "another task died") in text, text
+
+
+ENDS_LATER = """
+import functools, jax, sys, time
+from crate_jax.config import default_config
+from crate_jax.distributed.hosts import joined
+jax.distributed.initialize = functools.partial(jax.distributed.initialize, shutdown_timeout_seconds=1)
+with joined(default_config().distributed):
+    time.sleep(4 * jax.process_index())
+"""
+
+
+@pytest.mark.skipif(jax.__version_info__ < ABORTS, reason="its time limit cannot be set")
+def test_a_host_that_is_done_waits_for_the_others():
+    """`analyze` on three hosts ended with 175 after its report: two compiled for five minutes longer than the first."""
+    ends = together(*[[sys.executable, "-c", ENDS_LATER]] * 2)
+    assert [code for code, _ in ends] == [0, 0], ends
