@@ -19,7 +19,7 @@ BY_HAND = {"CRATE_JAX_COORDINATOR": "10.0.0.1:1234", "CRATE_JAX_PROCESSES": "4",
 @pytest.fixture
 def sweep(tmp_path):
     points = [Point(f"seed={seed}", {"seed": seed}) for seed in range(3)]
-    return Sweep(tmp_path / "question.py", points, ("probe", "knn --k=5"))
+    return Sweep(str(tmp_path / "question.py"), points, ("probe", "knn --k=5"))
 
 
 @pytest.fixture
