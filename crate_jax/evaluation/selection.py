@@ -25,7 +25,7 @@ CHOSEN_ON = 20_000  # training examples that the choice is made on at most; the 
 SHOTS = (5, 10)
 DRAWS = 5
 FOLDS = 5
-SMALL = 256  # examples up to which designs of several widths share a program, filled up with zeros
+SMALL = 256  # examples up to which problems of several sizes share a program, filled up with zeros
 
 
 class Choice(NamedTuple):
@@ -98,7 +98,7 @@ def choose(candidates, label_N, num_classes, Cs=STRENGTHS):
     return chosen
 
 
-def _best(candidates, draws, label_DxM, num_classes, Cs, held_DxFxM, level):
+def _best(candidates, draws, label_DxM, num_classes, Cs, held_DxFxM, level, least=0):
     """The `Choice` of each draw by its held-out parts; each name's accuracy is logged at a level.
 
     Args:
@@ -106,17 +106,19 @@ def _best(candidates, draws, label_DxM, num_classes, Cs, held_DxFxM, level):
         draws: what selects a draw's examples from the features.
         label_DxM, held_DxFxM: of those examples.
         level: of logging.
+        least: of `solver.make_problems`.
     """
     accuracy, count_D = [{} for _ in draws], held_DxFxM.sum((1, 2))
-    examples = label_DxM.shape[1]
-    lengths = [min(examples, features_NxG.shape[1]) for features_NxG in candidates.values()]
-    width = max(lengths) if examples <= SMALL else 0
+    examples = max(label_DxM.shape[1], least)
+    lengths = [min(label_DxM.shape[1], features_NxG.shape[1]) for features_NxG in candidates.values()]
+    if examples <= SMALL:
+        least = max(least, *lengths)
     for (name, features_NxG), length in zip(candidates.items(), lengths, strict=True):
-        together = max(1, IN_FLOAT32 // (4 * examples * length))
+        together = max(1, IN_FLOAT32 // (4 * examples * max(length, least)))
         for first in range(0, len(draws), together):
             some = slice(first, first + together)
             designs = [make_design(features_NxG[draw]) for draw in draws[some]]
-            problems = make_problems(designs, label_DxM[some], num_classes, ~held_DxFxM[some], width=width)
+            problems = make_problems(designs, label_DxM[some], num_classes, ~held_DxFxM[some], least=least)
             right_DxC = held_out_right(problems, num_classes, Cs)
             for found, right_C, count in zip(accuracy[some], right_DxC, count_D[some], strict=True):
                 found |= {(name, C): int(right) / int(count) for C, right in zip(Cs, right_C, strict=True)}
@@ -177,7 +179,8 @@ def few_shot_classifiers(train, label_N, num_classes, Cs=STRENGTHS, *, shots, dr
     Returns:
         Dictionary from shots to a list of (name, Classifier), one a draw.
     """
-    found = {}
+    found, most = {}, num_classes * max(shots, default=0)
+    least = most if most <= SMALL else 0
     for one in shots:
         held, index_DxM, folds = [], [], min(FOLDS, one)
         for draw in range(draws):
@@ -187,13 +190,13 @@ def few_shot_classifiers(train, label_N, num_classes, Cs=STRENGTHS, *, shots, dr
             held.append(rank_M[order_M] % folds == np.arange(folds)[:, None])
         label_DxM, names = label_N[np.stack(index_DxM)], list(train)
         if folds > 1:
-            choices = _best(train, index_DxM, label_DxM, num_classes, Cs, np.stack(held), logging.DEBUG)
+            choices = _best(train, index_DxM, label_DxM, num_classes, Cs, np.stack(held), logging.DEBUG, least)
         else:  # nothing can be held out: the middle of what there is
             choices = [Choice(names[len(names) // 2], Cs[len(Cs) // 2], 0.0, {})] * draws
         examples = [
             (train[choice.features][index_M], label_M, choice.C)
             for choice, index_M, label_M in zip(choices, index_DxM, label_DxM, strict=True)
         ]
-        fitted = fit_all(examples, num_classes)
+        fitted = fit_all(examples, num_classes, least=least)
         found[one] = [(choice.features, classifier) for choice, classifier in zip(choices, fitted, strict=True)]
     return found

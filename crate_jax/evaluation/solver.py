@@ -142,7 +142,7 @@ class Problems(NamedTuple):
     weight_DxSxMxF: Any  # 1 for the examples that count in a fold, else 0
 
 
-def make_problems(designs, label_DxN, num_classes, weight_DxFxN=None, *, width=0):
+def make_problems(designs, label_DxN, num_classes, weight_DxFxN=None, *, least=0):
     """`Problems` of designs with equally many examples.
 
     Args:
@@ -150,13 +150,14 @@ def make_problems(designs, label_DxN, num_classes, weight_DxFxN=None, *, width=0
         label_DxN: integers, 0 <= label < num_classes.
         num_classes: K.
         weight_DxFxN: 1 for the examples that count in a fold, else 0; None is one fold with all.
-        width: coordinates at least, which makes the shapes of several sets of problems equal.
+        least: examples and coordinates are filled up to so many, which makes the shapes of several sets equal.
     """
-    count, width = len(designs[0].x_NxR), max(width, *(design.x_NxR.shape[1] for design in designs))
+    count, width = len(designs[0].x_NxR), max(least, *(design.x_NxR.shape[1] for design in designs))
     if weight_DxFxN is None:
         weight_DxFxN = np.ones((len(designs), 1, count))
-    rows = max(1, min(count, LOGITS // (len(designs) * weight_DxFxN.shape[1] * num_classes)))
-    pad = -count % rows
+    rows = max(1, min(max(count, least), LOGITS // (len(designs) * weight_DxFxN.shape[1] * num_classes)))
+    pad = max(count, least) - count
+    pad += -(count + pad) % rows
 
     def chunked(arrays, value=0):
         array_DxN = arrays[0][None] if len(arrays) == 1 else np.stack(arrays)
@@ -325,15 +326,16 @@ def held_out_right(problems, num_classes, Cs):
     return np.stack(jax.device_get(found), 1).sum(2)
 
 
-def fit_all(examples, num_classes):
+def fit_all(examples, num_classes, *, least=0):
     """`fit` of several sets of equally many examples at once: a list of `Classifier`.
 
     Args:
         examples: list of (features_NxG, label_N, C).
         num_classes: K.
+        least: of `make_problems`.
     """
     designs, C_D = [make_design(features_NxG) for features_NxG, _, _ in examples], np.array([C for *_, C in examples])
-    problems = make_problems(designs, np.stack([label_N for _, label_N, _ in examples]), num_classes)
+    problems = make_problems(designs, np.stack([label_N for _, label_N, _ in examples]), num_classes, least=least)
     start = solve(problems, num_classes, C_D / 10, tolerance=ROUGH, max_iterations=MAX_ROUGH)
     points, gradient_Dx1, taken_Dx1, _ = jax.device_get(solve(problems, num_classes, C_D, start=start))
     fitted = []

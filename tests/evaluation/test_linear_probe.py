@@ -1,5 +1,6 @@
 """The solver against scikit-learn; the choice against what it must not see."""
 
+import jax
 import numpy as np
 import pytest
 from sklearn.datasets import load_digits
@@ -45,13 +46,13 @@ def test_two_classes_are_regularised_as_scikit_learn_does(digits):
 
 
 def test_problems_solved_together_are_those_solved_alone(digits, monkeypatch):
-    """Two draws of two folds, of designs of different widths, and the rows of each a few at a time."""
+    """Two draws of two folds, of designs of different widths, filled up; and the rows of each a few at a time."""
     train, labels, _, _ = digits
     weight = np.stack([np.arange(300) % 3 != rest for rest in (0, 1)])
     draws = [(train[:300], labels[:300]), (train[300:600, ::2], labels[300:600])]
     designs = [solver.make_design(rows) for rows, _ in draws]
     labels_DxN = np.stack([one for _, one in draws])
-    problems = solver.make_problems(designs, labels_DxN, 10, np.stack([weight] * 2), width=70)
+    problems = solver.make_problems(designs, labels_DxN, 10, np.stack([weight] * 2), least=320)
     together = solver.solve(problems, 10, [1e-1, 1e-2])
     monkeypatch.setattr(solver, "LOGITS", 700)  # few rows at a time
     for draw, C in enumerate((1e-1, 1e-2)):
@@ -67,6 +68,21 @@ def test_problems_solved_together_are_those_solved_alone(digits, monkeypatch):
             assert together.right_DxF[draw, fold] == right.sum() and 0.8 < right.mean() < 1
     counted = solver.held_out_right(problems, 10, [1e-2, 1e-1])
     assert abs(counted[0, 1] - together.right_DxF[0].sum()) <= 2 and counted[0, 0] != counted[0, 1]
+
+
+def test_few_labels_of_all_numbers_and_features_share_two_programs(digits, monkeypatch):
+    train, labels, _, _ = digits
+    shapes, compiled = set(), solver._compiled(jax.default_backend())
+
+    def recorded(*arguments):
+        shapes.add(str(jax.tree.map(np.shape, arguments)))
+        return compiled(*arguments)
+
+    monkeypatch.setattr(solver, "_compiled", lambda backend: recorded)
+    candidates = {"half": train[:, ::2], "cells": train}
+    few = selection.few_shot_classifiers(candidates, labels, 10, (0.1, 1.0), shots=(5, 7), draws=2)
+    assert len(few[5]) == len(few[7]) == 2
+    assert len(shapes) == 2, "the choice, and the last fit"
 
 
 def test_a_start_at_another_strength_ends_in_the_same_minimum(digits):
