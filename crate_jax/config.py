@@ -85,7 +85,7 @@ def load_config(name, overrides=()):
 
     Args:
         name: a file or an installed config, with an argument or without (`config_files`).
-        overrides: pairs (dotted leaf, text or value), as `--config.a.b=v` gives them.
+        overrides: pairs (dotted leaf, text or value), as `--config.a.b=v` gives them, or a dictionary.
 
     Returns:
         A `Config` with every leaf of the schema.
@@ -119,7 +119,7 @@ def override(config, overrides=(), *, source="the config"):
             raise UserError(f"{source}: there is no setting {name}{nearest(name, LEAVES)}")
         flat[name] = value
     leaves = given(config)
-    for name, value in overrides:
+    for name, value in overrides.items() if isinstance(overrides, dict) else overrides:
         if name not in LEAVES:
             raise UserError(f"--config.{name}: there is no such setting{nearest(name, LEAVES)}")
         flat[name] = _parse(name, value) if isinstance(value, str) else value

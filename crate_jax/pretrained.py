@@ -257,6 +257,8 @@ def from_pretrained(source, *, step: int | None = None, **overrides) -> Pretrain
     Raises:
         UserError: there is no such network, or it cannot be read.
     """
+    if not isinstance(source, str | os.PathLike) or not str(source).strip():
+        raise UserError(f"source={str(source)[:40]!r} is no name or path; give a workdir, a file or a network's name.")
     if step is not None:
         check_whole("step", step, 0)
     text, leaves = os.path.expanduser(str(source)), [(f"model.{name}", value) for name, value in overrides.items()]

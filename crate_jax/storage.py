@@ -157,11 +157,11 @@ def check_space(folder, needed, use):
 
 
 def write_whole(path, text):
-    """Writes a small file so that a reader finds the old text or the new one, never a part.
+    """Writes a file so that a reader finds the old text or the new one, never a part.
 
     Args:
         path: an `epath.Path`; its folder exists.
-        text: of the file, in UTF-8 in every locale.
+        text: of the file, in UTF-8 in every locale; or bytes.
 
     Raises:
         UserError: it cannot be written, after several attempts where that may pass.
@@ -171,10 +171,13 @@ def write_whole(path, text):
 
 def write_once(path, text):
     """`write_whole` in one attempt, with the errors of its storage."""
-    path, content = epath.Path(path), text.encode("utf-8", "backslashreplace")
+    path, content = epath.Path(path), text if isinstance(text, bytes) else text.encode("utf-8", "backslashreplace")
     if is_remote(path):  # an object appears when its upload is complete
         path.write_bytes(content)
         return
-    draft = path.parent / f".{path.name}.{own_mark()}.draft"
-    draft.write_bytes(content)
-    draft.replace(path)
+    draft = path.parent / f".{own_mark()}.draft"
+    try:
+        draft.write_bytes(content)
+        draft.replace(path)
+    finally:
+        draft.unlink(missing_ok=True)  # of a full disk

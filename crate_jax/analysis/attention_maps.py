@@ -5,6 +5,7 @@ colour the parts of an image (`principal_components`).
 """
 
 import functools
+import numbers
 
 import jax
 
@@ -20,7 +21,7 @@ def layer_name(model, layer):
     Raises:
         UserError: the encoder has no such layer.
     """
-    if not isinstance(layer, int) or not 0 <= layer < model.depth:
+    if not isinstance(layer, numbers.Integral) or isinstance(layer, bool) or not 0 <= layer < model.depth:
         raise UserError(f"layer={layer!r}: the encoder has layers 0 to {model.depth - 1}.")
     return f"encoder_{layer:02d}"
 

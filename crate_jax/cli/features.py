@@ -57,8 +57,7 @@ def run(arguments):
         return
     buffer = io.BytesIO()
     np.savez(buffer, **arrays)
-    file.parent.mkdir(parents=True, exist_ok=True)
-    file.write_bytes(buffer.getvalue())
+    write_text(file, buffer.getvalue())
     results = {"features": features, "split": arguments.split, "examples": len(features_NxG)}
     results |= {"length": features_NxG.shape[1], "file": file.name} | stamp
     write_text(f"{file}.json", json.dumps(results, indent=2) + "\n")

@@ -159,6 +159,8 @@ def _missing(name, root):
     """One sentence on a data set that is not there."""
     bare = name.partition("/")[0].partition(":")[0]
     known = {*import_tfds().list_builders(with_community_datasets=False), *EMBEDDED, "image_folder"}
+    if os.path.isdir(os.path.expanduser(name)):
+        return f"data.name={name} is a folder; set data.name=image_folder and data.data_dir={name}."
     if bare not in known:
         return f"data.name={name} is neither prepared in {root} nor known to TFDS{nearest(bare, known)}"
     command = f"tfds build {name} --data_dir={root} --file_format=array_record"

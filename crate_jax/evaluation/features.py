@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from crate_jax.errors import UserError
+from crate_jax.errors import UserError, names_arguments
 from crate_jax.models.trace import trace
 from crate_jax.operators.patches import grid_of, image_shape
 
@@ -30,7 +30,7 @@ def parse_features(name, depth):
     Raises:
         UserError: no such pooling, or no such layer in a network of `depth` encoder layers.
     """
-    pooling, at, layer = str(name).partition("@")
+    pooling, at, layer = (name if isinstance(name, str) else repr(name)).partition("@")
     if pooling in POOLINGS and re.fullmatch("[0-9]{1,4}", layer):
         new = f"{pooling}@encoder_{max(int(layer) - 1, 0):02d}"
         raise UserError(f"--features={name}: layers are counted from 0 and named; write {new} for what {name} was.")
@@ -60,19 +60,23 @@ def check_images(model, images_BxHxWxC):
     """Refuses images that are not what `preprocess` makes, or that the patch does not divide.
 
     Raises:
-        UserError: integers, values that no normalisation gives, or a shape that does not fit.
+        UserError: no array, integers, values that no normalisation gives, or a shape that does not fit.
     """
-    shape, dtype = np.shape(images_BxHxWxC), jnp.result_type(images_BxHxWxC)
     advice = "`preprocess` of crate_jax.from_pretrained(...) makes what the network takes"
+    if not isinstance(images_BxHxWxC, jax.Array | np.ndarray):
+        raise UserError(f"images are a {type(images_BxHxWxC).__name__}, no array of NumPy or JAX; {advice}.")
+    shape, dtype = images_BxHxWxC.shape, images_BxHxWxC.dtype
     if not jnp.issubdtype(dtype, jnp.floating):
         raise UserError(f"images of {dtype}: the network takes normalised floats, not pixels; {advice}.")
     if len(shape) != 4 or shape[3] != model.channels:
         raise UserError(f"images of shape {shape}: the network takes B x H x W x {model.channels}; {advice}.")
+    if not shape[0]:
+        raise UserError("there are no images; give one or more.")
     if shape[1] % model.patch_size or shape[2] % model.patch_size or not shape[1] or not shape[2]:
         raise UserError(
             f"images of {shape[1]} x {shape[2]} pixels are not divisible into patches of {model.patch_size}; {advice}."
         )
-    if shape[0] and not isinstance(images_BxHxWxC, jax.core.Tracer):
+    if not isinstance(images_BxHxWxC, jax.core.Tracer):
         low, high = float(jnp.min(images_BxHxWxC)), float(jnp.max(images_BxHxWxC))
         if not (math.isfinite(low) and math.isfinite(high)) or (low >= 0 and high > PIXELS):
             raise UserError(
@@ -145,6 +149,7 @@ def several_features(model, params, images_BxHxWxC, names):
     return {name: pool(tokens(layer), pooling, grid) for name, (pooling, layer) in parsed.items()}
 
 
+@names_arguments
 def extract_features(model, params, images_BxHxWxC, features="mean@last"):
     """Features of images.
 
@@ -161,4 +166,5 @@ def extract_features(model, params, images_BxHxWxC, features="mean@last"):
         UserError: no such pooling or layer; images of integers or of a shape that does not fit.
     """
     check_images(model, images_BxHxWxC)
+    parse_features(features, model.depth)
     return several_features(model, params, jnp.asarray(images_BxHxWxC), (features,))[features]

@@ -12,7 +12,7 @@ import jax
 import numpy as np
 from etils import epath
 
-from crate_jax.config import default_config, load_config, model_overrides, override
+from crate_jax.config import default_config, flatten, load_config, model_overrides, override, shown
 from crate_jax.config_schema import LEAVES
 from crate_jax.data.own_pictures import read_pictures
 from crate_jax.data.sources import open_source
@@ -32,6 +32,10 @@ from crate_jax.training.run_folder import RunFolder, load_step, read_config
 from crate_jax.version import __version__
 
 logger = logging.getLogger(__name__)
+
+# of the network, what may be another than in training
+FREE = {f"model.{leaf}" for leaf in ("image_size", "table_image_size", "mask_ratio", "dtype", "scan_layers", "remat",
+                                     "attention_kernel", "product_kernel", "drop_path")}  # fmt: skip
 
 
 @dataclasses.dataclass(frozen=True)
@@ -218,12 +222,13 @@ def of_run(workdir, overrides=(), out=None, step=None):
     for path, leaf in flax.traverse_util.flatten_dict(params, sep="/").items():
         check_finite(np.asarray(leaf), path, workdir)
     if overrides:
-        trained, config = config, override(config, overrides)
+        trained, config = config, override(config, _with_table(model, overrides))
         if config.norm_pix_loss != trained.norm_pix_loss:  # what the network predicts is not a matter of choice
             raise UserError(
                 f"norm_pix_loss={config.norm_pix_loss}: the network in {workdir} was trained with "
                 f"{trained.norm_pix_loss}; leave it out."
             )
+        _say_changes(workdir, trained, config)
         changed = create_model(config.model.name, **model_overrides(config))
         shapes = [jax.tree.map(lambda leaf: leaf.shape, boxed_shapes(one)) for one in (model, changed)]
         if shapes[0] != shapes[1]:
@@ -231,6 +236,27 @@ def of_run(workdir, overrides=(), out=None, step=None):
             raise UserError(f"{names}: the parameters in {workdir} do not fit a network with this setting.")
         model = changed
     return Subject(model, params, config, epath.Path(out or workdir), str(workdir), step, own)
+
+
+def _with_table(model, overrides):
+    """The overrides; at another image size the position table is that of the trained network, resized."""
+    names = dict(overrides)
+    if "model.image_size" not in names or "model.table_image_size" in names:
+        return overrides
+    wanted = override(default_config(), [("model.image_size", names["model.image_size"])]).model.image_size
+    own = model.table_image_size or model.image_size
+    return overrides if wanted in (None, own) else [*overrides, ("model.table_image_size", own)]
+
+
+def _say_changes(workdir, trained, config):
+    """Warns of settings under which the parameters compute another function than the one that was trained."""
+    before, after = flatten(trained), flatten(config)
+    for name in before:
+        if name.startswith(("model.", "data.mean", "data.std")) and name not in FREE and before[name] != after[name]:
+            logger.warning(
+                "%s=%s: the network in %s was trained with %s, and computes something else now",
+                *(name, shown(after[name]), workdir, shown(before[name])),
+            )
 
 
 def _newest(workdir):

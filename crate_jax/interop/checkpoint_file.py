@@ -62,7 +62,8 @@ def read_description(folder):
     """
     file = pathlib.Path(folder) / MODEL
     if not file.is_file():
-        hint = "; it is a run: give it as --workdir" if (file.parent / "config.json").is_file() else ""
+        run = next((one for one in (file.parent, *file.parents[1:3]) if (one / "config.json").is_file()), None)
+        hint = f"; {run} is a run: name that folder (as --workdir in commands)" if run else ""
         raise UserError(f"{folder} holds no {MODEL}, so it is no converted checkpoint{hint}.")
     try:
         description = json.loads(file.read_bytes())

@@ -12,6 +12,7 @@ from typing import Any
 import flax.linen as nn
 import jax.numpy as jnp
 
+from crate_jax.errors import UserError
 from crate_jax.models.layers.crate import EncoderLayer
 from crate_jax.models.layers.initializers import xavier, zeros
 from crate_jax.models.layers.norm import LayerNorm
@@ -107,7 +108,12 @@ class Encoder(nn.Module):
 
         Returns:
             z_BxTxD, class token first.
+
+        Raises:
+            UserError: images of integers.
         """
+        if not jnp.issubdtype(jnp.result_type(images_BxHxWxC), jnp.floating):
+            raise UserError(f"images of {images_BxHxWxC.dtype}: the network takes normalised floats, not pixels.")
         grid = grid_of(images_BxHxWxC.shape[1:3], self.patch_size)
         patches_BxNxF = patchify(images_BxHxWxC.astype(self.dtype), self.patch_size)
         if mask_BxN is not None and mask_token_D is None:

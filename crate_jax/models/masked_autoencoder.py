@@ -8,7 +8,9 @@ import flax
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 
+from crate_jax.errors import UserError
 from crate_jax.models.encoder import Encoder, Transformer, WhiteBox
 from crate_jax.models.layers.crate import DecoderLayer
 from crate_jax.models.layers.initializers import xavier, zeros
@@ -138,9 +140,28 @@ class MaskedAutoencoder(Encoder):
 
         Returns:
             An `Output`.
+
+        Raises:
+            UserError: a mask of another shape or, outside `jit`, with another number of zeros.
         """
+        if mask_BxN is not None:
+            self._check_mask(images_BxHxWxC, mask_BxN)
         latent_BxTxD = self.encode(images_BxHxWxC, mask_BxN)
         return Output(self.decode(latent_BxTxD, images_BxHxWxC, mask_BxN), latent_BxTxD)
+
+    def _check_mask(self, images_BxHxWxC, mask_BxN):
+        rows, columns = grid_of(images_BxHxWxC.shape[1:3], self.patch_size)
+        shape, fits = jnp.shape(mask_BxN), (len(images_BxHxWxC), rows * columns)
+        if len(shape) != 2 or shape[1] != fits[1] or shape[0] not in (1, fits[0]):
+            raise UserError(f"mask of shape {shape}: these images have {fits[0]} x {fits[1]} patches.")
+        known = not isinstance(mask_BxN, jax.core.Tracer) and getattr(mask_BxN, "is_fully_addressable", True)
+        if self.mask_mode == "drop" and known:
+            visible = num_visible(fits[1], self.mask_ratio)
+            if np.any(np.sum(np.asarray(mask_BxN) == 0, 1) != visible):
+                raise UserError(
+                    f"mask: 1 is removed, 0 visible, and this network (mask_mode='drop', mask_ratio={self.mask_ratio}) "
+                    f"takes exactly {visible} zeros per row, as random_mask(key, B, {fits[1]}, {self.mask_ratio}) has."
+                )
 
 
 class CrateMae(WhiteBox, MaskedAutoencoder):

@@ -31,8 +31,15 @@ def patch_mse(images_BxHxWxC, prediction_BxNxF, patch_size, norm_pix=False):
 
     Returns:
         error_BxN, float32.
+
+    Raises:
+        ValueError: images of integers, or a prediction of another shape than theirs.
     """
+    if not jnp.issubdtype(images_BxHxWxC.dtype, jnp.floating):
+        raise ValueError(f"images of {images_BxHxWxC.dtype}: give them normalised, as the network saw them")
     target_BxNxF = patchify(images_BxHxWxC, patch_size).astype(jnp.float32)
+    if prediction_BxNxF.shape != target_BxNxF.shape:
+        raise ValueError(f"prediction of shape {prediction_BxNxF.shape}: these images have {target_BxNxF.shape}")
     if norm_pix:
         target_BxNxF = standardised_patches(target_BxNxF)[0]
     return jnp.mean(jnp.square(prediction_BxNxF.astype(jnp.float32) - target_BxNxF), -1)
@@ -52,7 +59,12 @@ def masked_mse(images, prediction, mask, patch_size, norm_pix=False):
 
     Returns:
         A scalar, float32.
+
+    Raises:
+        ValueError: images of integers, or shapes that do not fit.
     """
     error_BxN = patch_mse(images, prediction, patch_size, norm_pix)
+    if mask.shape != error_BxN.shape:
+        raise ValueError(f"mask of shape {mask.shape}: these images have {error_BxN.shape} patches")
     mask_BxN = mask.astype(jnp.float32)
     return jnp.sum(error_BxN * mask_BxN) / jnp.sum(mask_BxN)

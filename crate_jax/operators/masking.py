@@ -127,7 +127,12 @@ def random_mask(key, batch, num_patches, ratio):
     Returns:
         mask_BxN, float32: 1 where removed; int(N (1 - ratio)) zeros per row.
 
+    Raises:
+        ValueError: a ratio that is no fraction.
+
     >>> random_mask(jax.random.key(0), 2, 64, 0.75).sum(1).tolist()
     [48.0, 48.0]
     """
+    if not 0 <= ratio <= 1:
+        raise ValueError(f"ratio={ratio}: a fraction of the patches is removed, from 0 to 1")
     return mask_from_noise(jax.random.uniform(key, (batch, num_patches), jnp.float32), num_visible(num_patches, ratio))

@@ -182,7 +182,7 @@ FOLDER = ["--config.data.name=image_folder", "--config.data.data_dir={}/flat"]
         (["probe", "--workdir={}", "--features=cls@encoder_00", "--shots=500"], "the smallest class has 40"),
         (["probe", "--workdir={}", "--config.data.validation_split=nope"], "no split 'nope'"),
         (["probe", "--checkpoint={}/config.pth", "--config=finetune", "--out={}"], "is no PyTorch file"),
-        (["knn", "--checkpoint={}", "--config=finetune", "--out={}"], "it is a run: give it as --workdir"),
+        (["knn", "--checkpoint={}", "--config=finetune", "--out={}"], "is a run: name that folder"),
         (["probe", "--workdir={}", *FOLDER], "no labels"),
         (["knn", "--workdir={}", "--features=cls@encoder_00", *FOLDER], "no labels"),
         (["finetune", "--workdir={}", *FOLDER], "no labels"),

@@ -123,6 +123,44 @@ def test_numbers_out_of_range_are_refused(net):
             call()
 
 
+def test_what_is_no_batch_of_images_is_refused(net, workdir):
+    images, (model, params) = net.preprocess(pixels()), net
+    mask = np.asarray(crate_jax.random_mask(jax.random.key(0), 3, 49, model.mask_ratio))
+    wrong = [
+        (lambda: net.features([images[0]]), "list, no array"),
+        (lambda: net.features("cat.jpg"), "str, no array"),
+        (lambda: net.features(images[:0]), "there are no images"),
+        (lambda: net.reconstruct(images[:0]), "there are no images"),
+        (lambda: net.features(images, None), "^features=None"),
+        (lambda: net.features(images, ["mean@last", "cls@last"]), "^features="),
+        (lambda: crate_jax.measure_layers(model, params, pixels()), "images of uint8"),
+        (lambda: crate_jax.trace(model, params, pixels()), "images of uint8"),
+        (lambda: crate_jax.attention_maps(model, params, images, True), "layer=True"),
+        (lambda: model.apply({"params": params}, images, 1 - mask), "takes exactly 12 zeros per row"),
+        (lambda: model.apply({"params": params}, images, mask[0]), r"mask of shape \(49,\)"),
+        (lambda: model.apply({"params": params}, images, mask[:2]), r"mask of shape \(2, 49\)"),
+        (lambda: model.apply({"params": params}, images, mask.reshape(3, 7, 7)), r"mask of shape \(3, 7, 7\)"),
+        (lambda: crate_jax.from_pretrained(None), "is no name or path"),
+        (lambda: crate_jax.from_pretrained(tuple(net)), "is no name or path"),
+        (lambda: crate_jax.from_pretrained(" "), "is no name or path"),
+        (lambda: crate_jax.from_pretrained(workdir / "checkpoints" / "4"), "is a run: name that folder"),
+        (lambda: crate_jax.knn(net, data=workdir), "set data.name=image_folder and data.data_dir="),
+    ]
+    for call, said in wrong:
+        with pytest.raises(UserError, match=said):
+            call()
+    assert crate_jax.subspace_codes(model, params, images, np.int64(1)).shape == (3, 50, 16)
+
+
+def test_another_function_than_the_trained_one_is_said(workdir, caplog):
+    """As a number of heads that the parameters fit too; another image size resizes the positions of the training."""
+    larger = crate_jax.from_pretrained(workdir, image_size=56, dtype="bfloat16").model
+    assert (larger.image_size, larger.table_image_size) == (56, 28) and "was trained with" not in caplog.text
+    assert crate_jax.from_pretrained(workdir, image_size=28).model.table_image_size is None
+    crate_jax.from_pretrained(workdir, num_heads=4)
+    assert "model.num_heads=4: the network in" in caplog.text and "was trained with 2" in caplog.text
+
+
 def test_features_and_reconstruction(net):
     images = net.preprocess(pixels())
     found = net.features(images, "cells@encoder_00")

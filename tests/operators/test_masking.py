@@ -27,6 +27,12 @@ def test_exact_counts(patches, ratio, seed):
     assert np.all((mask == 0).sum(1) == int(patches * (1 - ratio)))
 
 
+@pytest.mark.parametrize("ratio", [1.5, -0.1, float("nan")])
+def test_a_ratio_that_is_no_fraction_is_refused(ratio):
+    with pytest.raises(ValueError, match="from 0 to 1"):
+        random_mask(jax.random.key(0), 3, 16, ratio)
+
+
 @hypothesis.settings(deadline=None, max_examples=20)
 @hypothesis.given(
     st.sampled_from([1, 4, 12]).flatmap(lambda n: st.lists(st.integers(0, 5), min_size=n, max_size=n)), st.data()

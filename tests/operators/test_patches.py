@@ -66,3 +66,15 @@ def test_masked_mse(norm_pix):
     patches = patchify(jnp.float32(images), 4)
     standard, mean, deviation = standardised_patches(patches)
     np.testing.assert_allclose(standard * deviation + mean, patches, atol=1e-5)
+
+
+def test_losses_of_shapes_that_would_broadcast_are_refused():
+    images, prediction, mask = np.zeros((3, 8, 8, 1), np.float32), np.zeros((3, 4, 16)), np.ones((3, 4))
+    for wrong in (
+        (images, prediction[:1], mask),
+        (images, prediction, mask[:1]),
+        (images, prediction, mask[0]),
+        (images.astype(np.uint8), prediction, mask),
+    ):
+        with pytest.raises(ValueError, match=r"these images have|give them normalised"):
+            masked_mse(*wrong, 4)
