@@ -8,7 +8,7 @@ from etils import epath
 from crate_jax.cli.main import main
 from crate_jax.config import default_config, override
 from crate_jax.errors import UserError
-from crate_jax.storage import absolute, is_remote, make_folder, output_folder
+from crate_jax.storage import absolute, is_remote, make_folder, output_folder, write_once
 
 
 @pytest.mark.parametrize("root", ["gs", "s3", "az", "hf"])
@@ -44,3 +44,12 @@ def test_a_missing_library_of_a_store_is_named(monkeypatch, capsys):
         make_folder(epath.Path("gs://b/run"))
     assert main(["compare", "gs://b/run", "--out=x"]) == 1
     assert "needs gcsfs; pip install 'crate-jax[gcs]'" in capsys.readouterr().err
+
+
+def test_a_file_that_cannot_be_written_leaves_nothing_beside_it(tmp_path):
+    (tmp_path / "x" / "y").mkdir(parents=True)
+    with pytest.raises(OSError):
+        write_once(tmp_path / "x", b"bytes")
+    assert [path.name for path in tmp_path.iterdir()] == ["x"]
+    write_once(tmp_path / ("n" * 250), "é")  # the longest names as well
+    assert (tmp_path / ("n" * 250)).read_bytes() == "é".encode()
