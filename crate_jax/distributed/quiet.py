@@ -5,7 +5,7 @@ import os
 
 from crate_jax.distributed.devices import tpu_chips
 
-LIBRARIES = ("absl", "orbax", "jax", "tensorflow", "matplotlib", "grain", "fsspec")
+LIBRARIES = ("absl", "orbax", "jax", "tensorflow", "matplotlib", "grain")
 # libtpu, where it is installed and there is no TPU, complains of a machine it cannot ask about; any answer will do
 NO_TPU = {"TPU_SKIP_MDS_QUERY": "1", "TPU_ACCELERATOR_TYPE": "v5litepod-16", "TPU_WORKER_HOSTNAMES": "localhost"}
 
@@ -15,7 +15,8 @@ def quiet_libraries():
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     for name in LIBRARIES:
         logging.getLogger(name).setLevel(logging.WARNING)
-    logging.getLogger("gcsfs").setLevel(logging.CRITICAL)  # it logs with a trace what it then raises, too
+    for name in ("gcsfs", "fsspec"):  # they log with a trace what they then raise, too
+        logging.getLogger(name).setLevel(logging.CRITICAL)
     if not tpu_chips():
         for name, value in NO_TPU.items():
             os.environ.setdefault(name, value)
