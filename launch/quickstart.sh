@@ -17,8 +17,10 @@ workdir=${CRATE_JAX_WORKDIR:-workdirs/quickstart}
 
 "$CRATE_JAX_PYTHON" -m crate_jax pretrain --config=quickstart --workdir="$workdir" \
     --config.evaluate_every_steps=750 "$@"
-"$CRATE_JAX_PYTHON" -m crate_jax reconstruct --workdir="$workdir"
+"$CRATE_JAX_PYTHON" -m crate_jax reconstruct --workdir="$workdir" & # beside the probe: each is busy with one core
+completing=$!
 "$CRATE_JAX_PYTHON" -m crate_jax probe --workdir="$workdir"
+wait "$completing"
 
 "$CRATE_JAX_PYTHON" - "$workdir" <<'EOF'
 import json

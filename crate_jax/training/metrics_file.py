@@ -26,7 +26,7 @@ class MetricsFile(Observer):
 
     def __init__(self, path):
         self._path, self._remote = epath.Path(path), is_remote(path)
-        self._lines, self._written = [], None  # how many are
+        self._lines, self._written = [], 0  # how many are; a run that has nothing left to do writes none
         self._one_at_a_time, self._closed = threading.Lock(), threading.Event()
         self._thread = threading.Thread(target=self._run, name="crate-jax metrics", daemon=True)
 

@@ -58,7 +58,7 @@ ONE_PIXEL = ["--config.norm_pix_loss=True", "--config.model.patch_size=1", "--co
         (["probe", "--workdir=there/is/none"], "holds no run"),
         (["probe", "--workdir=there/is/none", "--shots=²"], "give numbers separated"),
         (["probe", "--workdir=there/is/none", "--shots=" + "9" * 5000], "give numbers separated"),
-        ([*PRETRAIN, f"--config.data.train_split=train[:{'9' * 5000}]"], "is not understood"),
+        ([*PRETRAIN, f"--config.data.train_split=train[:{'9' * 5000}]"], "at most 4096 letters"),
         (["reconstruct", "--workdir=w", "--limit=-1"], "--limit: -1: give a whole number from 1 to"),
         (["analyze", "--workdir=w", "--limit=0"], "--limit: 0: give a whole number from 2 to"),
         (["knn", "--workdir=w", "--temperature=nan"], "--temperature: nan: give a number from 0.001 to"),

@@ -88,6 +88,7 @@ def test_python_gets_its_keyboard_interrupt_after_saving(tmp_path, tiny):
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
 def test_a_signal_ends_the_wait_for_data(number):
+    signal.signal(number, signal.SIG_DFL)  # which nohup changes, for the tests as well
     with Preemption() as preemption:
         threading.Timer(0.2, os.kill, (os.getpid(), number)).start()
         with pytest.raises(StopRequested), preemption.waiting_for_data():
@@ -108,6 +109,7 @@ def test_a_closed_terminal_means_nothing_under_nohup():
 
 IMPORTING = """
 import os, signal, sys
+signal.signal(signal.SIGHUP, signal.SIG_DFL)  # nohup ignores it
 from crate_jax.distributed.signals import ProgramSignals
 from crate_jax.cli.main import main
 import crate_jax.cli.{command} as command
