@@ -62,7 +62,7 @@ class Plan:
 def missing_compiler():
     """Why nothing can be compiled for a TPU here: a sentence, or None.
 
-    A libtpu older than jax asks for (Colab's TPU image has one) lacks functions that jaxlib calls to describe a slice:
+    A libtpu older than jax requires (Colab's TPU image has one) lacks functions that jaxlib calls to describe a slice:
     the process would end with a segmentation fault.
     """
     if importlib.util.find_spec("libtpu") is None:
@@ -78,7 +78,7 @@ def missing_compiler():
     if any(Version(installed) < Version(one.version.removesuffix(".*")) for wants in asked for one in wants.specifier):
         jax = importlib.metadata.version("jax")
         return (
-            f"compiling for a TPU that is not there: libtpu {installed} is older than jax {jax} asks for "
+            f"compiling for a TPU that is not there: libtpu {installed} is older than jax {jax} requires "
             f"({asked[0].name}{asked[0].specifier}); pip install 'jax[tpu]=={jax}', best in an environment of its own."
         )
     return None
