@@ -235,4 +235,4 @@ def test_an_older_libtpu_than_jax_asks_for_is_refused(monkeypatch, installed, as
     found = ahead_of_time.missing_compiler()
     assert (found is not None) == refused
     if refused:
-        assert "libtpu 0.0.21.1 is older than jax 0.7.2 asks for (libtpu==0.0.23)" in found
+        assert "libtpu 0.0.21.1 is older than jax 0.7.2 requires (libtpu==0.0.23)" in found
