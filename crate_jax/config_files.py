@@ -71,11 +71,7 @@ def find_config(name, installed=None):
         name, _, argument = name.rpartition(":")
     path, installed = pathlib.Path(os.path.expanduser(name)), installed or installed_configs()
     if not _is_file(name):
-        if (
-            path.stem not in installed
-            or path.suffix not in ("", ".py")
-            or path.parent.name not in ("", "configs", "sweeps")
-        ):
+        if path.stem not in installed or path.suffix not in ("", ".py") or path.parent.name not in FOLDERS:
             hint = f"; there is a file {name}.py: write --config={name}.py" if _is_file(f"{name}.py") else ""
             raise UserError(
                 f"--config={name}: no such file, and no config of this name is installed"

@@ -21,7 +21,7 @@ from crate_jax.data.own_pictures import fitted, read_picture
 from crate_jax.errors import UserError, check_real, check_whole, first_line, names_arguments, nearest
 from crate_jax.evaluation.features import check_images, extract_features
 from crate_jax.evaluation.reconstruct import NOTE, TITLES, complete_tiles, rows_of
-from crate_jax.evaluation.results import identity_in, read_result, write_text
+from crate_jax.evaluation.results import identity_in, read_result, write_file
 from crate_jax.evaluation.subject import Subject, of_checkpoint, of_run
 from crate_jax.extras import library
 from crate_jax.figures import picture_grid
@@ -157,8 +157,8 @@ class Pretrained:
             write_official(checkpoint, path, "safetensors" if ending == ".safetensors" else "torch")
             return
         write_folder(checkpoint, path)
-        write_text(path / "config.json", to_json(self.config))
-        write_text(path / "README.md", self.card())
+        write_file(path / "config.json", to_json(self.config))
+        write_file(path / "README.md", self.card())
 
     def card(self) -> str:
         """The model card, Markdown: what it is, what it was trained on, results of the run, how to load it."""

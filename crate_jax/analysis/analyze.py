@@ -13,7 +13,7 @@ from crate_jax.analysis.study import study
 from crate_jax.data.own_pictures import picture_data
 from crate_jax.errors import UserError, check_whole
 from crate_jax.evaluation.feature_store import sample, split_images
-from crate_jax.evaluation.results import write_text
+from crate_jax.evaluation.results import write_file
 from crate_jax.training.objective import normalise
 
 logger = logging.getLogger(__name__)
@@ -76,7 +76,7 @@ def analyze(subject, *, pictures=None, limit=64, baseline=None):
     report = subject.out / f"report{suffix}.html"
     if jax.process_index() == 0:
         _write(report, f"analysis{suffix}", made, page(found, made, claimed, facts))
-        write_text(subject.out / f"analysis{suffix}.json", json.dumps(results, indent=2) + "\n")
+        write_file(subject.out / f"analysis{suffix}.json", json.dumps(results, indent=2) + "\n")
     return results, report
 
 
@@ -99,4 +99,4 @@ def _write(report, name, made, html):
     for one in made:
         for figure, png in one["figures"].items():
             (figures / f"{figure}.png").write_bytes(png)
-    write_text(report, html)
+    write_file(report, html)

@@ -30,7 +30,7 @@ def run(arguments):
 
     from crate_jax.distributed.compilation_cache import keep_compiled
     from crate_jax.errors import UserError
-    from crate_jax.evaluation.results import write_text
+    from crate_jax.evaluation.results import write_file
     from crate_jax.evaluation.scatter import scatter_figure
     from crate_jax.evaluation.subject import resolve
     from crate_jax.figures import save_figure
@@ -57,10 +57,10 @@ def run(arguments):
         return
     buffer = io.BytesIO()
     np.savez(buffer, **arrays)
-    write_text(file, buffer.getvalue())
+    write_file(file, buffer.getvalue())
     results = {"features": features, "split": arguments.split, "examples": len(features_NxG)}
     results |= {"length": features_NxG.shape[1], "file": file.name} | stamp
-    write_text(f"{file}.json", json.dumps(results, indent=2) + "\n")
+    write_file(f"{file}.json", json.dumps(results, indent=2) + "\n")
     caption = f"{features} of {stamp['data']['name']}, {stamp['data']['split'] or arguments.images}"
     save_figure(scatter_figure(features_NxG, labels_N, called, caption), epath.Path(f"{file}.png"))
     print(f"{features_NxG.shape[0]} x {features_NxG.shape[1]} features {features} to {file}")

@@ -17,7 +17,7 @@ from jax import export
 
 from crate_jax.errors import UserError
 from crate_jax.evaluation.features import parse_features, several_features
-from crate_jax.evaluation.results import write_text
+from crate_jax.evaluation.results import write_file
 from crate_jax.extras import library
 from crate_jax.operators.patches import image_shape
 from crate_jax.training.objective import normalise
@@ -66,7 +66,7 @@ def export_encoder(subject, features, path, form="stablehlo"):
         "jax": jax.__version__,
     }
     stamp = subject.stamp(data={"name": subject.config.data.name, "split": None, "fingerprint": None, "examples": 0})
-    write_text(f"{path}.json", json.dumps(described | stamp, indent=2) + "\n")
+    write_file(f"{path}.json", json.dumps(described | stamp, indent=2) + "\n")
     return expected.shape[1]
 
 

@@ -73,14 +73,14 @@ class Result:
         folder = epath.Path(os.path.expanduser(folder))
         file = folder / f"{self.kind}{suffix}.json"
         if jax.process_index() == 0:
-            write_text(file, json.dumps(self.numbers, indent=2) + "\n")
+            write_file(file, json.dumps(self.numbers, indent=2) + "\n")
             for name, draw in self.figures.items():
                 save_figure(draw(), folder / "figures" / f"{name}{suffix}.png")
         return file
 
 
-def write_text(path, text):
-    """Writes a file whole or not at all, and its folder where there is none."""
+def write_file(path, text):
+    """Writes a text, or bytes, whole or not at all, and its folder where there is none."""
     path = epath.Path(path)
     make_folder(path.parent)
     write_whole(path, text)

@@ -155,9 +155,9 @@ def make_problems(designs, label_DxN, num_classes, weight_DxFxN=None, *, least=0
     count, width = len(designs[0].x_NxR), max(least, *(design.x_NxR.shape[1] for design in designs))
     if weight_DxFxN is None:
         weight_DxFxN = np.ones((len(designs), 1, count))
-    rows = max(1, min(max(count, least), LOGITS // (len(designs) * weight_DxFxN.shape[1] * num_classes)))
-    pad = max(count, least) - count
-    pad += -(count + pad) % rows
+    filled = max(count, least)
+    rows = max(1, min(filled, LOGITS // (len(designs) * weight_DxFxN.shape[1] * num_classes)))
+    pad = filled + -filled % rows - count
 
     def chunked(arrays, value=0):
         array_DxN = arrays[0][None] if len(arrays) == 1 else np.stack(arrays)

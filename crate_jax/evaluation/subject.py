@@ -222,7 +222,7 @@ def of_run(workdir, overrides=(), out=None, step=None):
     for path, leaf in flax.traverse_util.flatten_dict(params, sep="/").items():
         check_finite(np.asarray(leaf), path, workdir)
     if overrides:
-        trained, config = config, override(config, _with_table(model, overrides))
+        trained, config = config, _with_table(model, config, overrides)
         if config.norm_pix_loss != trained.norm_pix_loss:  # what the network predicts is not a matter of choice
             raise UserError(
                 f"norm_pix_loss={config.norm_pix_loss}: the network in {workdir} was trained with "
@@ -238,14 +238,13 @@ def of_run(workdir, overrides=(), out=None, step=None):
     return Subject(model, params, config, epath.Path(out or workdir), str(workdir), step, own)
 
 
-def _with_table(model, overrides):
-    """The overrides; at another image size the position table is that of the trained network, resized."""
-    names = dict(overrides)
-    if "model.image_size" not in names or "model.table_image_size" in names:
-        return overrides
-    wanted = override(default_config(), [("model.image_size", names["model.image_size"])]).model.image_size
-    own = model.table_image_size or model.image_size
-    return overrides if wanted in (None, own) else [*overrides, ("model.table_image_size", own)]
+def _with_table(model, trained, overrides):
+    """The trained config with overrides; at another image size its position table is the trained one, resized."""
+    config, own = override(trained, overrides), model.table_image_size or model.image_size
+    same = config.model.image_size in (None, trained.model.image_size, own)
+    if same or "model.table_image_size" in dict(overrides):
+        return config
+    return override(config, [("model.table_image_size", own)])
 
 
 def _say_changes(workdir, trained, config):

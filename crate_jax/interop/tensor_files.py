@@ -222,7 +222,7 @@ def is_numpy_archive(path):
     try:
         with zipfile.ZipFile(path) as archive:
             return bool(archive.namelist()) and all(name.endswith(".npy") for name in archive.namelist())
-    except Exception:  # a broken list of names raises what it stumbles over; whoever reads the file will tell
+    except Exception:  # a broken list of names raises what it stumbles over; reading the file says it
         return False
 
 

@@ -74,12 +74,12 @@ def missing_compiler():
         installed = importlib.metadata.version("libtpu")
     except importlib.metadata.PackageNotFoundError:  # a build of one's own
         return None
-    asked = [one for one in map(Requirement, importlib.metadata.requires("jax") or []) if one.name == "libtpu"]
-    if any(Version(installed) < Version(one.version.removesuffix(".*")) for wants in asked for one in wants.specifier):
+    needs = [one for one in map(Requirement, importlib.metadata.requires("jax") or []) if one.name == "libtpu"]
+    if any(Version(installed) < Version(one.version.removesuffix(".*")) for wants in needs for one in wants.specifier):
         jax = importlib.metadata.version("jax")
         return (
             f"compiling for a TPU that is not there: libtpu {installed} is older than jax {jax} requires "
-            f"({asked[0].name}{asked[0].specifier}); pip install 'jax[tpu]=={jax}', best in an environment of its own."
+            f"({needs[0].name}{needs[0].specifier}); pip install 'jax[tpu]=={jax}', best in an environment of its own."
         )
     return None
 

@@ -17,7 +17,7 @@ from crate_jax.config import flatten, model_overrides
 from crate_jax.config_schema import LEAVES
 from crate_jax.data.pipeline import num_train_examples
 from crate_jax.errors import UserError, nearest, warn_once
-from crate_jax.evaluation.results import read_result, write_text
+from crate_jax.evaluation.results import read_result, write_file
 from crate_jax.figures import save_figure
 from crate_jax.models.flops import flops_per_image
 from crate_jax.models.registry import create_model, num_parameters
@@ -247,7 +247,7 @@ def compare(names, out, baseline=None):
     if unfinished:
         text += "\nUnfinished, and not in the table:\n\n" + "".join(f"- {line}\n" for line in unfinished)
     folder = epath.Path(out)
-    write_text(folder / "comparison.md", text)
-    write_text(folder / "comparison.csv", numbers_as_csv(rows, base))
+    write_file(folder / "comparison.md", text)
+    write_file(folder / "comparison.csv", numbers_as_csv(rows, base))
     save_figure(draw(rows), folder / "comparison.png")
     return text

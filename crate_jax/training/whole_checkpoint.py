@@ -73,6 +73,8 @@ def refuse_if_storage_failed(folder, error):
 
 def failure_behind(error):
     """The first `storage_errors.Failure` in what Orbax has wrapped; None where there is none."""
-    while error is not None and storage_failure(error) is None:
+    while error is not None:
+        if (failure := storage_failure(error)) is not None:
+            return failure
         error = error.__cause__
-    return error and storage_failure(error)
+    return None
