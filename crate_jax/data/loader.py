@@ -117,7 +117,8 @@ def loaded(chunks, threads, processes):
         processes: that share the work; 0 is this one.
 
     Yields:
-        A Grain iterator; `close()` on it, from another thread, ends a wait in `next`.
+        A Grain iterator, and the worker processes. `close()` on the iterator, from another thread, ends a wait in
+        `next`, unless a worker was killed while it sent a chunk through a pipe: Grain waits for the rest of it then.
     """
     import grain
     from absl import flags
@@ -126,7 +127,7 @@ def loaded(chunks, threads, processes):
     options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=2 * threads)
     if not processes:
         with contextlib.closing(iter(grain.MapDataset.source(chunks).to_iter_dataset(options))) as iterator:
-            yield iterator
+            yield iterator, []
         return
     if not flags.FLAGS.is_parsed():
         flags.FLAGS.mark_as_parsed()  # Grain asks absl for its settings, which only a program of absl's has parsed
@@ -142,13 +143,15 @@ def loaded(chunks, threads, processes):
         iterator = iter(dataset.mp_prefetch(ahead, worker_init_fn=_end_with_parent))
         with contextlib.closing(iterator):
             with _without_main_module():
-                before = len(multiprocessing.active_children())
+                before = set(multiprocessing.active_children())
                 iterator.get_state()  # makes all workers known, so that `close` ends each of them
                 iterator.start_prefetch()  # Grain starts each process in a thread of its own
                 deadline = time.monotonic() + START_SECONDS
-                while len(multiprocessing.active_children()) < before + processes and time.monotonic() < deadline:
+                workers = []
+                while len(workers) < processes and time.monotonic() < deadline:
                     time.sleep(0.01)
-            yield iterator
+                    workers = [child for child in multiprocessing.active_children() if child not in before]
+            yield iterator, workers
 
 
 def shared_memory_holds(needed):

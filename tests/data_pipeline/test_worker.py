@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from crate_jax import cores
-from crate_jax.data import loader, pipeline
+from crate_jax.data import batches, loader, pipeline
 from crate_jax.data.picture import png
 from crate_jax.data.sources import open_source
 from crate_jax.errors import UserError
@@ -66,8 +66,10 @@ def ended_soon(ended):
     pytest.fail("a worker did not end for half a minute")
 
 
-def test_processes_change_nothing_and_pass_on_errors(config, tmp_path, monkeypatch):
-    """Rows travel through pipes here, as in a container with little shared memory."""
+@pytest.mark.parametrize("when", ["at once", "while it sends"])
+def test_processes_change_nothing_and_pass_on_errors(when, config, tmp_path, monkeypatch):
+    """Rows travel through pipes here, as in a container with little shared memory, whose worker is killed for it."""
+    monkeypatch.setattr(batches, "LOOK_SECONDS", 0.5)
     monkeypatch.setattr(loader, "shared_memory_holds", lambda needed: False)
     for number in range(20):
         (tmp_path / f"{number}.jpg").write_bytes(b"no picture")
@@ -79,10 +81,13 @@ def test_processes_change_nothing_and_pass_on_errors(config, tmp_path, monkeypat
     for key, value in alone.items():
         np.testing.assert_array_equal(value, made[key])
     (worker,) = multiprocessing.active_children()
+    if when == "while it sends":
+        time.sleep(1)  # until what lies ahead is made, and the pipe is full
     worker.kill()
     with pytest.raises(UserError, match=r"exit code -9.*fewer data\.num_workers"):
         for _ in range(100):
             next(iterator)
+    iterator.close()
     config.data.name, config.data.data_dir, config.data.worker_processes = "image_folder", str(tmp_path), 1
     with pytest.raises(UserError, match="are corrupt"):
         next(pipeline.train_batches(config, 32, 3, None))
