@@ -7,7 +7,6 @@ function of (seed, k), so a run resumes by starting at another k.
 
 import contextlib
 import dataclasses
-import functools
 import logging
 import math
 import multiprocessing
@@ -49,10 +48,16 @@ class Chunks:
     rows: np.ndarray  # of the global batch, that this process holds
     first_step: int
     num_steps: int  # batches to make
+    path: pathlib.Path | None = None  # of their pickle, in whose place its name is sent to a worker process
 
     def __post_init__(self):
         self.rows_per_chunk = chunk_rows(len(self.rows), math.prod(self.reader.shape))  # the last may have fewer
         self.per_batch = -(-len(self.rows) // self.rows_per_chunk)
+
+    def __reduce_ex__(self, protocol):
+        """The index of a large data set does not fit into the pipe through which a process is started, and each start
+        would wait for the one before it."""
+        return (_unpickled, (self.path,)) if self.path else super().__reduce_ex__(protocol)
 
     def __len__(self):
         return self.num_steps * self.per_batch
@@ -62,13 +67,7 @@ class Chunks:
         step, part = divmod(int(number), self.per_batch)
         rows = self.rows[part * self.rows_per_chunk :][: self.rows_per_chunk]
         index_R, epoch_R = self.order(self.first_step + step, rows)
-        images_RxHxWxC = np.zeros((len(rows), *self.reader.shape), np.uint8)
-        label_R, valid_R = np.full(len(rows), -1, np.int32), np.zeros(len(rows), bool)
-        real, damaged = int((index_R >= 0).sum()), []
-        if real:
-            label_R[:real], valid_R[:real], damaged = self.reader.rows(
-                index_R[:real], epoch_R[:real], images_RxHxWxC[:real]
-            )
+        images_RxHxWxC, label_R, valid_R, damaged = self.reader.rows(index_R, epoch_R)
         return {
             "image": images_RxHxWxC,
             "label": label_R,
@@ -79,32 +78,8 @@ class Chunks:
         }
 
 
-_unpickling = threading.Lock()
-
-
-@functools.lru_cache(maxsize=1)
 def _unpickled(path):
     return pickle.loads(path.read_bytes())
-
-
-@dataclasses.dataclass(frozen=True)
-class StoredChunks:
-    """Chunks as worker processes get them: the name of a file, read when the first chunk is wanted.
-
-    The index of a large data set does not fit into the pipe through which a process is started, and each start would
-    wait for the one before it.
-    """
-
-    path: pathlib.Path
-    length: int
-
-    def __len__(self):
-        return self.length
-
-    def __getitem__(self, number):
-        with _unpickling:  # once for all threads
-            chunks = _unpickled(self.path)
-        return chunks[number]
 
 
 @contextlib.contextmanager
@@ -132,9 +107,10 @@ def loaded(chunks, threads, processes):
     if not flags.FLAGS.is_parsed():
         flags.FLAGS.mark_as_parsed()  # Grain asks absl for its settings, which only a program of absl's has parsed
     with tempfile.TemporaryDirectory(prefix="crate_jax_data_") as folder:
-        file = pathlib.Path(folder, "chunks.pickle")
-        file.write_bytes(pickle.dumps(chunks))
-        dataset = grain.MapDataset.source(StoredChunks(file, len(chunks))).to_iter_dataset(options)
+        path = pathlib.Path(folder, "chunks.pickle")
+        path.write_bytes(pickle.dumps(chunks))
+        stored = dataclasses.replace(chunks, path=path)
+        dataset = grain.MapDataset.source(stored).to_iter_dataset(options)
         chunk_bytes = chunks.rows_per_chunk * math.prod(chunks.reader.shape)
         if not shared_memory_holds(processes * (threads + 4) * chunk_bytes):
             through_pipes = grain.experimental.DatasetOptions(min_shm_size=sys.maxsize)

@@ -32,9 +32,9 @@ def augmentation_grid(config, image_size, channels, examples=8, epochs=7):
     evaluated = RowReader(source, config, image_size, channels)
     trained = RowReader(source, config, image_size, channels, np.arange(source.num_examples))
     grid_BxExHxWxC = np.zeros((count, 1 + epochs, *trained.shape), np.uint8)
-    evaluated.rows(index_B, np.zeros(count, int), grid_BxExHxWxC[:, 0])
+    grid_BxExHxWxC[:, 0] = evaluated.rows(index_B, np.zeros(count, int))[0]
     for epoch in range(epochs):
-        trained.rows(index_B, np.full(count, epoch), grid_BxExHxWxC[:, 1 + epoch])
+        grid_BxExHxWxC[:, 1 + epoch] = trained.rows(index_B, np.full(count, epoch))[0]
     return tiled(grid_BxExHxWxC)
 
 

@@ -74,33 +74,32 @@ class RowReader:
         self._numbers += erasing.NUMBERS + 1 if self._data.erasing else 0
         self.kept, self.kept_bytes = {}, 0  # index to Opened, decoded and upright
 
-    def rows(self, index_B, epoch_B, images_BxHxWxC):
-        """Fills the rows of a batch.
+    def rows(self, index_B, epoch_B):
+        """Makes the rows of a batch.
 
         Args:
-            index_B, epoch_B: which examples, how often seen before.
-            images_BxHxWxC: uint8, written to.
+            index_B, epoch_B: which examples, how often seen before; at the end index -1, which is padding.
 
         Returns:
-            label_B (int32), valid_B (bool), and the damaged examples: a list of Example with `error`.
+            images_BxHxWxC (uint8), label_B (int32), valid_B (bool; without an example 0, -1 and False), and the damaged
+            examples: a list of Example with `error`.
 
         Raises:
             UserError: too many damaged examples one after the other.
         """
-        label_B, valid_B, damaged = np.full(len(index_B), -1, np.int32), np.ones(len(index_B), bool), []
+        images_BxHxWxC = np.zeros((len(index_B), *self.shape), np.uint8)
+        label_B, valid_B, damaged = np.full(len(index_B), -1, np.int32), np.zeros(len(index_B), bool), []
         uniform_BxK = uniforms(self._seed, epoch_B, index_B, PIXEL_STREAM, self._numbers)
-        entries = self._open(index_B)
+        entries = self._open(index_B[index_B >= 0])
         for row, box in enumerate(self._boxes(entries, uniform_BxK)):
             index, image_HxWxC, uniform_K = int(index_B[row]), images_BxHxWxC[row], uniform_BxK[row]
             entry, entries[row] = entries[row], None  # one decoded picture at a time: they are larger than the cache
             label = self._fill(image_HxWxC, index, entry, uniform_K, box, damaged)
             if label is None and self.among_N is not None:
                 label = self._replace(image_HxWxC, index, uniform_K, damaged)
-            if label is None:
-                images_BxHxWxC[row], valid_B[row] = 0, False
-            else:
-                label_B[row] = label
-        return label_B, valid_B, damaged
+            if label is not None:
+                label_B[row], valid_B[row] = label, True
+        return images_BxHxWxC, label_B, valid_B, damaged
 
     def _replace(self, image_HxWxC, index, uniform_K, damaged):
         """Fills a row from the next example of `among_N` that can be read; returns its label."""
