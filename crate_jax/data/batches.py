@@ -1,7 +1,6 @@
 """Chunks become batches on the devices, in a thread that works ahead; what is corrupt is entered in order.
 
-Batches are put together and placed while the device computes. The consumer knows how long it waited all the same, and
-never waits for so long that a signal to the process is not seen (see `ready`).
+Batches are put together and placed while the device computes. The consumer knows how long it waited all the same.
 """
 
 import contextlib
@@ -46,7 +45,7 @@ class Batches:
             finish: a function of the dictionary of this process's rows, that returns the batch; called in the thread.
         """
         self.source, self.wait_seconds, self.corrupt_examples = ledger.source, 0.0, 0
-        self._ready, self._next, self._stop = queue.Queue(maxsize=depth), None, threading.Event()
+        self._ready, self._stop = queue.Queue(maxsize=depth), threading.Event()
         self._loaded = []  # (iterator, worker processes), entered by the thread
         work = (chunks, workers, ledger, finish, self._ready, self._stop, self._loaded)
         self._thread = threading.Thread(target=_fill, args=work, name="crate-jax data", daemon=True)
@@ -55,31 +54,27 @@ class Batches:
     def __iter__(self):
         return self
 
-    def ready(self, timeout):
-        """Waits for the next batch for at most `timeout` seconds; True if `next` would return (or raise) at once."""
-        if self._next is None and not self._stop.is_set():
-            begun = time.perf_counter()
-            try:
-                self._next = self._ready.get(timeout=timeout)
-            except queue.Empty:
-                if not (code := self._lost()):
-                    return False
-                self._next = None, 0, _lost_worker(code)  # Grain may wait for the rest of what was being sent
-            finally:
-                self.wait_seconds += time.perf_counter() - begun
-        return True
-
     def __next__(self):
-        while not self.ready(LOOK_SECONDS):
-            pass
-        if self._stop.is_set() or self._next is None:
-            raise StopIteration
-        (batch, corrupt_examples, error), self._next = self._next, None
+        begun = time.perf_counter()
+        try:
+            batch, corrupt_examples, error = self._entry()  # which the handler of a signal may leave
+        finally:
+            self.wait_seconds += time.perf_counter() - begun
         if error is not None:
             self._stop.set()
             raise error
         self.corrupt_examples = corrupt_examples
         return batch
+
+    def _entry(self):
+        """What the thread puts next."""
+        while not self._stop.is_set():
+            try:
+                return self._ready.get(timeout=LOOK_SECONDS)
+            except queue.Empty:
+                if code := self._lost():
+                    return None, 0, _lost_worker(code)  # Grain may wait for the rest of what was being sent
+        return None, 0, StopIteration()
 
     def _lost(self):
         """The exit code of a worker process that was killed, after the others were ended too; None while all live."""
@@ -92,7 +87,6 @@ class Batches:
     def close(self):
         """Ends the workers and forgets what they made; may be called twice."""
         self._stop.set()
-        self._next = None
         with contextlib.suppress(queue.Empty):
             while True:
                 self._ready.get_nowait()

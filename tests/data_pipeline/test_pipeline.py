@@ -1,6 +1,8 @@
 """Batches: the same for any number of hosts and after any resume; padding; errors that surface; memory."""
 
 import dataclasses
+import os
+import signal
 import threading
 import zlib
 
@@ -177,19 +179,30 @@ def test_errors_surface_in_the_consumer(config, monkeypatch, workers):
 
 
 def test_a_wait_for_data_can_be_left(config, monkeypatch):
-    """A loader that hangs keeps nobody from asking whether the run was told to stop, nor from closing it."""
+    """A loader that hangs keeps no signal from ending the wait, nor anybody from closing it."""
     source, event = open_source("embedded_photographs", "test"), threading.Event()
     hanging = dataclasses.replace(source, store=Failing(source, event))
     monkeypatch.setattr(pipeline, "open_source", lambda *_: hanging)
     monkeypatch.setattr(batches, "JOIN_SECONDS", 0.1)
+    monkeypatch.setattr(batches, "LOOK_SECONDS", 0.1)
     iterator = pipeline.evaluation_batches(config, "test", 32, 3, 16)
-    assert iterator.ready(60) and next(iterator)["index"][0] == 0
+    assert next(iterator)["index"][0] == 0
     next(iterator)
     waited = iterator.wait_seconds
-    assert not iterator.ready(0.05) and iterator.wait_seconds - waited >= 0.05
-    iterator.close()
-    with pytest.raises(StopIteration):
+
+    def leave(*_):
+        raise TimeoutError
+
+    before = signal.signal(signal.SIGUSR1, leave)
+    threading.Timer(0.1, os.kill, (os.getpid(), signal.SIGUSR1)).start()
+    with pytest.raises(TimeoutError):
         next(iterator)
+    signal.signal(signal.SIGUSR1, before)
+    assert iterator.wait_seconds - waited >= 0.05
+    threading.Timer(0.1, iterator.close).start()
+    for _ in range(2):
+        with pytest.raises(StopIteration):
+            next(iterator)
     event.set()
 
 
