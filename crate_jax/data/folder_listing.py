@@ -36,11 +36,6 @@ class Entry(NamedTuple):
     real: str | None = None  # the true place of a folder
 
 
-def joined(base, path):
-    """A path below `base`, local or remote."""
-    return f"{base.rstrip('/')}/{path}"
-
-
 def printable(name):
     """A file or class name for logs, JSON and figures: one line of valid Unicode.
 
@@ -56,7 +51,7 @@ def listed(names, most=5):
     return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
 
 
-def read_bytes(path):
+def read_file(path):
     """A regular file's content, local or remote; OSError if it cannot be read, or is no regular file."""
     if is_remote(path):
         parts = []
@@ -96,17 +91,25 @@ def is_file(path):
     return epath.Path(path).exists() if is_remote(path) else os.path.isfile(path)
 
 
-def entries_of(folder):
-    """A list of Entry, sorted by name, without what is hidden and what systems leave; UserError if that fails."""
+def entries_of(folder, top=False):
+    """A list of Entry, sorted by name, without what is hidden and what systems leave.
+
+    Raises:
+        UserError: that fails; or a link to nowhere at the `top`, where a class or split would vanish without a word.
+    """
     try:
         found = _remote_entries(folder) if is_remote(folder) else map(_local_entry, os.scandir(folder))
         # sorted: which of two links to one folder is followed must not depend on the file system
-        return sorted((entry for entry in found if not _is_ignored(entry.name)), key=lambda entry: entry.name)
+        entries = sorted((entry for entry in found if not _is_ignored(entry.name)), key=lambda entry: entry.name)
     except Exception as error:  # object stores raise what their client library raises
         if is_remote(folder):
             _check_answers(folder)
         failure = storage_failure(error) or Failure(first_line(error))
         raise failure._replace(words=printable(failure.words)).told(f"{printable(folder)} cannot be listed") from error
+    for entry in entries if top else ():
+        if entry.kind == "link to nowhere" and not is_picture(entry.name):
+            raise UserError(f"{printable(os.path.join(folder, entry.name))} is a link to nowhere; mend or remove it.")
+    return entries
 
 
 def _is_ignored(name):
@@ -151,7 +154,8 @@ def pictures_below(base, skip=()):
         run = pool.map if is_remote(base) else map
         while level:
             below = []
-            for place, entries in zip(level, run(lambda place: entries_of(joined(base, place)), level), strict=True):
+            listings = run(lambda place: entries_of(os.path.join(base, place), top=not place), level)
+            for place, entries in zip(level, listings, strict=True):
                 for entry in entries:
                     path = place + entry.name
                     if entry.kind == "folder":
@@ -164,15 +168,8 @@ def pictures_below(base, skip=()):
                             below.append(path + "/")
                     elif is_picture(entry.name) and entry.kind in ("file", "link to nowhere"):
                         found.append((path, entry.size))
-                    elif entry.kind == "link to nowhere" and not place:
-                        refuse_dangling(base, entry.name)
                     else:
                         ending = pathlib.PurePosixPath(entry.name).suffix.lower() or entry.name
                         others[printable(ending) if entry.kind == "file" else entry.kind] += 1
             level = below
     return sorted(found), others
-
-
-def refuse_dangling(base, name):
-    """Raises UserError: a class or split would vanish without a word."""
-    raise UserError(f"{printable(joined(base, name))} is a link to nowhere; mend or remove it.")

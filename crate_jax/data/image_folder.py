@@ -19,17 +19,7 @@ from collections import Counter
 import numpy as np
 
 from crate_jax.data.example import Example, Source, bounds, parsed
-from crate_jax.data.folder_listing import (
-    entries_of,
-    is_picture,
-    is_there,
-    joined,
-    listed,
-    pictures_below,
-    printable,
-    read_bytes,
-    refuse_dangling,
-)
+from crate_jax.data.folder_listing import entries_of, is_picture, is_there, listed, pictures_below, printable, read_file
 from crate_jax.data.listed_once import remembered
 from crate_jax.errors import UserError, warn_once
 from crate_jax.storage import is_remote
@@ -52,7 +42,6 @@ def standard_name(name):
 
 
 _WORDS = re.compile(r"[^\W\d_]+")
-_SPLIT_WORDS = {standard: re.compile(spelling) for standard, spelling in SPELLINGS.items()}
 
 
 def splits_among(names):
@@ -64,8 +53,7 @@ def splits_among(names):
     alike = {}  # what is left of a name without one of its words, to what that word may stand for
     for name in names:
         for word in _WORDS.finditer(name) if name not in found else ():
-            standard = next((s for s, pattern in _SPLIT_WORDS.items() if pattern.fullmatch(word[0].lower())), None)
-            if standard:
+            if standard := standard_name(word[0]):
                 rest = f"{name[: word.start()]} {name[word.end() :]}".lower()
                 alike.setdefault(re.sub(r"\d+", "0", rest), {})[name] = standard
     for group in alike.values():
@@ -103,8 +91,8 @@ class Files:
 
     def read(self, index_B):
         """Examples with the bytes of the files."""
-        paths = [joined(self.base, os.fsdecode(path)) for path in self.paths_N[index_B]]
-        contents = [retried(functools.partial(read_bytes, path), printable(path)) for path in paths]
+        paths = [os.path.join(self.base, os.fsdecode(path)) for path in self.paths_N[index_B]]
+        contents = [retried(functools.partial(read_file, path), printable(path)) for path in paths]
         labels = self.labels_N[index_B].tolist()
         return [Example(*one) for one in zip(contents, labels, map(printable, paths), strict=True)]
 
@@ -125,13 +113,13 @@ def open_folder(folder, split):
     folders.check_not_mixed([name for name, _, _ in parts])
     for name, first, last in parts:
         base, tenth = folders.find(name)
-        prefix = base[len(folder) + 1 :] + "/" if base != folder else ""
+        below = os.path.join(base.removeprefix(folder).lstrip("/"), "")
         bases.append(base)
         found, _ = folders.scan(base)
         if tenth is not None:
             found = [found[row] for row in np.flatnonzero(held_out([path for path, _ in found]) == tenth)]
         start, stop = bounds(first, last, len(found))
-        rows += [(prefix + path, size, label_of(path)) for path, size in found[start:stop]]
+        rows += [(below + path, size, label_of(path)) for path, size in found[start:stop]]
     left_out = sum((folders.scan(base)[1] for base in dict.fromkeys(bases)), Counter())
     if left_out:
         kinds = ", ".join(f"{count} of {ending}" for ending, count in left_out.most_common(5))
@@ -162,7 +150,7 @@ def open_folder(folder, split):
 
 def _same_name(name, folder):
     """Whether a folder's only content has its own name, as archives unpack: `seg_train/seg_train/CLASS`."""
-    return name.lower() == folder.rstrip("/").rpartition("/")[2].lower()
+    return name.lower() == os.path.basename(folder.rstrip("/")).lower()
 
 
 class Folders:
@@ -173,17 +161,15 @@ class Folders:
     """
 
     def __init__(self, folder):
-        self.folder, names, self._scanned, entries = folder, [], {}, entries_of(folder)
+        self.folder, names, self._scanned, entries = folder, [], {}, entries_of(folder, top=True)
         while len(entries) == 1 and entries[0].kind == "folder" and _same_name(entries[0].name, self.folder):
-            self.folder = joined(self.folder, entries[0].name)
-            entries = entries_of(self.folder)
+            self.folder = os.path.join(self.folder, entries[0].name)
+            entries = entries_of(self.folder, top=True)
         places = {}
         for entry in entries:
             if entry.kind == "folder":
                 names.append(entry.name)
                 places.setdefault(entry.real, []).append(entry.name)
-            elif entry.kind == "link to nowhere" and not is_picture(entry.name):
-                refuse_dangling(self.folder, entry.name)
         self.standard = splits_among(names)
         self.others = [name for name in names if name not in self.standard]
         for same in places.values():
@@ -211,14 +197,14 @@ class Folders:
     def _base(self, name):
         if not name:
             return self.folder
-        base = joined(self.folder, name)
+        base = os.path.join(self.folder, name)
         found, left_out = self.scan(base)
         while (
             found
             and _same_name(inner := found[0][0].partition("/")[0], base)
             and all(path.startswith(f"{inner}/") for path, _ in found)
         ):
-            base, found = joined(base, inner), [(path[len(inner) + 1 :], size) for path, size in found]
+            base, found = os.path.join(base, inner), [(path[len(inner) + 1 :], size) for path, size in found]
             self._scanned[base] = found, left_out
         return base
 
@@ -227,7 +213,7 @@ class Folders:
         standard = standard_name(split)
         found = [name for name, one in self.standard.items() if standard and one == standard]
         same = [name for name in found if name.lower() == split.lower()]
-        if len(same) < 2 and (split in found or split in self.others or is_there(joined(self.folder, split))):
+        if len(same) < 2 and (split in found or split in self.others or is_there(os.path.join(self.folder, split))):
             return split
         if len(found) > 1:
             raise UserError(
@@ -285,7 +271,8 @@ class Folders:
         if classes:
             raise UserError(
                 f"{printable(self.folder)} mixes splits ({listed(self.standard)}) and classes ({listed(classes)}); "
-                f"move the class folders into {printable(joined(self.folder, 'train'))}, or rename what is no split."
+                f"move the class folders into {printable(os.path.join(self.folder, 'train'))}, or rename what is no "
+                "split."
             )
 
     def _check_not_below(self):
@@ -298,8 +285,8 @@ class Folders:
         for name, inner in below.items():
             found = splits_among(sorted(inner))
             if len(set(found.values())) > 1:
-                place = printable(joined(self.folder, name))
+                place = printable(os.path.join(self.folder, name))
                 raise UserError(f"{place} holds splits ({listed(found)}); name it as data.data_dir.")
 
     def _is_flat(self, name):
-        return any(e.kind == "file" and is_picture(e.name) for e in entries_of(joined(self.folder, name)))
+        return any(e.kind == "file" and is_picture(e.name) for e in entries_of(os.path.join(self.folder, name)))

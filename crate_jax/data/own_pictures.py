@@ -8,15 +8,7 @@ import numpy as np
 from PIL import Image
 
 from crate_jax.data.augment import centre_crop
-from crate_jax.data.folder_listing import (
-    entries_of,
-    is_file,
-    is_picture,
-    is_there,
-    joined,
-    printable,
-    read_bytes,
-)
+from crate_jax.data.folder_listing import entries_of, is_file, is_picture, is_there, printable, read_file
 from crate_jax.data.picture import CorruptPicture, decoded
 from crate_jax.errors import UserError, first_line
 from crate_jax.storage import is_remote
@@ -71,7 +63,7 @@ def pictures_in(folder):
     names = [entry.name for entry in entries_of(folder) if entry.kind == "file" and is_picture(entry.name)]
     if not names:
         raise UserError(f"--images={printable(folder)}: the folder holds no pictures.")
-    return [joined(folder, name) for name in names]
+    return [os.path.join(folder, name) for name in names]
 
 
 def read_pictures(text, shape, channels, settings):
@@ -113,7 +105,7 @@ def read_picture(image, channels, max_pixels, what):
     try:
         if isinstance(image, str | os.PathLike):
             called = printable(image)
-            image = retried(functools.partial(read_bytes, os.path.expanduser(image)), f"{what}: {called}")
+            image = retried(functools.partial(read_file, os.path.expanduser(image)), f"{what}: {called}")
         elif not isinstance(image, Image.Image):
             image = np.asarray(image)
             called, shape = f"an array of {image.dtype} and shape {image.shape}", image.shape

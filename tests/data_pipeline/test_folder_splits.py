@@ -302,3 +302,4 @@ def test_a_bucket_is_listed_once(tmp_path, monkeypatch):
     assert last.identity == "gs://bucket/Train/dog/8.png" and last.error is None
     listed = [path for kind, path in asked if kind == "list"]
     assert len(listed) == len(set(listed)) == 7 and not any(path.endswith(".png") for _, path in asked)
+    assert open_source("image_folder", "train", "gs://bucket/").read([17]) == [last]
