@@ -33,37 +33,33 @@ def picture_paths(text):
     if not isinstance(text, str | os.PathLike):
         raise UserError(f"--images: {type(text).__name__} is no path; give files or folders (preprocess takes arrays).")
     text = os.fspath(text)
-    parts, found, first = text.split(","), [], 0
-    while first < len(parts):
-        longest, letters = first + 1, len(parts[first])
-        while longest < len(parts) and letters < LONGEST and not is_remote(parts[longest].strip()):
-            letters += 1 + len(parts[longest])
-            longest += 1
-        for last in range(longest, first, -1):
-            path = ",".join(parts[first:last]).strip()
+    parts, found = text.split(","), []
+    while parts:
+        most = 1
+        while most < len(parts) and len(",".join(parts[:most])) < LONGEST and not is_remote(parts[most].strip()):
+            most += 1
+        for count in range(most, 0, -1):
+            path = ",".join(parts[:count]).strip()
             path = path if is_remote(path) else os.path.expanduser(path)
-            if path and is_there(path):
-                found += pictures_in(path)
-                break
-            if path and is_file(path):
-                found.append(path)
+            pictures = _pictures_at(path) if path else []
+            if pictures is not None:
                 break
         else:
-            if path:
-                raise UserError(f"--images={printable(text)}: there is no file {printable(path)}.")
-            last = first + 1
-        first = last
+            raise UserError(f"--images={printable(text)}: there is no file {printable(path)}.")
+        found, parts = found + pictures, parts[count:]
     if not found:
         raise UserError(f"--images={printable(text)}: there is no file named.")
     return found
 
 
-def pictures_in(folder):
-    """Paths of the pictures directly in a folder; hidden ones and what is no regular file are left out."""
-    names = [entry.name for entry in entries_of(folder) if entry.kind == "file" and is_picture(entry.name)]
+def _pictures_at(path):
+    """What a path names: the pictures directly in a folder (no hidden ones, regular files only), a file, or None."""
+    if not is_there(path):
+        return [path] if is_file(path) else None
+    names = [entry.name for entry in entries_of(path) if entry.kind == "file" and is_picture(entry.name)]
     if not names:
-        raise UserError(f"--images={printable(folder)}: the folder holds no pictures.")
-    return [os.path.join(folder, name) for name in names]
+        raise UserError(f"--images={printable(path)}: the folder holds no pictures.")
+    return [os.path.join(path, name) for name in names]
 
 
 def read_pictures(text, shape, channels, settings):
@@ -90,12 +86,12 @@ def read_pictures(text, shape, channels, settings):
 
 
 def read_picture(image, channels, max_pixels, what):
-    """One picture, a path, a PIL image or a uint8 array, as an upright PIL image.
+    """One picture as an upright PIL image of mode "L" or "RGB".
 
     Args:
-        image: the picture.
+        image: a path, a PIL image, or an array HxW, HxWx1 or HxWx3 (uint8).
         channels: 1 or 3.
-        max_pixels: of the picture.
+        max_pixels: that it may have.
         what: is asking, for the message.
 
     Raises:
