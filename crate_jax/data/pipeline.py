@@ -113,7 +113,10 @@ def _begun(config, reader, order, steps, sharding, batch_size):
             arrays = arrays | mixing_plan(*drawn)
         if sharding is None:
             return arrays
-        return {key: placed(value, sharding, batch_size, rows) for key, value in arrays.items()}
+        return {
+            key: jax.make_array_from_process_local_data(sharding, value, (batch_size, *value.shape[1:]))
+            for key, value in arrays.items()
+        }
 
     ledger = Ledger(reader.source, data.max_corrupt_fraction, training)
     threads, processes = workers_of(config, reader.shape[:2])
@@ -130,13 +133,3 @@ def _rows_held(sharding, batch_size):
     for index in sharding.addressable_devices_indices_map((batch_size,)).values():
         held_B[index[0]] = True
     return np.flatnonzero(held_B)
-
-
-def placed(local, sharding, batch_size, rows):
-    """A global array of `batch_size` rows, sharded over axis 0, from those of this process and their numbers in it."""
-
-    def shard(index):
-        first, end, _ = index[0].indices(batch_size)
-        return local[slice(*np.searchsorted(rows, (first, end)))]
-
-    return jax.make_array_from_callback((batch_size, *local.shape[1:]), sharding, shard)

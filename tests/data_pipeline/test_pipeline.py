@@ -70,7 +70,7 @@ def test_global_batch_does_not_depend_on_hosts(config, monkeypatch, hosts):
         np.testing.assert_array_equal(whole[step]["index"], index)
         np.testing.assert_array_equal(whole[step]["epoch"], epoch)
     parts = []
-    monkeypatch.setattr(pipeline, "placed", lambda value, sharding, batch_size, rows: value)
+    monkeypatch.setattr(jax, "make_array_from_process_local_data", lambda sharding, value, shape: value)
     for number in range(hosts):
         parts.append(batches_of(config, 2, sharding=HostOf(number, hosts)))
         assert len(parts[-1][0]["index"]) == config.batch_size // hosts
