@@ -87,14 +87,8 @@ def convert(name, data_dir, out, progress=print):
         for path, length in zip(split.filepaths, split.shard_lengths, strict=True)
     ]
     with concurrent.futures.ThreadPoolExecutor(min(len(available_cores()), 16)) as pool:
-        pending = [pool.submit(_convert_file, *file) for file in files]
-        try:
-            for number, future in enumerate(concurrent.futures.as_completed(pending), 1):
-                future.result()
-                progress(f"{number} of {len(files)} files")
-        except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)
-            raise
+        for number, _ in enumerate(pool.map(_convert_file, *zip(*files, strict=True)), 1):  # an error cancels the rest
+            progress(f"{number} of {len(files)} files")
     done = {INFO, *(epath.Path(path).name for path, _, _ in files)}
     for entry in source.iterdir():  # labels, features, licence
         if entry.name not in done and entry.is_file() and not entry.name.startswith("."):

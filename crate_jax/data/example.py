@@ -90,11 +90,10 @@ def bounds(first, last, count):
     """
     is_percent = any(bound is not None and bound.endswith("%") for bound in (first, last))
 
-    def place(bound, default):
+    def number(bound):
         if bound is None:
-            return default
-        number = round(int(bound.rstrip("%")) * count / 100) if is_percent else int(bound)
-        return min(max(number + count if number < 0 else number, 0), count)
+            return None
+        return round(int(bound.rstrip("%")) * count / 100) if is_percent else int(bound)
 
-    start, stop = place(first, 0), place(last, count)
+    start, stop, _ = slice(number(first), number(last)).indices(count)
     return start, max(start, stop)

@@ -8,16 +8,13 @@ import contextlib
 import contextvars
 import functools
 
-_remembered: contextvars.ContextVar[dict | None] = contextvars.ContextVar("remembered", default=None)
+_remembered: contextvars.ContextVar[dict] = contextvars.ContextVar("remembered")
 
 
 @contextlib.contextmanager
 def listed_once():
     """A block, or by `@listed_once()` a function, in which `remembered` makes each thing once; blocks nest."""
-    if _remembered.get() is not None:
-        yield
-        return
-    token = _remembered.set({})
+    token = _remembered.set(_remembered.get({}))
     try:
         yield
     finally:
@@ -29,10 +26,7 @@ def remembered(make):
 
     @functools.wraps(make)
     def call(*arguments):
-        held = _remembered.get()
-        if held is None:
-            return make(*arguments)
-        key = (make, *arguments)
+        held, key = _remembered.get({}), (make, *arguments)
         if key not in held:
             held[key] = make(*arguments)
         return held[key]

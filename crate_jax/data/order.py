@@ -30,8 +30,6 @@ def feistel(place_B, keys_RxB, bits):
 
 def permuted(place_B, epoch_B, seed, num_examples):
     """Where the permutation of each epoch sends each place; both in [0, num_examples), the result int64."""
-    if num_examples == 1:
-        return np.zeros(len(place_B), np.int64)
     bits = max(2, (num_examples - 1).bit_length())
     keys_RxB = hashed(seed, np.asarray(epoch_B)[None], np.arange(ROUNDS)[:, None])
     index_B = feistel(np.asarray(place_B).astype(np.uint64), keys_RxB, bits)

@@ -82,12 +82,8 @@ def _shared_examples(settings):
     train, held_out = parsed(settings.train_split), parsed(settings.validation_split)
     shared = 0
     for (name, *ours), (other, *theirs) in itertools.product(train, held_out):
-        if _standard(name) == _standard(other):
+        if (image_folder.standard_name(name) or name) == (image_folder.standard_name(other) or other):
             count = open_source(settings.name, name, settings.data_dir).num_examples
             first, last = zip(bounds(*ours, count), bounds(*theirs, count), strict=True)
             shared += max(0, min(last) - max(first))
     return shared
-
-
-def _standard(name):
-    return image_folder.standard_name(name) or name
