@@ -106,9 +106,8 @@ def read_picture(data, random):
     """What training does with it: header, crop, reduced decoding, resize; and evaluation's centre crop."""
     channels = (1, 3)[random.integers(2)]
     picture, orientation = opened(data)
-    width, height = upright_size(picture, orientation)
-    uniform = random.random((1, augment.NUMBERS))
-    (box,) = augment.crop_boxes(uniform, [width], [height], (0.2, 1.0), (3 / 4, 4 / 3))
+    uniform_K = random.random(augment.NUMBERS)
+    box = augment.crop_box(uniform_K, *upright_size(picture, orientation), (0.2, 1.0), (3 / 4, 4 / 3))
     smaller = reduced(picture, box, 32)
     picture = upright(picture, orientation, channels)
     assert augment.resized_crop(picture, smaller, 32, "bicubic").size == (32, 32)

@@ -80,11 +80,11 @@ def repeated(function, seconds):
 
 def boxes(count):
     """MAE's boxes for pictures of 500 x 375: left, top, right, bottom."""
-    from crate_jax.data.augment import NUMBERS, crop_boxes
+    from crate_jax.data.augment import NUMBERS, crop_box
     from crate_jax.data.randomness import uniforms
 
     numbers = uniforms(0, np.zeros(count, int), np.arange(count), 1, NUMBERS)
-    return crop_boxes(numbers, np.full(count, WIDTH), np.full(count, HEIGHT), SCALE, RATIO).tolist()
+    return [crop_box(row, WIDTH, HEIGHT, SCALE, RATIO) for row in numbers]
 
 
 def bare(files, antialias):

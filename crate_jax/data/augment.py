@@ -10,13 +10,12 @@ pixels, a side or (height, width); `interpolation` is "bilinear" or "bicubic".
 
 import math
 
-import numpy as np
 from PIL import Image
 
 from crate_jax.data.picture import RESAMPLING
 from crate_jax.operators.patches import image_shape
 
-ATTEMPTS = 10  # draws of a box before the largest central one is taken
+ATTEMPTS = 10  # draws of a box
 NUMBERS = 2 * ATTEMPTS + 3  # an example: area and ratio of each attempt, two for the place, one to mirror
 LONGEST = 8  # sides; of a longer picture only the part that a centre crop leaves is resized, equal but for rounding
 ROTATION = math.radians(10)  # the largest of `affine`, either way
@@ -24,53 +23,60 @@ ZOOM = 0.1  # relative
 SHIFT = 1 / 14  # of the side
 
 
-def crop_boxes(uniform_BxK, width_B, height_B, scale, ratio):
-    """MAE's random crops, for a whole batch.
-
-    A box has an area uniform in `scale` (a fraction of the picture) and a ratio log-uniform in `ratio`; the first of
-    ten draws that fits is taken, else the largest central box whose ratio is allowed.
+def drawn_box(uniform_K, sides, area, ratio, allowed):
+    """The first of ten random boxes that is allowed: its area is uniform, its ratio log-uniform.
 
     Args:
-        uniform_BxK: in [0, 1), K >= 2 * ATTEMPTS + 2.
-        width_B, height_B: of the pictures, pixels.
+        uniform_K: in [0, 1), K >= 2 * ATTEMPTS + 2: areas, ratios, the place along each side.
+        sides: of the picture, pixels: two in either order, in which everything else is given, too.
+        area: least and greatest, fractions of the picture.
+        ratio: least and greatest, first over second side.
+        allowed: a range of lengths for each side of the box.
+
+    Returns:
+        Where it begins along both sides, and where it ends; None if none is allowed.
+    """
+    low, high = math.log(ratio[0]), math.log(ratio[1])
+    for attempt in range(ATTEMPTS):
+        pixels = sides[0] * sides[1] * (area[0] + (area[1] - area[0]) * uniform_K[attempt])
+        drawn = math.exp(low + (high - low) * uniform_K[ATTEMPTS + attempt])
+        first, second = round(math.sqrt(pixels * drawn)), round(math.sqrt(pixels / drawn))
+        if first in allowed[0] and second in allowed[1]:
+            begin = int(uniform_K[2 * ATTEMPTS] * (sides[0] - first + 1))
+            other = int(uniform_K[2 * ATTEMPTS + 1] * (sides[1] - second + 1))
+            return begin, other, begin + first, other + second
+    return None
+
+
+def crop_box(uniform_K, width, height, scale, ratio):
+    """MAE's random crop: a `drawn_box`, else the largest central box whose ratio is allowed.
+
+    Args:
+        uniform_K: as of `drawn_box`.
+        width, height: of the picture, pixels.
         scale: least and greatest area, fractions.
         ratio: least and greatest width over height.
 
     Returns:
-        box_Bx4, int64: left, top, right, bottom, as Pillow has them.
+        Left, top, right, bottom, as Pillow has them.
     """
-    width_B, height_B = np.asarray(width_B, np.int64), np.asarray(height_B, np.int64)
-    area_BxA = scale[0] + (scale[1] - scale[0]) * uniform_BxK[:, :ATTEMPTS]
-    area_BxA = area_BxA * (width_B * height_B)[:, None]
-    low, high = math.log(ratio[0]), math.log(ratio[1])
-    ratio_BxA = np.exp(low + (high - low) * uniform_BxK[:, ATTEMPTS : 2 * ATTEMPTS])
-    wide_BxA = np.rint(np.sqrt(area_BxA * ratio_BxA)).astype(np.int64)
-    tall_BxA = np.rint(np.sqrt(area_BxA / ratio_BxA)).astype(np.int64)
-    fits_BxA = (wide_BxA > 0) & (tall_BxA > 0) & (wide_BxA <= width_B[:, None]) & (tall_BxA <= height_B[:, None])
-    rows, first_B = np.arange(len(fits_BxA)), fits_BxA.argmax(1)
-    wide_B, tall_B = wide_BxA[rows, first_B], tall_BxA[rows, first_B]
-    left_B = (uniform_BxK[:, 2 * ATTEMPTS] * (width_B - wide_B + 1)).astype(np.int64)
-    top_B = (uniform_BxK[:, 2 * ATTEMPTS + 1] * (height_B - tall_B + 1)).astype(np.int64)
-    for row in np.flatnonzero(~fits_BxA.any(1)):
-        wide_B[row], tall_B[row] = central_box(width_B[row], height_B[row], ratio)
-        left_B[row], top_B[row] = (width_B[row] - wide_B[row]) // 2, (height_B[row] - tall_B[row]) // 2
-    return np.stack([left_B, top_B, left_B + wide_B, top_B + tall_B], 1)
-
-
-def central_box(width, height, ratio):
-    """Width and height of the largest box in a picture whose ratio lies within `ratio`."""
+    box = drawn_box(uniform_K, (width, height), scale, ratio, (range(1, width + 1), range(1, height + 1)))
+    if box is not None:
+        return box
+    wide, tall = width, height
     if width / height < ratio[0]:
-        return width, max(1, round(width / ratio[0]))
-    if width / height > ratio[1]:
-        return max(1, round(height * ratio[1])), height
-    return width, height
+        tall = max(1, round(width / ratio[0]))
+    elif width / height > ratio[1]:
+        wide = max(1, round(height * ratio[1]))
+    left, top = (width - wide) // 2, (height - tall) // 2
+    return left, top, left + wide, top + tall
 
 
 def resized_crop(picture, box, size, interpolation):
     """A box (left, top, right, bottom) of a picture, resized to what the network takes."""
     height, width = image_shape(size)
     # cropped first: a resize with a box would mix in pixels from just outside it, which the recipe's does not
-    return picture.crop(tuple(int(edge) for edge in box)).resize((width, height), RESAMPLING[interpolation])
+    return picture.crop(box).resize((width, height), RESAMPLING[interpolation])
 
 
 def centre_crop(picture, size, shorter_side, interpolation):

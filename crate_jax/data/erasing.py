@@ -4,12 +4,11 @@ As in timm's "pixel" mode the noise is standard normal in normalised units; here
 clipped to what a picture can hold.
 """
 
-import math
-
 import numpy as np
 
-ATTEMPTS = 10
-NUMBERS = 1 + 2 * ATTEMPTS + 2  # whether; area and ratio of each attempt; two for the place
+from crate_jax.data.augment import ATTEMPTS, drawn_box
+
+NUMBERS = 1 + 2 * ATTEMPTS + 2  # whether, and those of `drawn_box`
 AREA = (0.02, 1 / 3)  # of the picture
 RATIO = (0.3, 1 / 0.3)  # height over width
 
@@ -18,16 +17,7 @@ def rectangle(uniform_K, height, width, probability):
     """Where to erase: top, left, bottom, right in pixels; None for nothing, see `erase`."""
     if uniform_K[0] >= probability:
         return None
-    for attempt in range(ATTEMPTS):
-        area = height * width * (AREA[0] + (AREA[1] - AREA[0]) * float(uniform_K[1 + attempt]))
-        low, high = math.log(RATIO[0]), math.log(RATIO[1])
-        ratio = math.exp(low + (high - low) * float(uniform_K[1 + ATTEMPTS + attempt]))
-        tall, wide = round(math.sqrt(area * ratio)), round(math.sqrt(area / ratio))
-        if tall < height and wide < width:
-            top = int(uniform_K[-2] * (height - tall + 1))
-            left = int(uniform_K[-1] * (width - wide + 1))
-            return top, left, top + tall, left + wide
-    return None
+    return drawn_box(uniform_K[1:], (height, width), AREA, RATIO, (range(height), range(width)))
 
 
 def erase(image_HxWxC, uniform_K, probability, mean, std, key):

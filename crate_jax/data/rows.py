@@ -7,13 +7,11 @@ up to a fixed number of bytes, so a small data set is decoded once and a large o
 
 import dataclasses
 import types
-from typing import NamedTuple
 
 import numpy as np
 from PIL import Image
 
 from crate_jax.data import augment, erasing, randaugment
-from crate_jax.data.example import Example
 from crate_jax.data.picture import CorruptPicture, opened, reduced, upright, upright_size
 from crate_jax.data.randomness import uniforms
 from crate_jax.errors import UserError
@@ -25,21 +23,10 @@ LONGEST_RUN = 1000  # damaged examples in a row before the data set is given up
 PIXEL_STREAM = 1  # of the random numbers; see randomness.uniforms
 
 
-class Opened(NamedTuple):
-    """An example, its picture (None if it is damaged; as a rule only the header was read), and its EXIF orientation."""
-
-    example: Example
-    picture: Image.Image | None
-    orientation: int
-
-
 class RowReader:
     """Reads rows of one source as a config describes them; any number of threads may call it.
 
-    Attributes:
-        source: a Source.
-        among_N: as given.
-        shape: height, width and channels of a row.
+    `source` and `among_N` are as given, `shape` is (height, width, channels) of a row.
     """
 
     def __init__(self, source, config, image_size, channels, among_N=None):
@@ -72,7 +59,7 @@ class RowReader:
             self._data.augmentation, self._data.randaugment, self._data.erasing = "none", 0, 0.0
         self._numbers = augment.NUMBERS + randaugment.NUMBERS * self._data.randaugment
         self._numbers += erasing.NUMBERS + 1 if self._data.erasing else 0
-        self.kept, self.kept_bytes = {}, 0  # index to Opened, decoded and upright
+        self.kept, self.kept_bytes = {}, 0  # index to label and upright picture
 
     def rows(self, index_B, epoch_B):
         """Makes the rows of a batch.
@@ -90,11 +77,11 @@ class RowReader:
         images_BxHxWxC = np.zeros((len(index_B), *self.shape), np.uint8)
         label_B, valid_B, damaged = np.full(len(index_B), -1, np.int32), np.zeros(len(index_B), bool), []
         uniform_BxK = uniforms(self._seed, epoch_B, index_B, PIXEL_STREAM, self._numbers)
-        entries = self._open(index_B[index_B >= 0])
-        for row, box in enumerate(self._boxes(entries, uniform_BxK)):
-            index, image_HxWxC, uniform_K = int(index_B[row]), images_BxHxWxC[row], uniform_BxK[row]
-            entry, entries[row] = entries[row], None  # one decoded picture at a time: they are larger than the cache
-            label = self._fill(image_HxWxC, index, entry, uniform_K, box, damaged)
+        indices = index_B[index_B >= 0].tolist()
+        examples = self._read(indices)
+        for row, index in enumerate(indices):
+            image_HxWxC, uniform_K = images_BxHxWxC[row], uniform_BxK[row].tolist()
+            label = self._fill(image_HxWxC, index, examples.get(index), uniform_K, damaged)
             if label is None and self.among_N is not None:
                 label = self._replace(image_HxWxC, index, uniform_K, damaged)
             if label is not None:
@@ -105,10 +92,8 @@ class RowReader:
         """Fills a row from the next example of `among_N` that can be read; returns its label."""
         place, tried = np.searchsorted(self.among_N, index), min(LONGEST_RUN, len(self.among_N))
         for further in range(1, tried):
-            other_1 = self.among_N[[(place + further) % len(self.among_N)]]
-            (entry,) = self._open(other_1)
-            (box,) = self._boxes([entry], uniform_K[None])
-            label = self._fill(image_HxWxC, int(other_1[0]), entry, uniform_K, box, damaged)
+            other = int(self.among_N[(place + further) % len(self.among_N)])
+            label = self._fill(image_HxWxC, other, self._read([other]).get(other), uniform_K, damaged)
             if label is not None:
                 return label
         first = damaged[-tried]
@@ -117,38 +102,18 @@ class RowReader:
             f"the first is {first.identity}: {first.error}"
         )
 
-    def _open(self, index_B):
-        """Reads what was not kept, and looks at its header: a list of Opened."""
-        indices = [int(index) for index in index_B]
+    def _read(self, indices):
+        """Index to Example of those whose pictures are not kept."""
         absent = [index for index in indices if index not in self.kept]
-        read = dict(zip(absent, self.source.read(absent), strict=True)) if absent else {}
-        return [self._header(read[index]) if index in read else self.kept[index] for index in indices]
+        return dict(zip(absent, self.source.read(absent), strict=True)) if absent else {}
 
-    def _header(self, example):
-        picture, orientation, error = None, 1, example.error
-        if error is None:
-            try:
-                picture, orientation = opened(example.image, self._data.max_pixels)
-            except CorruptPicture as corrupt:
-                error = str(corrupt)
-        return Opened(dataclasses.replace(example, image=None, error=error), picture, orientation)
-
-    def _boxes(self, entries, uniform_BxK):
-        """MAE's crops for pictures of these sizes; nothing for other augmentations."""
-        if self._data.augmentation != "mae":
-            return [None] * len(entries)
-        sizes = [upright_size(entry.picture, entry.orientation) if entry.picture else (1, 1) for entry in entries]
-        return augment.crop_boxes(uniform_BxK, *np.array(sizes).T, self._data.crop_scale, self._data.crop_ratio)
-
-    def _fill(self, image_HxWxC, index, entry, uniform_K, box, damaged):
+    def _fill(self, image_HxWxC, index, example, uniform_K, damaged):
         """Writes one row and returns its label; None if the example is damaged, which is noted."""
-        example, data = entry.example, self._data
+        data = self._data
         try:
-            if example.error is not None:
-                raise CorruptPicture(example.error)
-            picture, box = self._decoded(index, entry, box)
+            label, picture, box = self._decoded(index, example, uniform_K)
         except CorruptPicture as error:
-            damaged.append(dataclasses.replace(example, error=str(error)))
+            damaged.append(dataclasses.replace(example, image=None, error=str(error)))
             return None
         picture = self._augmented(picture, uniform_K, box)
         if data.randaugment:
@@ -160,21 +125,32 @@ class RowReader:
         if data.erasing:
             last_K = uniform_K[-erasing.NUMBERS - 1 :]
             erasing.erase(image_HxWxC, last_K[1:], data.erasing, data.mean, data.std, int(last_K[0] * 2**53))
-        return example.label
+        return label
 
-    def _decoded(self, index, entry, box):
-        """The upright pixels of a picture, kept if they are few, and the box in them."""
-        if entry is self.kept.get(index):
-            return entry.picture, box
-        is_small = entry.picture.width * entry.picture.height <= SMALL
+    def _decoded(self, index, example, uniform_K):
+        """The label of an example, its upright picture, which is kept if it is small, and MAE's crop of it or None."""
+        if index in self.kept:
+            label, picture = self.kept[index]
+            return label, picture, self._box(uniform_K, picture.size)
+        if example.error is not None:
+            raise CorruptPicture(example.error)
+        picture, orientation = opened(example.image, self._data.max_pixels)
+        box = self._box(uniform_K, upright_size(picture, orientation))
+        is_small = picture.width * picture.height <= SMALL
         if not is_small:
-            box = reduced(entry.picture, box, self.shape[:2] if box is not None else self._shorter_side)
-        picture = upright(entry.picture, entry.orientation, self.shape[2], self._data.max_pixels)
+            box = reduced(picture, box, self.shape[:2] if box is not None else self._shorter_side)
+        picture = upright(picture, orientation, self.shape[2], self._data.max_pixels)
         cost = 4 * picture.width * picture.height + 500  # Pillow stores RGB in four bytes
         if is_small and self.kept_bytes + cost <= KEPT_BYTES:
             self.kept_bytes += cost
-            self.kept[index] = Opened(entry.example, picture, 1)
-        return picture, box
+            self.kept[index] = example.label, picture
+        return example.label, picture, box
+
+    def _box(self, uniform_K, size):
+        """MAE's crop of a picture of this size; None for other augmentations."""
+        if self._data.augmentation != "mae":
+            return None
+        return augment.crop_box(uniform_K, *size, self._data.crop_scale, self._data.crop_ratio)
 
     def _augmented(self, picture, uniform_K, box):
         """The picture as the network will see it, before normalisation."""
