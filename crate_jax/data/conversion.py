@@ -62,7 +62,7 @@ def convert(name, data_dir, out, progress=print):
     Args:
         name, data_dir: as of `sources.open_source`.
         out: TFDS root folder to write to, to be named as `data.data_dir` afterwards; local or gs://.
-        progress: called with a line for people.
+        progress: called with a line for people after each file.
 
     Returns:
         The folder of the converted version.

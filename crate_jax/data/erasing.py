@@ -30,11 +30,11 @@ def erase(image_HxWxC, uniform_K, probability, mean, std, key):
         mean, std: of the normalisation, pixels in [0, 1], a number per channel, or others that are averaged.
         key: 64-bit word that seeds the noise.
     """
-    place = rectangle(uniform_K, *image_HxWxC.shape[:2], probability)
+    height, width, channels = image_HxWxC.shape
+    place = rectangle(uniform_K, height, width, probability)
     if place is None:
         return
     top, left, bottom, right = place
-    channels = image_HxWxC.shape[2]
     noise = np.random.Generator(np.random.Philox(key=int(key))).standard_normal(
         (bottom - top, right - left, channels), np.float32
     )

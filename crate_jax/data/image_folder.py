@@ -37,7 +37,7 @@ _PATTERNS = {standard: re.compile(_AROUND.format(spelling)) for standard, spelli
 
 
 def standard_name(name):
-    """`train`, `validation` or `test` for a known spelling of one of them, else None."""
+    """The standard name (of SPELLINGS) for a known spelling of it, else None."""
     return next((standard for standard, pattern in _PATTERNS.items() if pattern.fullmatch(name.lower().strip())), None)
 
 
@@ -105,7 +105,7 @@ def open_folder(folder, split):
     """
     if not folder:
         raise UserError("data.name=image_folder needs data.data_dir: the folder with your pictures.")
-    folder = str(folder) if is_remote(folder) else os.path.abspath(os.path.expanduser(str(folder)))
+    folder = str(folder).rstrip("/") if is_remote(folder) else os.path.abspath(os.path.expanduser(str(folder)))
     if not is_there(folder):
         raise UserError(f"data.data_dir={printable(folder)} is not a folder; name the folder that holds your pictures.")
     folders, rows, bases = remembered(Folders)(folder), [], []

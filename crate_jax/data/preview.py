@@ -13,18 +13,12 @@ GAP = 2  # pixels between pictures
 
 
 def augmentation_grid(config, image_size, channels, examples=8, epochs=7):
-    """A row an example: as evaluation sees it, then as training sees it in successive epochs.
+    """A row an example (there may be fewer): as evaluation sees it, then as training sees it in successive epochs.
 
-    Args:
-        config, image_size, channels: as of `train_batches`.
-        examples: rows; fewer if there are fewer.
-        epochs: columns but one.
+    Arguments and errors are those of `train_batches`.
 
     Returns:
         grid_HxWxC, uint8.
-
-    Raises:
-        UserError: missing data.
     """
     source = open_source(config.data.name, config.data.train_split, config.data.data_dir)
     count = min(examples, source.num_examples)
@@ -49,9 +43,7 @@ def tiled(images_RxSxHxWxC):
 def images_per_second(config, image_size, channels, seconds=5.0):
     """How many training images a second this process makes, with nothing else to do.
 
-    Args:
-        config, image_size, channels: as of `train_batches`, whose errors it raises.
-        seconds: to measure for, after the batches that were made while nobody asked.
+    Arguments and errors are those of `train_batches`; it is measured after the batches that were made ahead.
     """
     with contextlib.closing(train_batches(config, image_size, channels, None)) as batches:
         for _ in range(config.data.prefetch + 2):

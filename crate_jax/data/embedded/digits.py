@@ -40,14 +40,7 @@ def train_mask(labels_N):
 
 
 def examples(split):
-    """The examples of a split.
-
-    Args:
-        split: "train" or "test".
-
-    Returns:
-        images_Nx28x28x1 (uint8) and labels_N, one of each class in turn, so that the first few show all classes.
-    """
+    """images_Nx28x28x1 (uint8) and labels_N of a split, one of each class in turn: the first few show all classes."""
     images_Nx28x28x1, labels_N = digits()
     chosen_N = np.flatnonzero(train_mask(labels_N) == (split == "train")).reshape(10, -1).T.ravel()
     return images_Nx28x28x1[chosen_N], labels_N[chosen_N]

@@ -51,12 +51,7 @@ def photograph(label):
 
 
 def crop_boxes(label, split, height, width):
-    """Which squares of one photograph are its crops.
-
-    Args:
-        label: of the photograph; it seeds the places, so they never change.
-        split: "train" or "test".
-        height, width: of the whole photograph, pixels.
+    """Which squares of a photograph of height x width pixels are its crops: the same ones always.
 
     Returns:
         Top, left and side of each crop, Nx3: sides from SMALLEST up to what fits, evenly in their logarithm; those to
@@ -95,14 +90,7 @@ def whole(label):
 
 
 def examples(split):
-    """The examples of a split.
-
-    Args:
-        split: "train" or "test" (crops), or "whole".
-
-    Returns:
-        A list of images HxWx3 (uint8), and labels_N; one of each photograph in turn, so that the first few show all.
-    """
+    """A list of images HxWx3 (uint8) and labels_N of a split, one of each photograph in turn: the first show all."""
     if split == "whole":
         return [whole(label) for label in PHOTOGRAPHS], np.arange(len(PHOTOGRAPHS))
     pictures = [photograph(label) for label in PHOTOGRAPHS]
