@@ -27,7 +27,7 @@ logger = logging.getLogger(__name__)
 NAME = "running.json"
 BEAT_SECONDS = 10.0
 SILENT_SECONDS = 35.0  # without a heartbeat, watched: the owner is gone
-OLD_SECONDS = 900.0  # a heartbeat of that age needs no watching: no two clocks differ by so much
+OLD_SECONDS = 86_400.0  # a heartbeat of that age needs no watching: clocks may differ by hours (time zones)
 SETTLE_SECONDS = 1.0  # from a claim to the look whether it stood
 
 

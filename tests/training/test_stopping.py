@@ -161,11 +161,13 @@ def test_a_lock_of_a_process_that_is_gone_is_taken_over(tmp_path, monkeypatch):
     (tmp_path / folder_lock.NAME).write_text(json.dumps(away))
     with FolderLock(tmp_path):
         pass
-    (tmp_path / folder_lock.NAME).write_text(json.dumps(away))
-    later = json.dumps(away | {"beat": time.time() + 1})
-    threading.Timer(0.1, (tmp_path / folder_lock.NAME).write_text, (later,)).start()
-    with pytest.raises(UserError, match="process 1 on away"), FolderLock(tmp_path):
-        pass
+    for behind in (0, 3600):  # a clock that shows another time zone's time
+        away["beat"] = time.time() - behind
+        (tmp_path / folder_lock.NAME).write_text(json.dumps(away))
+        later = json.dumps(away | {"beat": away["beat"] + 1})
+        threading.Timer(0.1, (tmp_path / folder_lock.NAME).write_text, (later,)).start()
+        with pytest.raises(UserError, match="process 1 on away"), FolderLock(tmp_path):
+            pass
 
 
 def test_a_lock_that_was_taken_over_ends_its_owner(tmp_path, monkeypatch):
