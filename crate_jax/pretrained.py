@@ -21,7 +21,7 @@ from crate_jax.data.own_pictures import fitted, read_picture
 from crate_jax.errors import UserError, check_real, check_whole, first_line, names_arguments, nearest
 from crate_jax.evaluation.features import check_images, extract_features
 from crate_jax.evaluation.reconstruct import NOTE, TITLES, complete_tiles, rows_of
-from crate_jax.evaluation.results import identity_in, read_result, write_file
+from crate_jax.evaluation.results import identity_in, read_result
 from crate_jax.evaluation.subject import Subject, of_checkpoint, of_run
 from crate_jax.extras import library
 from crate_jax.figures import picture_grid
@@ -33,6 +33,7 @@ from crate_jax.models.masked_autoencoder import MaskedAutoencoder
 from crate_jax.models.registry import num_parameters
 from crate_jax.operators.masking import KINDS
 from crate_jax.operators.patches import image_shape
+from crate_jax.storage import write_file
 from crate_jax.training.objective import normalise
 from crate_jax.version import __version__
 

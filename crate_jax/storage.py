@@ -1,5 +1,6 @@
 """Folders and files that may be local or in an object store (`gs://`): names, and writes of whole files."""
 
+import json
 import os
 import re
 import shutil
@@ -167,6 +168,18 @@ def write_whole(path, text):
         UserError: it cannot be written, after several attempts where that may pass.
     """
     retried(lambda: write_once(path, text), path, "written")
+
+
+def write_file(path, text):
+    """`write_whole`, and the folder where there is none."""
+    path = epath.Path(path)
+    make_folder(path.parent)
+    write_whole(path, text)
+
+
+def write_json(path, numbers):
+    """`write_file` of numbers as JSON that a person can read."""
+    write_file(path, json.dumps(numbers, indent=2) + "\n")
 
 
 def write_once(path, text):

@@ -1,6 +1,5 @@
 """The analysis of a network: images gathered, layers measured, `report.html`, `analysis.json` and figures written."""
 
-import json
 import logging
 import time
 
@@ -13,7 +12,7 @@ from crate_jax.analysis.study import study
 from crate_jax.data.own_pictures import picture_data
 from crate_jax.errors import UserError, check_whole
 from crate_jax.evaluation.feature_store import sample, split_images
-from crate_jax.evaluation.results import write_file
+from crate_jax.storage import write_file, write_json
 from crate_jax.training.objective import normalise
 
 logger = logging.getLogger(__name__)
@@ -76,7 +75,7 @@ def analyze(subject, *, pictures=None, limit=64, baseline=None):
     report = subject.out / f"report{suffix}.html"
     if jax.process_index() == 0:
         _write(report, f"analysis{suffix}", made, page(found, made, claimed, facts))
-        write_file(subject.out / f"analysis{suffix}.json", json.dumps(results, indent=2) + "\n")
+        write_json(subject.out / f"analysis{suffix}.json", results)
     return results, report
 
 

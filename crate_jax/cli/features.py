@@ -22,7 +22,6 @@ def add_arguments(parser):
 def run(arguments):
     """The command."""
     import io
-    import json
 
     import jax
     import numpy as np
@@ -30,10 +29,11 @@ def run(arguments):
 
     from crate_jax.distributed.compilation_cache import keep_compiled
     from crate_jax.errors import UserError
-    from crate_jax.evaluation.results import write_file
+    from crate_jax.evaluation.features import parse_features
     from crate_jax.evaluation.scatter import scatter_figure
     from crate_jax.evaluation.subject import resolve
     from crate_jax.figures import save_figure
+    from crate_jax.storage import write_file, write_json
 
     if not arguments.out:
         raise UserError("--out=FILE.npz is missing.")
@@ -47,6 +47,7 @@ def run(arguments):
     if arguments.workdir:
         keep_compiled(arguments.workdir)
     features = arguments.features or subject.best_features() or "mean@last"
+    parse_features(features, subject.model.depth)
     arrays, labels_N, called, stamp = (
         of_pictures(subject, features, arguments.images)
         if arguments.images
@@ -60,7 +61,7 @@ def run(arguments):
     write_file(file, buffer.getvalue())
     results = {"features": features, "split": arguments.split, "examples": len(features_NxG)}
     results |= {"length": features_NxG.shape[1], "file": file.name} | stamp
-    write_file(f"{file}.json", json.dumps(results, indent=2) + "\n")
+    write_json(f"{file}.json", results)
     caption = f"{features} of {stamp['data']['name']}, {stamp['data']['split'] or arguments.images}"
     save_figure(scatter_figure(features_NxG, labels_N, called, caption), epath.Path(f"{file}.png"))
     print(f"{features_NxG.shape[0]} x {features_NxG.shape[1]} features {features} to {file}")

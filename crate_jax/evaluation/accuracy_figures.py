@@ -15,12 +15,7 @@ SHOWN = 8  # of a person's own pictures
 
 
 def probe_figure(results, depth):
-    """Accuracy by layer and pooling on the held-out part, and on the test set beside the baselines.
-
-    Args:
-        results: of `probe`.
-        depth: encoder layers.
-    """
+    """Accuracy by layer (of `depth`) and pooling on the held-out part, and on the test set beside the baselines."""
     figure, ((left, right),) = panels(2, size=(4.7, 4.0), width_ratios=(1, 1.25))
     _by_layer(left, results, depth)
     groups = [
@@ -129,12 +124,7 @@ def confusion_figure(results):
 
 
 def curve_figure(metrics, results):
-    """Loss and accuracy of the training batches against the step, and the accuracy on the test set.
-
-    Args:
-        metrics: path of a `metrics.jsonl`.
-        results: what `finetune.json` holds.
-    """
+    """Loss and accuracy of the training batches against the step, of a `metrics.jsonl`; accuracy on the test set."""
     lines = [line for line in read_metrics(metrics) if {"loss", "train_accuracy"} <= line.keys()]
     steps = [line["step"] for line in lines]
     figure, ((left, right),) = panels(2, size=(4.3, 3.3))

@@ -21,7 +21,7 @@ from crate_jax.data.sources import open_held_out
 from crate_jax.distributed.mesh import make_mesh
 from crate_jax.distributed.sharding import replicated
 from crate_jax.errors import UserError
-from crate_jax.evaluation.feature_store import batch_size_of, labelled, split_batches, sum_over
+from crate_jax.evaluation.feature_store import NoLabels, batch_size_of, labelled, split_batches, sum_over
 from crate_jax.evaluation.results import Result
 from crate_jax.evaluation.selection import interval_of
 from crate_jax.operators.normalisation import layer_norm
@@ -68,21 +68,19 @@ def head_logits(head, token_BxNxD):
 
 
 def attentive_probe(subject):
-    """Trains the heads and tests the best.
-
-    Args:
-        subject: a `Subject`.
-
-    Returns:
-        A `Result`; its numbers are what `probe_attentive.json` holds.
+    """Trains the heads and tests the best: a `Result`, whose numbers are what `probe_attentive.json` holds.
 
     Raises:
         UserError: no such split, no labels, one class only.
     """
     settings, model, grid = subject.config.data, subject.model, [(rate, decay) for rate in RATES for decay in DECAYS]
     open_held_out(settings, classify=True)  # a missing split is refused before minutes have passed
-    test_M = _labelled(subject, settings.validation_split)
-    index_N = _labelled(subject, settings.train_split)
+    test_M, index_N = (labelled(subject, split) for split in (settings.validation_split, settings.train_split))
+    if subject.open_split(settings.train_split).num_classes < 2:
+        raise UserError(
+            f"data.name={settings.name} has 1 class; a classifier needs two or more; name another data set by "
+            "--config.data.name."
+        )
     if len(index_N) < 2:
         raise UserError(
             f"split {settings.train_split!r} of data.name={settings.name} has one labelled example; two train."
@@ -99,7 +97,7 @@ def attentive_probe(subject):
         right_of = functools.partial(_right, tokens, heads, params)
         right_P, seen = sum_over(right_of, subject.config, model, split, indices=indices, **options)
         if not seen:
-            raise UserError(f"split {split!r} of data.name={settings.name} has no labels.")
+            raise NoLabels(settings, split)
         return right_P / seen, int(seen)
 
     tokens = functools.partial(_tokens, model, *subject.statistics)
@@ -116,17 +114,6 @@ def attentive_probe(subject):
     results |= {"train_examples": int((~held_N).sum()), "test_examples": tested}
     results |= subject.stamp(settings.validation_split, tested)
     return Result("probe_attentive", results, {"grid": tried})
-
-
-def _labelled(subject, split):
-    """`labelled`, of a split of two classes or more."""
-    classes = subject.open_split(split).num_classes or 0
-    if classes < 2:
-        what = "1 class; a classifier needs two or more" if classes else "no labels, and this needs them"
-        raise UserError(
-            f"data.name={subject.config.data.name} has {what}; name another data set by --config.data.name."
-        )
-    return labelled(subject, split)
 
 
 def _train(subject, params, grid, index_N, options):

@@ -52,7 +52,6 @@ class Classification:
         """The loss of a batch.
 
         Args:
-            params: of the model.
             batch: `image` (uint8, B x H x W x C), `label` (B); with `mixes` what `prepare` adds and the draws of
                 `mixing_plan`.
             key: a PRNG key, of the seed and the step, for stochastic depth.
@@ -121,9 +120,7 @@ def _means(loss_B, logits_BxC, label_B, known_B):
 def layer_rates(depth, decay):
     """A function from parameters to a tree of factors of the learning rate; each broadcasts to its parameter.
 
-    Args:
-        depth: encoder layers.
-        decay: rate of a layer over that of the next.
+    `decay` is the rate of a layer over that of the next; there are `depth`.
     """
 
     def rates(params):
@@ -149,9 +146,8 @@ def pretrained_start(params, encoder, pooling):
     the mean, not the tokens that it was trained on.
 
     Args:
-        params: of the classifier, fresh.
-        encoder: of the pre-trained network.
-        pooling: of the classifier.
+        params, pooling: of the classifier, the first fresh.
+        encoder: parameters of the pre-trained network.
 
     Returns:
         (parameters, names that stayed fresh).

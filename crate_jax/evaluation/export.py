@@ -7,8 +7,6 @@ Images are uint8 in batches of any size. Normalisation is part of the program, a
 ONNX is not written: its converter, jax2onnx, requires an Orbax older than the one that checkpoints are written with.
 """
 
-import json
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -17,10 +15,9 @@ from jax import export
 
 from crate_jax.errors import UserError
 from crate_jax.evaluation.features import parse_features, several_features
-from crate_jax.evaluation.results import write_file
 from crate_jax.extras import library
 from crate_jax.operators.patches import image_shape
-from crate_jax.training.objective import normalise
+from crate_jax.storage import write_json
 
 PLATFORMS = ("cpu", "cuda", "tpu")
 TOLERANCE = 1e-4  # of the largest feature, between the exported program and the network
@@ -30,7 +27,6 @@ def export_encoder(subject, features, path, form="stablehlo"):
     """Writes the program and `path`.json, which says what goes in, what comes out and of which network it is.
 
     Args:
-        subject: a `Subject`.
         features: POOLING@LAYER.
         path: a file (stablehlo) or a folder (savedmodel) to write.
         form: one of `FORMS`.
@@ -47,7 +43,7 @@ def export_encoder(subject, features, path, form="stablehlo"):
     model = model.clone(**kernels)  # what every platform runs
 
     def serve(images_BxHxWxC):
-        return several_features(model, params, normalise(images_BxHxWxC, *statistics), (features,))[features]
+        return several_features(model, params, images_BxHxWxC, (features,), statistics)[features]
 
     shape, path = (*image_shape(model.image_size), model.channels), epath.Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -66,7 +62,7 @@ def export_encoder(subject, features, path, form="stablehlo"):
         "jax": jax.__version__,
     }
     stamp = subject.stamp(data={"name": subject.config.data.name, "split": None, "fingerprint": None, "examples": 0})
-    write_file(f"{path}.json", json.dumps(described | stamp, indent=2) + "\n")
+    write_json(f"{path}.json", described | stamp)
     return expected.shape[1]
 
 

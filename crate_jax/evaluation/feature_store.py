@@ -5,7 +5,6 @@ they depend on (parameters, network, data, normalisation), so that the next comm
 """
 
 import contextlib
-import functools
 import hashlib
 import logging
 import math
@@ -23,20 +22,16 @@ from crate_jax.data.pipeline import evaluation_batches
 from crate_jax.distributed.mesh import make_mesh
 from crate_jax.distributed.sharding import batch_sharding, replicated
 from crate_jax.errors import UserError, warn_once
-from crate_jax.evaluation.features import feature_length, parse_features, several_features
+from crate_jax.evaluation.features import RAW_SIDE, feature_length, several_features
 from crate_jax.models.batches import over_images
 from crate_jax.operators.patches import image_shape
 from crate_jax.storage import check_space, is_remote, own_mark
-from crate_jax.training.objective import normalise
 
 logger = logging.getLogger(__name__)
 
 IN_MEMORY = 2**30  # bytes; more goes to disk
 PIXELS_A_BATCH = 2**22  # over the images of a device's batch
 LARGEST_HALF = float(np.finfo(np.float16).max)
-
-RAW = "raw pixels"  # in the place of a feature's name
-RAW_SIDE = 32  # pixels at most: more would cost gigabytes and tell no more
 SECONDS = 10  # between lines of progress
 
 
@@ -98,12 +93,27 @@ def sample(count, most=None):
     return np.sort(np.random.RandomState(0).permutation(count)[:most])
 
 
+class NoLabels(UserError):
+    """No example of a split has a label."""
+
+    def __init__(self, settings, split):
+        super().__init__(
+            f"data.name={settings.name} has no labels in split {split!r}, and this needs them; name a labelled data "
+            f"set by --config.data.name, or another split."
+        )
+
+
 def labelled(subject, split, most=None):
     """Numbers of the examples of a split that have a label, at most so many, as `sample` draws them.
 
     Examples whose labels are known only when they are read count as labelled.
+
+    Raises:
+        NoLabels: none has one.
     """
     source = subject.open_split(split)
+    if not source.num_classes or (source.labels is not None and source.labels.max() < 0):
+        raise NoLabels(subject.config.data, split)
     if source.labelled is None:
         return sample(source.num_examples, most)
     return source.labelled[sample(len(source.labelled), most)]
@@ -117,10 +127,6 @@ class Rows(NamedTuple):
     index_N: np.ndarray  # the examples' numbers in the split
 
 
-class NoLabels(UserError):
-    """No example of a split has a label."""
-
-
 def labelled_rows(subject, split, names, most=None):
     """`split_rows` of the examples that have a label, at most so many.
 
@@ -131,10 +137,7 @@ def labelled_rows(subject, split, names, most=None):
     rows = split_rows(subject, split, names, indices=labelled(subject, split, most))
     known = rows.index_N[rows.label_N >= 0]
     if not len(known):
-        raise NoLabels(
-            f"data.name={subject.config.data.name} has no labels in split {split!r}, and this needs them; "
-            f"name a labelled data set by --config.data.name."
-        )
+        raise NoLabels(subject.config.data, split)
     if len(known) == len(rows.index_N):
         return rows
     warn_once(f"{len(rows.index_N) - len(known)} of {len(rows.index_N)} examples of {split} have no label: left out.")
@@ -145,26 +148,19 @@ def labelled_rows(subject, split, names, most=None):
 
 
 def split_rows(subject, split, names, *, indices=None):
-    """Features, labels and numbers of a split's examples.
+    """`Rows` of a split's examples.
 
     Args:
-        subject: a `Subject`.
-        split: of its data set.
+        split: of the subject's data set.
         names: POOLING@LAYER, or RAW.
         indices: of the examples wanted, in order; None is all.
-
-    Returns:
-        `Rows`.
 
     Raises:
         UserError: no such split or layer; no labels are no error here.
     """
-    for name in names:
-        if name != RAW:
-            parse_features(name, subject.model.depth)
-    source = subject.open_split(split)
+    lengths, source = {name: feature_length(name, subject.model) for name in names}, subject.open_split(split)
     indices = np.arange(source.num_examples) if indices is None else indices
-    count, lengths = len(indices), {name: _length(subject.model, name) for name in names}
+    count = len(indices)
     if in_memory(subject, names, count):
         arrays = {name: np.empty((count, length), np.float32) for name, length in lengths.items()}
         numbers_2xM = _extract(subject, split, indices, arrays)
@@ -234,54 +230,21 @@ def _times(source):
     return digest.hexdigest()
 
 
-@functools.partial(jax.jit, static_argnames=("model", "mean", "std", "names"))
-def pixel_features(params, image_BxHxWxC, *, model, mean, std, names):
-    """Features of uint8 images: a dictionary from name to features_BxG, f32.
-
-    Args:
-        params: of the model.
-        image_BxHxWxC: uint8.
-        model, mean, std: the network, and what it takes images normalised with.
-        names: a tuple of POOLING@LAYER and RAW: the images themselves, at `RAW_SIDE` pixels a side at most.
-    """
-    images_BxHxWxC = normalise(image_BxHxWxC, mean, std)
-    found = several_features(model, params, images_BxHxWxC, tuple(name for name in names if name != RAW))
-    if RAW in names:
-        small = (len(images_BxHxWxC), *_raw_size(model), model.channels)
-        found[RAW] = jax.image.resize(images_BxHxWxC, small, "linear").reshape(len(images_BxHxWxC), -1)
-    return found
-
-
-def _settings(subject, names):
-    """The keyword arguments of `pixel_features`."""
-    mean, std = subject.statistics
-    return {"model": subject.model, "mean": mean, "std": std, "names": tuple(names)}
-
-
-def _length(model, name):
-    """The length of a feature vector."""
-    if name == RAW:
-        return math.prod(_raw_size(model)) * model.channels
-    return feature_length(name, model)
-
-
-def _raw_size(model):
-    return tuple(min(side, RAW_SIDE) for side in image_shape(model.image_size))
-
-
 def in_memory(subject, names, count):
     """Whether the features of so many examples stay in memory."""
-    return 4 * count * sum(_length(subject.model, name) for name in names) <= IN_MEMORY or jax.process_count() > 1
+    return (
+        4 * count * sum(feature_length(name, subject.model) for name in names) <= IN_MEMORY or jax.process_count() > 1
+    )
 
 
 def _extract(subject, split, indices, arrays):
     """Fills arrays, a row an example that can be read, from their start: (label_M, index_M) of those examples."""
-    mesh, settings = make_mesh(subject.config.mesh), _settings(subject, arrays)
+    mesh, names = make_mesh(subject.config.mesh), tuple(arrays)
     # from the host: arrays on one device of a process do not go onto a mesh of several processes
     params = jax.device_put(jax.device_get(subject.params), replicated(mesh))
     numbers_2xN, filled, told = np.empty((2, len(indices)), np.int64), 0, time.monotonic()
     for batch in split_batches(subject.config, subject.model, split, mesh=mesh, indices=indices):
-        found = pixel_features(params, batch["image"], **settings)
+        found = several_features(subject.model, params, batch["image"], names, subject.statistics)
         found, label_B, index_B, valid_B = _on_host((found, batch["label"], batch["index"], batch["valid"]))
         rows, filled = slice(filled, filled + valid_B.sum()), filled + valid_B.sum()
         numbers_2xN[:, rows] = label_B[valid_B], index_B[valid_B]
@@ -304,10 +267,9 @@ def _on_host(tree):
 
 def image_features(subject, images_BxHxWxC, features):
     """features_BxG (POOLING@LAYER) of uint8 images in memory, such as a person's own pictures."""
-    settings = _settings(subject, (features,))
 
     def of(image_BxHxWxC):
-        return pixel_features(subject.params, image_BxHxWxC, **settings)[features]
+        return several_features(subject.model, subject.params, image_BxHxWxC, (features,), subject.statistics)[features]
 
     size = min(batch_size_of(subject.model.image_size), len(images_BxHxWxC))
     return over_images(of, images_BxHxWxC, axis=0, size=size)

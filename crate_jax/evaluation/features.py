@@ -19,8 +19,11 @@ import numpy as np
 from crate_jax.errors import UserError, names_arguments
 from crate_jax.models.trace import trace
 from crate_jax.operators.patches import grid_of, image_shape
+from crate_jax.training.objective import normalise
 
 POOLINGS = ("cls", "mean", "cells")
+RAW = "raw pixels"  # in the place of a name: the images themselves
+RAW_SIDE = 32  # their pixels at most: more would cost gigabytes and tell no more
 PIXELS = 16  # images without a value below 0 and with one above this are pixels, not normalised
 
 
@@ -121,32 +124,51 @@ def pool(tokens_BxTxD, pooling, grid):
 
 
 def feature_length(name, model):
-    """G of features_BxG."""
+    """G of features_BxG, by POOLING@LAYER or RAW."""
+    if name == RAW:
+        return math.prod(_raw_size(model)) * model.channels
     pooling, _ = parse_features(name, model.depth)
     cells = math.prod(len(cell_matrix(side // model.patch_size)) for side in image_shape(model.image_size))
     return model.width * (cells if pooling == "cells" else 1)
 
 
-@functools.partial(jax.jit, static_argnums=(0, 3))
-def several_features(model, params, images_BxHxWxC, names):
-    """Several features from one pass: a dictionary from name to features_BxG, f32; `names` is a tuple.
+def _raw_size(model):
+    return tuple(min(side, RAW_SIDE) for side in image_shape(model.image_size))
 
-    The other arguments are those of `extract_features`.
+
+def exact_products(model):
+    """A context in which products of a float32 network are float32; on TPU they would be made of bfloat16 passes."""
+    return jax.default_matmul_precision("highest" if jnp.dtype(model.dtype) == jnp.float32 else "default")
+
+
+@functools.partial(jax.jit, static_argnames=("model", "names", "statistics"))
+def several_features(model, params, images_BxHxWxC, names, statistics=None):
+    """Several features from one pass: a dictionary from name to features_BxG, f32.
+
+    Args:
+        model, params: as of `extract_features`.
+        images_BxHxWxC: normalised; or uint8, with `statistics`.
+        names: a tuple of POOLING@LAYER and RAW.
+        statistics: (mean, std) that the network takes images normalised with.
 
     Raises:
         UserError: see `parse_features`.
     """
-    parsed = {name: parse_features(name, model.depth) for name in names}
+    parsed = {name: parse_features(name, model.depth) for name in names if name != RAW}
+    if statistics is not None:
+        images_BxHxWxC = normalise(images_BxHxWxC, *statistics)
     grid = grid_of(images_BxHxWxC.shape[1:3], model.patch_size)
-    # on TPU a float32 product would else be made of bfloat16 passes
-    precision = "highest" if jnp.dtype(model.dtype) == jnp.float32 else "default"
-    with jax.default_matmul_precision(precision):
+    with exact_products(model):
         output, layers = trace(model, params, images_BxHxWxC)
 
     def tokens(layer):
         return output.latent_BxTxD if layer == "last" else layers[layer]["output"]
 
-    return {name: pool(tokens(layer), pooling, grid) for name, (pooling, layer) in parsed.items()}
+    found = {name: pool(tokens(layer), pooling, grid) for name, (pooling, layer) in parsed.items()}
+    if RAW in names:
+        small = (len(images_BxHxWxC), *_raw_size(model), model.channels)
+        found[RAW] = jax.image.resize(images_BxHxWxC, small, "linear").reshape(len(images_BxHxWxC), -1)
+    return found
 
 
 @names_arguments
@@ -154,8 +176,7 @@ def extract_features(model, params, images_BxHxWxC, features="mean@last"):
     """Features of images.
 
     Args:
-        model: from `create_model`, or of a run.
-        params: its parameters.
+        model, params: from `create_model` and `init_params`, or of a run.
         images_BxHxWxC: normalised as in training (`Pretrained.preprocess`); any size that the patch divides.
         features: POOLING@LAYER, such as "mean@last" or "cells@encoder_01".
 

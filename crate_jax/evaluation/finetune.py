@@ -30,7 +30,8 @@ from crate_jax.evaluation.classification import (
     layer_rates,
     pretrained_start,
 )
-from crate_jax.evaluation.feature_store import RAW, evenly_spaced, labelled_rows, split_rows, sum_over
+from crate_jax.evaluation.feature_store import NoLabels, evenly_spaced, labelled_rows, split_rows, sum_over
+from crate_jax.evaluation.features import RAW, exact_products
 from crate_jax.evaluation.recipe import check_head_only, compose
 from crate_jax.evaluation.results import Result, read_result
 from crate_jax.evaluation.selection import choose, compact_labels, drawn
@@ -66,10 +67,7 @@ def drawn_examples(config):
     if wanted is None:
         some = source.read(evenly_spaced(source.num_examples, LOOKED_AT)) if label_N is None else ()
         if some and all(example.label < 0 for example in some):
-            raise UserError(
-                f"data.name={config.data.name} has no labels in split {config.data.train_split!r}, and fine-tuning "
-                "needs them; name a labelled one by --config.data.train_split."
-            )
+            raise NoLabels(config.data, config.data.train_split)
         return source.labelled
     if label_N is None:
         chunks = np.array_split(np.arange(source.num_examples), max(1, source.num_examples // 4096))
@@ -89,7 +87,7 @@ def _accuracy(model, params, config, split):
 
     @jax.jit
     def right_of(params, batch):
-        with jax.default_matmul_precision("highest" if jnp.dtype(model.dtype) == jnp.float32 else "default"):
+        with exact_products(model):
             logits_BxC = model.apply({"params": params}, normalise(batch["image"], mean, std)).logits_BxC
         known_B = batch["valid"] & (batch["label"] >= 0)
         return jnp.sum((jnp.argmax(logits_BxC, -1) == batch["label"]) & known_B), jnp.sum(known_B)
@@ -97,7 +95,7 @@ def _accuracy(model, params, config, split):
     mesh = make_mesh(config.mesh)
     right, seen = sum_over(lambda batch: right_of(params, batch), config, model, split, mesh=mesh)
     if not seen:
-        raise UserError(f"split {split!r} of data.name={config.data.name} has no labels; choose one that has some.")
+        raise NoLabels(config.data, split)
     return float(right / seen), int(seen)
 
 
@@ -124,28 +122,22 @@ def _folded(model, params, config, indices):
     }
 
 
-def fine_tune(config, out, encoder=None, second_interrupt=None):
-    """Trains a classifier, or resumes.
+def fine_tune(subject, recipe, out, begun, second_interrupt, **examples):
+    """Trains a classifier, or resumes: (its config, what `finetune.json` holds or None if it was preempted).
 
     Args:
-        config: from `compose`.
-        out: the folder of this training.
-        encoder: parameters of the pre-trained network; None: from scratch.
-        second_interrupt: see `training.run.run_training`; where it is given, the first Ctrl-C raises nothing.
-
-    Returns:
-        What `finetune.json` holds; None if the run was preempted.
-
-    Raises:
-        UserError: settings, data or a folder that will not do.
+        subject, recipe, out, second_interrupt: as of `finetune`.
+        begun: the `Subject` whose encoder it begins with; None: from scratch.
+        examples: `labels_per_class` and `draw` of `compose`.
     """
+    begin = {"source": begun.source, "identity": begun.identity} if begun else {}
+    config, encoder = compose(recipe, subject.config, subject.model, **begin, **examples), begun and begun.params
     open_held_out(config.data, classify=True)  # read last, looked for first
     indices = drawn_examples(config)
     count = pipeline.num_train_examples(config) if indices is None else len(indices)
     model = create_model(config.model.name, **model_overrides(config))
     model = for_platform(model, jax.default_backend(), jax.device_count())
     mean, std = channel_statistics(config, model.channels)
-    mixes = bool(config.data.mixup or config.data.cutmix)
     head_only, accumulate, decay = config.finetune.head_only, config.optimizer.accumulate, config.optimizer.layer_decay
     check_batch(config.batch_size, accumulate, make_mesh(config.mesh), rules_for(config.mesh))
     if head_only:  # its batch statistics are those of the whole batch, so it cuts the batch itself
@@ -153,13 +145,13 @@ def fine_tune(config, out, encoder=None, second_interrupt=None):
         objective, factors = HeadOnly(model, mean, std, accumulate), head_factors
         executed = override(config, [("optimizer.accumulate", 1)])
     else:
+        mixes = bool(config.data.mixup or config.data.cutmix)
         objective = Classification(model, mean, std, config.data.label_smoothing, mixes)
         factors, executed = layer_rates(model.depth, decay) if decay is not None else None, config
     program = build_program(executed, count, model=model, objective=objective, scale_by_layer=factors)
+    sharding = batch_sharding(program.mesh)
     make_batches = functools.partial(
-        pipeline.train_batches,
-        *(config, model.image_size, model.channels, batch_sharding(program.mesh)),
-        indices=indices,
+        pipeline.train_batches, config, model.image_size, model.channels, sharding, indices=indices
     )
     outcome, interrupted = run_training(
         program, out, make_batches, config=config, begin=lambda: _begin(program, encoder),
@@ -168,14 +160,14 @@ def fine_tune(config, out, encoder=None, second_interrupt=None):
     if interrupted and outcome.preempted and second_interrupt is None:
         raise KeyboardInterrupt
     if outcome.preempted:
-        return None
+        return config, None
     params = outcome.state.params if outcome.state.ema is None else outcome.state.ema
     if head_only:
         params = _folded(model, params, config, indices)
         _save_classifier(on_one_device(program.mesh)(params), model, config, RunFolder(out).classifier)
     share, seen = _accuracy(model, params, config, config.data.validation_split)
     results = {"accuracy": share, "train_examples": count, "test_examples": seen}
-    return results | {"steps": outcome.step, "from": config.finetune.source or "scratch"}
+    return config, results | {"steps": outcome.step, "from": config.finetune.source or "scratch"}
 
 
 def _begin(program, encoder):
@@ -224,36 +216,28 @@ def finetune(subject, recipe, out, *, labels_per_class=None, draws=None, from_sc
     """Fine-tunes.
 
     Args:
-        subject: a `Subject`.
         recipe: config of the fine-tuning.
         out: folder of the training, an `epath.Path`; the same one resumes it.
         labels_per_class: examples of each class, also trained on from scratch; None is all examples.
         draws: how often those are drawn; None is `DRAWS`.
         from_scratch: without the pre-training (all examples).
-        second_interrupt: as `fine_tune`.
+        second_interrupt: see `training.run.run_training`; where it is given, the first Ctrl-C raises nothing.
 
     Returns:
         A `Result` whose numbers are what `finetune.json` holds, or `few_labels.json` (`by_labels`: every number of
         labels tried with these parameters on these data); None if the run was preempted.
 
     Raises:
-        UserError: as `check_flags` and `fine_tune`.
+        UserError: as `check_flags`; settings, data or a folder that will not do.
     """
     check_flags(labels_per_class, draws, from_scratch)
     if labels_per_class is not None:
         return _few(subject, recipe, out, labels_per_class, DRAWS if draws is None else draws, second_interrupt)
-    config, results = _trained(subject, recipe, out, None if from_scratch else subject, second_interrupt)
+    config, results = fine_tune(subject, recipe, out, None if from_scratch else subject, second_interrupt)
     if results is None:
         return None
     results |= _stamp(subject, config, results["test_examples"])
     return Result("finetune", results, {}, {"finetune": lambda: curve_figure(RunFolder(out).metrics, results)})
-
-
-def _trained(subject, recipe, out, begun, second_interrupt, **examples):
-    """(config, results of `fine_tune`) of a training that begins with the encoder of `begun`; None is from scratch."""
-    begin = {"source": begun.source, "identity": begun.identity} if begun else {}
-    config = compose(recipe, subject.config, subject.model, **begin, **examples)
-    return config, fine_tune(config, out, begun and begun.params, second_interrupt)
 
 
 def _few(subject, recipe, out, labels_per_class, draws, second_interrupt):
@@ -265,7 +249,7 @@ def _few(subject, recipe, out, labels_per_class, draws, second_interrupt):
         for kind, begun in starts.items():
             folder = out / f"labels_{labels_per_class}" / f"draw_{draw}" / kind
             examples = {"labels_per_class": labels_per_class, "draw": draw}
-            config, tested = _trained(subject, recipe, folder, begun, second_interrupt, **examples)
+            config, tested = fine_tune(subject, recipe, folder, begun, second_interrupt, **examples)
             if tested is None:
                 return None
             scores[kind].append(tested["accuracy"])

@@ -18,7 +18,7 @@ from crate_jax.data.sources import open_held_out
 from crate_jax.distributed.mesh import make_mesh
 from crate_jax.errors import UserError, check_real, check_whole
 from crate_jax.evaluation.feature_store import evenly_spaced, image_features, labelled_rows, split_images
-from crate_jax.evaluation.features import candidate_names
+from crate_jax.evaluation.features import candidate_names, parse_features
 from crate_jax.evaluation.results import Result
 from crate_jax.evaluation.selection import CHOSEN_ON, held_out_mask, interval_of
 from crate_jax.figures import WRONG, picture_grid, shortened
@@ -63,9 +63,7 @@ def nearest(train_NxG, test_QxG, *, k=NEIGHBOURS, chunk=16384, query_chunk=2048,
     """The k nearest training examples of each test example.
 
     Args:
-        train_NxG: features; may be memory-mapped, in any float type: only a chunk is read at a time.
-        test_QxG: features.
-        k: neighbours.
+        train_NxG, test_QxG: features; the first may be memory-mapped, in any float type: a chunk is read at a time.
         chunk, query_chunk: rows of either set that are on a device at once.
         mesh: of devices that a chunk of the training set is sharded over; None is one device.
         approximate: by `jax.lax.approx_max_k`, which on TPU is faster and finds 95 % of the neighbours.
@@ -106,15 +104,11 @@ def votes(cosine_QxK, label_QxK, *, temperature=TEMPERATURE, num_classes):
 
 
 def predict(train_NxG, train_label_N, test_QxG, *, k=NEIGHBOURS, temperature=TEMPERATURE, **how):
-    """The class of each test example: label_Q, integers.
+    """The class of each test example: label_Q, integers. The other arguments are those of `nearest`.
 
     Args:
-        train_NxG, test_QxG, k, how: of `nearest`.
         train_label_N: integers from 0.
         temperature: T.
-
-    Raises:
-        UserError: fewer training examples than k.
     """
     cosine_QxK, index_QxK = nearest(train_NxG, test_QxG, k=k, **how)
     num_classes = int(np.max(train_label_N)) + 1
@@ -126,7 +120,6 @@ def knn(subject, *, features=None, k=NEIGHBOURS, temperature=TEMPERATURE, pictur
     """Runs the classifier.
 
     Args:
-        subject: a `Subject`.
         features: POOLING@LAYER; None is what `probe` chose for these parameters, else the best on a held-out part of
             the training set.
         k, temperature: neighbours that vote, and T.
@@ -141,42 +134,43 @@ def knn(subject, *, features=None, k=NEIGHBOURS, temperature=TEMPERATURE, pictur
     """
     check_whole("--k", k, 1)
     check_real("--temperature", temperature, 1e-3, 1000)
-    settings, own = subject.config.data, None
-    if pictures is not None:  # first, so that a file that cannot be read is reported at once
-        own = subject.read_pictures(pictures)
-    else:
+    if features is not None:
+        parse_features(features, subject.model.depth)
+    settings = subject.config.data
+    if pictures is None:  # first, so that what cannot be read is reported at once
         open_held_out(settings, classify=True)
+    else:
+        images, names = subject.read_pictures(pictures)
     features = features or subject.best_features() or choose_features(subject, k=k, temperature=temperature)
     train = labelled_rows(subject, settings.train_split, (features,))
     class_C, train_N = np.unique(train.label_N, return_inverse=True)
     if len(class_C) < 2:
         raise UserError("the training examples have 1 class; a classifier needs two or more.")
-    results = {"k": k, "temperature": temperature, "approximate": approximate, "features": features}
-    results |= {"train_examples": len(train_N)}
-    if own is None:
+    if pictures is None:
         test = labelled_rows(subject, settings.validation_split, (features,))
         query_QxG = test.features[features]
     else:
-        query_QxG = image_features(subject, own[0], features)
+        query_QxG = image_features(subject, images, features)
     mesh = make_mesh(subject.config.mesh)
     cosine_QxK, row_QxK = nearest(train.features[features], query_QxG, k=k, mesh=mesh, approximate=approximate)
     share_QxC = votes(cosine_QxK, train_N[row_QxK], temperature=temperature, num_classes=len(class_C))
     called = subject.class_names(settings.train_split, settings.validation_split)
-    drawn = functools.partial(_figure, subject, train, called)
-    if own is not None:
-        said = _verdicts(own[1], train, class_C, called, share_QxC, cosine_QxK, row_QxK)
-        results |= {"images": said} | subject.stamp(data=picture_data(own[0]))
+    results = {"k": k, "temperature": temperature, "approximate": approximate, "features": features}
+    results |= {"train_examples": len(train_N)}
+    if pictures is not None:
+        said = _verdicts(names, train, class_C, called, share_QxC, cosine_QxK, row_QxK)
+        results |= {"images": said} | subject.stamp(data=picture_data(images))
         titles = [f"{one['prediction']}\n{one['votes'][one['prediction']]:.0%}" for one in said[:SHOWN]]
         caption = f"Left: prediction and its share of the vote; then the nearest by {features}. All {k} vote."
-        draw = functools.partial(drawn, own[0][:SHOWN], titles, row_QxK[:SHOWN], None, caption, names=own[1])
-        return Result("knn", results, {"images": said}, {"knn": draw})
+        rows = (images[:SHOWN], titles, row_QxK[:SHOWN], None, caption, names)
+        return Result("knn", results, {"images": said}, {"knn": lambda: _figure(subject, train, called, *rows)})
     winner_M, count = class_C[share_QxC.argmax(1)], len(test.label_N)
     accuracy = float(np.mean(winner_M == test.label_N))
     results = {"accuracy": accuracy, "interval": interval_of(accuracy, count)} | results
     results |= {"test_examples": count} | subject.stamp(settings.validation_split, count)
-    shown = evenly_spaced(count, SHOWN)  # neither the best nor the worst
 
     def draw():
+        shown = evenly_spaced(count, SHOWN)  # neither the best nor the worst
         images = split_images(subject, settings.validation_split, test.index_N[shown])[0]
         titles = [
             f"{called(test.label_N[m])}\n{'✓' if winner_M[m] == test.label_N[m] else '✗'} "
@@ -187,7 +181,7 @@ def knn(subject, *, features=None, k=NEIGHBOURS, temperature=TEMPERATURE, pictur
             f"{accuracy:.1%} of {count} test examples by {features}, k = {k}. Left: evenly spaced ones: class, "
             f"prediction and its share of the vote; then their nearest training examples. ✗ and a frame: another class."
         )
-        return drawn(images, titles, row_QxK[shown], test.label_N[shown], caption)
+        return _figure(subject, train, called, images, titles, row_QxK[shown], test.label_N[shown], caption)
 
     return Result("knn", results, {}, {"knn": draw})
 
@@ -222,11 +216,7 @@ def _figure(subject, train, called, images_QxHxWxC, titles, row_QxK, label_Q, ca
 
 
 def choose_features(subject, *, k, temperature):
-    """The features with the best accuracy on a held-out part of the training set.
-
-    Raises:
-        UserError: as `knn`.
-    """
+    """The features with the best accuracy on a held-out part of the training set."""
     names = tuple(candidate_names(subject.model.depth))
     train, label_N, _ = labelled_rows(subject, subject.config.data.train_split, names, CHOSEN_ON)
     held_N, accuracy = held_out_mask(label_N), {}

@@ -32,11 +32,7 @@ LAYER_CURVES = ("coding_rate", "nonzero")  # of the measurements of the layers
 
 
 def make_evaluator(config, model):
-    """An evaluator of frozen features: the cells in the middle of the encoder.
-
-    Args:
-        config: of the run.
-        model: its network.
+    """An evaluator of frozen features, the cells in the middle of the encoder, of a run's config and network.
 
     Returns:
         A function (step, params) to {"evaluation/knn": ..., "evaluation/probe": ...}, fractions of one, and
@@ -71,19 +67,13 @@ def make_evaluator(config, model):
 
 
 def _labelled_rows(subject, splits, features):
-    """Features and labels of the splits, some thousands of each; None where a split has no labels."""
-    if not all(_has_labels(subject.open_split(split)) for split in splits):
+    """Features and labels of the splits, some thousands of each; None where a split has no labels of two classes."""
+    if any(subject.open_split(split).num_classes == 1 for split in splits):
         return None
     try:
         return [labelled_rows(subject, split, (features,), MOST) for split in splits]
     except NoLabels:
         return None
-
-
-def _has_labels(source):
-    """Whether a split may hold two classes: an own folder's labels are known, others are once they are read."""
-    known = source.labels is None or source.labels.max() >= 0
-    return known and (source.num_classes or 0) > 1
 
 
 def _loss_of(completed):

@@ -22,7 +22,6 @@ from crate_jax.errors import UserError, check_whole
 from crate_jax.evaluation import accuracy_figures as figures
 from crate_jax.evaluation.attentive import attentive_probe
 from crate_jax.evaluation.feature_store import (
-    RAW,
     evenly_spaced,
     image_features,
     in_memory,
@@ -30,7 +29,7 @@ from crate_jax.evaluation.feature_store import (
     labelled_rows,
     split_images,
 )
-from crate_jax.evaluation.features import candidate_names
+from crate_jax.evaluation.features import RAW, candidate_names, parse_features
 from crate_jax.evaluation.finetune import finetune
 from crate_jax.evaluation.results import Result
 from crate_jax.evaluation.selection import (
@@ -51,6 +50,7 @@ PROTOCOLS = ("ours", "paper", "mae", "attentive")
 OF_TRAINING = ("batch_size", "total_steps", "total_epochs", "log_every_steps", "optimizer", "checkpoint", "mesh")
 LIKELIEST = 5  # classes that are listed for a person's own picture
 BASELINES = ("untrained", "raw")
+COMPARED = ("accuracy", "features", "C", "interval", "converged", "held_out")  # of a baseline
 MOST_CLASSES = 100  # of a confusion matrix in probe.json
 
 
@@ -68,7 +68,6 @@ def probe(
     """Runs the probe by a protocol.
 
     Args:
-        subject: a `Subject`.
         protocol: one of `PROTOCOLS`; all but ours fix the features.
         features: POOLING@LAYER; None chooses.
         shots: examples per class of the few-shot probes, one or several; None is 5 and 10, if there are as many.
@@ -123,37 +122,32 @@ def _solved(subject, features, shots, baselines, pictures):
     if wrong:
         raise UserError(f"--baselines={','.join(wrong)}: give some of {', '.join(BASELINES)}, or none.")
     settings, depth = subject.config.data, subject.model.depth
+    if features is not None:
+        parse_features(features, depth)
     names = (features,) if features else tuple(candidate_names(depth))
     if pictures is not None:
         return _of_pictures(subject, names, pictures)
     open_held_out(settings, classify=True)  # a missing split is reported now, not after minutes
-    probed = probe_one(subject, names, shots)
+    found = {"": probe_one(subject, names, shots)}
+    if "untrained" in baselines:
+        found["untrained_"] = probe_one(subject.untrained(), names, shots)
+    if "raw" in baselines:
+        found["raw_pixel_"] = probe_one(subject, (RAW,), shots)
+    probed = found[""]
     results = probed.numbers | {"chosen": features is None}
-    few = {shots: dict(found) for shots, found in probed.few_shot.items()}
-    others = [("untrained", subject.untrained(), names)] if "untrained" in baselines else []
-    others += [("raw_pixel", subject, (RAW,))] if "raw" in baselines else []
-    for prefix, one, its_names in others:
-        outcome = probe_one(one, its_names, shots)
-        wanted = ("accuracy", "features", "C", "interval", "converged", "held_out")
-        results |= {f"{prefix}_{key}": outcome.numbers[key] for key in wanted}
-        for number, found in outcome.few_shot.items():
-            few[number] |= {f"{prefix}_{key}": values for key, values in found.items()}
-    results["few_shot"] = {
-        str(number): {key: float(np.mean(values)) for key, values in one.items() if key.endswith("accuracy")}
-        | {"by_draw": one}
-        for number, one in few.items()
-    }
+    for prefix, one in list(found.items())[1:]:
+        results |= {f"{prefix}{key}": one.numbers[key] for key in COMPARED}
+    few_shot, few_rows = {}, []
+    for number in probed.few_shot:
+        draws = {prefix + key: kept for prefix, one in found.items() for key, kept in one.few_shot[number].items()}
+        means = {key: float(np.mean(kept)) for key, kept in draws.items() if key.endswith("accuracy")}
+        few_shot[str(number)] = means | {"by_draw": draws}
+        few_rows.append({"shots": number} | means)
     called = subject.class_names(settings.train_split, settings.validation_split)
-    results |= {"few_shot_draws": DRAWS, **_by_class(probed, called)}
+    results |= {"few_shot": few_shot, "few_shot_draws": DRAWS, **_by_class(probed, called)}
     results |= subject.stamp(settings.validation_split, len(probed.label_M)) | _training_stamp(subject, probed.numbers)
-    tables = {
-        "features": [{"features": k, "held_out": v} for k, v in results["held_out"].items()],
-        "few_shot": [
-            {"shots": int(shots)} | {key: value for key, value in one.items() if key != "by_draw"}
-            for shots, one in results["few_shot"].items()
-        ],
-        "classes": results["classes"],
-    }  # fmt: skip
+    by_features = [{"features": name, "held_out": share} for name, share in results["held_out"].items()]
+    tables = {"features": by_features, "few_shot": few_rows, "classes": results["classes"]}
     drawn = {"probe": lambda: figures.probe_figure(results, depth)}
     if "confusion" in results:
         drawn["probe_confusion"] = lambda: figures.confusion_figure(results)
@@ -182,19 +176,12 @@ def probe_one(subject, names, shots):
     """The probe of one network: `Probed`. It chooses from the features `names`; `shots` as of `probe`."""
     settings = subject.config.data
     logger.info("%s: %s on %s", subject.source, "choosing" if len(names) > 1 else names[0], settings.name)
-    train, train_N, class_K = _training(subject, names)
-    shots = possible(train_N, shots)
-    chosen = choose(train.features, train_N, len(class_K))
-    few = few_shot_classifiers(train.features, train_N, len(class_K), shots=shots)
-    if len(labelled(subject, settings.train_split)) > CHOSEN_ON:
-        train, train_N, class_K = _training(subject, (chosen.features,), None)
+    chosen, classifier, train_N, class_K, few, drawn_K = _fitted(subject, names, shots)
     needed = tuple(dict.fromkeys([chosen.features, *(name for found in few.values() for name, _ in found)]))
-    count = len(labelled(subject, settings.validation_split))
-    if in_memory(subject, names, count):  # by the program that is compiled already
-        needed = names
+    if in_memory(subject, names, len(labelled(subject, settings.validation_split))):
+        needed = names  # by the program that is compiled already
     test = labelled_rows(subject, settings.validation_split, needed)
-    _, test_M, _ = compact_labels(train.label_N, test.label_N)
-    classifier = fit(train.features[chosen.features], train_N, chosen.C, len(class_K))
+    (_, test_M, _), (_, few_M, _) = (compact_labels(known_K, test.label_N) for known_K in (class_K, drawn_K))
     ranked_MxL = classifier.ranked(test.features[chosen.features])
     accuracy = float(np.mean(ranked_MxL[:, 0] == test_M))
     numbers = {
@@ -210,20 +197,33 @@ def probe_one(subject, names, shots):
         "held_out": chosen.tried,
     }
     scores = {
-        shots: {
-            "accuracy": [one.accuracy(test.features[name], test_M) for name, one in found],
+        number: {
+            "accuracy": [one.accuracy(test.features[name], few_M) for name, one in found],
             "features": [name for name, _ in found],
         }
-        for shots, found in few.items()
+        for number, found in few.items()
     }
     return Probed(numbers, scores, class_K, test_M, test.index_N, ranked_MxL)
 
 
-def _training(subject, names, most=CHOSEN_ON):
-    """(`Rows`, labels from 0, label of each class) of the training examples, at most so many."""
-    rows = labelled_rows(subject, subject.config.data.train_split, names, most)
-    class_K, train_N = np.unique(rows.label_N, return_inverse=True)
-    return rows, train_N, class_K
+def _fitted(subject, names, shots):
+    """Of the training split: the `Choice`, its `Classifier`, labels from 0 and label of each class; few-shot
+    classifiers and the label of each of their classes, for a large data set's choice and draws see a part of it.
+    """
+
+    def training(names, most):
+        rows = labelled_rows(subject, subject.config.data.train_split, names, most)
+        class_K, train_N = np.unique(rows.label_N, return_inverse=True)
+        return rows.features, train_N, class_K
+
+    features, train_N, class_K = training(names, CHOSEN_ON)
+    shots = possible(train_N, shots)
+    chosen = choose(features, train_N, len(class_K))
+    few = few_shot_classifiers(features, train_N, len(class_K), shots=shots), class_K
+    if len(labelled(subject, subject.config.data.train_split)) > CHOSEN_ON:
+        features, train_N, class_K = training((chosen.features,), None)
+    classifier = fit(features[chosen.features], train_N, chosen.C, len(class_K))
+    return chosen, classifier, train_N, class_K, *few
 
 
 def _by_class(probed, called):
@@ -265,9 +265,7 @@ def _errors_figure(subject, probed, called):
 def _of_pictures(subject, names, pictures):
     """Pictures in the place of the held-out split: what a classifier of the training split predicts for each."""
     images_BxHxWxC, files = subject.read_pictures(pictures)
-    train, train_N, class_K = _training(subject, names)
-    chosen = choose(train.features, train_N, len(class_K))
-    classifier = fit(train.features[chosen.features], train_N, chosen.C, len(class_K))
+    chosen, classifier, train_N, class_K, *_ = _fitted(subject, names, ())
     called, found = subject.class_names(subject.config.data.train_split), []
     shares_BxK = classifier.probabilities(image_features(subject, images_BxHxWxC, chosen.features))
     for file, share_K in zip(files, shares_BxK, strict=True):

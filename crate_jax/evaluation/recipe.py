@@ -27,15 +27,9 @@ SMALL, MEDIUM = 10_000, 300_000  # training examples below which the recipe of `
 
 
 def classifier_settings(config, model):
-    """Leaves `model.*` of the classifier that a pre-trained network's encoder fits.
+    """The leaves `model.*`, with their values, of the classifier that the encoder of a pre-trained `model` fits.
 
-    Args:
-        config: of the pre-trained network; its name says the family.
-        model: the network.
-
-    Returns:
-        A dictionary from dotted leaf to value. The position table is that of the pre-training's image size, resized
-        where fine-tuning is at another.
+    The position table is that of the pre-training's image size, resized where fine-tuning is at another.
     """
     name = config.model.name
     if "_mae_" in name:
@@ -60,9 +54,6 @@ def recipe_for(pretrained, overrides=(), labels_per_class=None):
 
     Returns:
         A name for `load_config`.
-
-    Raises:
-        UserError: missing data.
     """
     settings = override(pretrained, [(name, value) for name, value in overrides if name.startswith("data.")]).data
     source = open_source(settings.name, settings.train_split, settings.data_dir)
@@ -85,14 +76,9 @@ def folder_name(recipe):
 
 
 def inherited(recipe, pretrained, model):
-    """The leaves that a fine-tuning takes over from pre-training: those of the list above that are not given.
+    """The leaves, with their values, that a fine-tuning takes over: those of the list above that are not given.
 
-    Args:
-        recipe, pretrained: configs.
-        model: the pre-trained network.
-
-    Returns:
-        A dictionary from dotted leaf to value.
+    `recipe` and `pretrained` are configs, `model` is the pre-trained network.
     """
     said = given(recipe) - {"model.name"}
     own_data = "data.name" not in said or recipe.data.name == pretrained.data.name
@@ -106,9 +92,7 @@ def compose(recipe, pretrained, model, *, source=None, identity=None, labels_per
     """The config of a fine-tuning.
 
     Args:
-        recipe: a config.
-        pretrained: config of the pre-trained network.
-        model: the network.
+        recipe, pretrained, model: as of `inherited`.
         source, identity: of its parameters; None: from scratch.
         labels_per_class, draw: which examples are trained on.
 

@@ -20,6 +20,7 @@ from crate_jax.data.own_pictures import fitted, picture_data
 from crate_jax.data.picture import decoded
 from crate_jax.errors import UserError, check_whole
 from crate_jax.evaluation.feature_store import batch_size_of, evenly_spaced, split_images
+from crate_jax.evaluation.features import exact_products
 from crate_jax.evaluation.results import Result
 from crate_jax.figures import curves, masked_image, picture_grid
 from crate_jax.models.batches import over_images
@@ -44,7 +45,6 @@ def reconstruct(subject, *, pictures=None, limit=LIMIT):
     """Completes images and measures.
 
     Args:
-        subject: a `Subject` with a decoder.
         pictures: of `--images=`: they take the place of the held-out split.
         limit: images of the split at most, evenly spaced over it.
 
@@ -170,7 +170,6 @@ def complete_tiles(subject, images_BxHxWxC, index_B, *, key, kind="random", rati
     """Masks images, each a whole number of tiles of the network's own size, and completes them tile by tile.
 
     Args:
-        subject: a `Subject` with a decoder.
         images_BxHxWxC: normalised.
         index_B: numbers of the images, which their masks follow from.
         key, kind, ratio: of the masks; None is the network's own ratio.
@@ -192,16 +191,9 @@ def complete_tiles(subject, images_BxHxWxC, index_B, *, key, kind="random", rati
 
 
 def completed_pictures(subject, split, names, size=None):
-    """Pictures of a split, completed tile by tile.
+    """Pictures of a split, resized to four tiles a side and completed tile by tile: class to its row of `rows_of`.
 
-    Args:
-        subject: a `Subject` with a decoder.
-        split: of the subject's data set; its pictures are resized to four tiles a side.
-        names: classes to show, in order; the first picture of each. What is not there is logged and left out.
-        size: tiles a batch, see `complete`.
-
-    Returns:
-        Name to the row of `rows_of`.
+    Of each class in `names` it is the first picture; what is not there is logged and left out.
     """
     if not names or not split:
         return {}
@@ -242,8 +234,7 @@ def complete(model, params, images_BxHxWxC, mask_BxN, mean, std, norm_pix=False,
     """Masks images and lets the network complete them.
 
     Args:
-        model: `CrateMae` or `VitMae`; with mask_mode "drop" its mask_ratio is that of the masks.
-        params: its parameters.
+        model, params: with mask_mode "drop" the model's mask_ratio is that of the masks.
         images_BxHxWxC: normalised.
         mask_BxN: 1 where removed.
         mean, std: that the images were normalised with.
@@ -264,8 +255,7 @@ def complete(model, params, images_BxHxWxC, mask_BxN, mean, std, norm_pix=False,
 @functools.partial(jax.jit, static_argnums=(0, 4, 5, 6))
 def _complete(model, params, images_BxHxWxC, mask_BxN, mean, std, norm_pix):
     size = model.patch_size
-    # on TPU a float32 product would else be made of bfloat16 passes
-    with jax.default_matmul_precision("highest" if jnp.dtype(model.dtype) == jnp.float32 else "default"):
+    with exact_products(model):
         prediction_BxNxF = model.apply({"params": params}, images_BxHxWxC, mask_BxN).prediction_BxNxF
     prediction_BxNxF = prediction_BxNxF.astype(jnp.float32)
     error_BxN = patch_mse(images_BxHxWxC, prediction_BxNxF, size, norm_pix)

@@ -16,7 +16,7 @@ from etils import epath
 
 from crate_jax.errors import warn_once
 from crate_jax.figures import save_figure
-from crate_jax.storage import make_folder, write_whole
+from crate_jax.storage import write_json
 
 SHOWN = 6  # numbers in a repr
 
@@ -73,17 +73,10 @@ class Result:
         folder = epath.Path(os.path.expanduser(folder))
         file = folder / f"{self.kind}{suffix}.json"
         if jax.process_index() == 0:
-            write_file(file, json.dumps(self.numbers, indent=2) + "\n")
+            write_json(file, self.numbers)
             for name, draw in self.figures.items():
                 save_figure(draw(), folder / "figures" / f"{name}{suffix}.png")
         return file
-
-
-def write_file(path, text):
-    """Writes a text, or bytes, whole or not at all, and its folder where there is none."""
-    path = epath.Path(path)
-    make_folder(path.parent)
-    write_whole(path, text)
 
 
 def read_result(path):

@@ -10,15 +10,9 @@ CLASSES = 24  # that have a colour and a marker of their own; of more, the first
 
 
 def principal_components(rows_NxD, count):
-    """The first components of centred rows.
+    """The first `count` components of centred rows: (scores_NxC, share_C of the variance).
 
-    Args:
-        rows_NxD: one row an example or a patch.
-        count: how many.
-
-    Returns:
-        (scores_NxC, share_C of the variance): zeros where there are fewer. Each component points to where its largest
-        entry is positive.
+    Where there are fewer, the rest is zeros. Each component points to where its largest entry is positive.
     """
     centred_NxD = np.asarray(rows_NxD, np.float64) - np.mean(rows_NxD, 0, dtype=np.float64)
     left_NxR, singular_R, right_RxD = np.linalg.svd(centred_NxD, full_matrices=False)
@@ -31,16 +25,9 @@ def principal_components(rows_NxD, count):
 
 
 def scatter_figure(features_NxG, label_N, called, caption):
-    """A point an example.
+    """A matplotlib figure with a point an example; of more than `POINTS`, evenly spaced ones are drawn.
 
-    Args:
-        features_NxG: features; of more than `POINTS`, evenly spaced ones are drawn.
-        label_N: integers, -1 where there is none.
-        called: a function from a label to its name.
-        caption: the title.
-
-    Returns:
-        A matplotlib figure.
+    `label_N` are integers, -1 where there is none; `called` is a function from a label to its name.
     """
     shown = evenly_spaced(len(label_N), POINTS)
     xy_Nx2, share_2 = principal_components(features_NxG[shown], 2)

@@ -151,9 +151,6 @@ def resolve(arguments, *, with_decoder=False):
         arguments: with `workdir`, `checkpoint`, `config`, `out` and `overrides`.
         with_decoder: refuse a file that holds an encoder only.
 
-    Returns:
-        A `Subject`.
-
     Raises:
         UserError: flags that do not go together, no such run or file, or settings that do not fit it.
     """

@@ -26,7 +26,7 @@ from crate_jax.distributed.devices import chips
 from crate_jax.distributed.folder_lock import FolderLock
 from crate_jax.distributed.signals import stopping
 from crate_jax.errors import LOST_HOST, UserError
-from crate_jax.storage import is_remote, make_folder, output_folder, write_whole
+from crate_jax.storage import is_remote, output_folder, write_json
 from crate_jax.sweeps.machine import die_with_parent, shares
 from crate_jax.sweeps.points import as_flags
 
@@ -42,7 +42,7 @@ class Record:
 
     def __init__(self, sweep, workdir):
         self.path = epath.Path(workdir) / "sweep.json"
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
         self._points = {
             point.name: {"name": point.name, "overrides": point.overrides, "status": "pending"}
             for point in sweep.points
@@ -54,17 +54,12 @@ class Record:
         with self._lock:
             kept = {key: self._points[name][key] for key in ("name", "overrides")}
             self._points[name] = kept | {"status": status} | more
-            self._write()
-
-    def _write(self):
-        make_folder(self.path.parent)
-        listed = {"config": self._config, "points": list(self._points.values())}
-        write_whole(self.path, json.dumps(listed, indent=2) + "\n")
+            self.write()
 
     def write(self):
         """Writes the list as it stands."""
         with self._lock:
-            self._write()
+            write_json(self.path, {"config": self._config, "points": list(self._points.values())})
 
 
 def commands_of(sweep, point, workdir):
@@ -115,12 +110,9 @@ class Runner:
         log = _log_of(folder, point)
         self._record.set(point.name, "running")
         for name, arguments in commands_of(self._sweep, point, self._workdir):
-            if self.stopped.is_set():
-                self._record.set(point.name, "stopped")
-                return "stopped"
             if name in done:
                 continue
-            code = self._child(arguments, log, environment, cores)
+            code = None if self.stopped.is_set() else self._child(arguments, log, environment, cores)
             if code == 0:
                 done = [*done, name]
                 (folder / DONE).write_text(

@@ -157,7 +157,7 @@ def test_a_locale_without_the_letters_changes_no_file_and_ends_no_command(tmp_pa
 import sys
 from crate_jax.cli.main import main
 import crate_jax.cli.main as cli
-from crate_jax.evaluation.results import write_file
+from crate_jax.storage import write_file
 def run(*_):
     write_file({str(tmp_path / "comparison.md")!r}, {"± 猫"!a})
     print({"± 猫"!a})

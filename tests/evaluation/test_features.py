@@ -12,7 +12,14 @@ import crate_jax
 from crate_jax.data.sources import open_source
 from crate_jax.errors import UserError
 from crate_jax.evaluation import feature_store
-from crate_jax.evaluation.features import candidate_names, cell_matrix, feature_length, parse_features
+from crate_jax.evaluation.features import (
+    RAW,
+    candidate_names,
+    cell_matrix,
+    feature_length,
+    parse_features,
+    several_features,
+)
 from crate_jax.models.trace import trace
 from tests.evaluation.conftest import numbers_for
 
@@ -112,10 +119,9 @@ def test_raw_pixels_of_large_images_are_small():
     size = {"image_size": 224, "patch_size": 32, "width": 16, "num_heads": 2, "depth": 1, "decoder_depth": 1}
     model = crate_jax.create_model("crate_mae_tiny", **size)
     images = jax.ShapeDtypeStruct((2, 224, 224, 3), "uint8")
-    settings = {"model": model, "mean": (0.5,) * 3, "std": (0.2,) * 3, "names": (feature_store.RAW,)}
-    pixel_features = functools.partial(feature_store.pixel_features, **settings)
-    found = jax.eval_shape(pixel_features, numbers_for(model, 0), images)
-    assert found[feature_store.RAW].shape == (2, 32 * 32 * 3)
+    raw_pixels = functools.partial(several_features, model, names=(RAW,), statistics=((0.5,) * 3, (0.2,) * 3))
+    found = jax.eval_shape(raw_pixels, numbers_for(model, 0), images)
+    assert found[RAW].shape == (2, 32 * 32 * 3) and feature_length(RAW, model) == 32 * 32 * 3
 
 
 def test_features_that_do_not_fit_on_the_disk_are_refused(tmp_path):

@@ -10,6 +10,7 @@ from sklearn.preprocessing import StandardScaler
 from crate_jax.errors import UserError
 from crate_jax.evaluation import selection, solver
 from crate_jax.evaluation.probe import probe
+from crate_jax.evaluation.subject import of_run
 
 
 @pytest.fixture(scope="module")
@@ -190,3 +191,16 @@ def test_few_shot_needs_as_many_examples_of_each_class(digits):
 def test_shots_that_make_no_sense_are_refused_before_anything_is_read(shots):
     with pytest.raises(UserError, match=r"^--shots=.*: give a whole number"):
         probe(None, shots=shots)
+
+
+def test_draws_from_a_part_that_lacks_a_class_are_scored_by_its_classes(workdir, monkeypatch):
+    """As of 8,000 classes, of which the 20,000 examples that are drawn from do not have all."""
+    subject = of_run(workdir)
+    label_N = np.array([one.label for one in subject.open_split("train[:400]").read(np.arange(400))])
+    part = np.flatnonzero(label_N > 0)[:300]
+    monkeypatch.setattr("crate_jax.evaluation.probe.CHOSEN_ON", 300)
+    monkeypatch.setattr(
+        "crate_jax.evaluation.feature_store.sample", lambda n, most=None: part if most else np.arange(n)
+    )
+    result = probe(subject, features="cells@encoder_00", shots=(5,), baselines=())
+    assert result.train_examples == 400 and result.few_shot["5"]["accuracy"] > 0.3
