@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from crate_jax.errors import UserError, check_whole
+from crate_jax.errors import UserError
 from crate_jax.evaluation.solver import IN_FLOAT32, fit_all, held_out_right, make_design, make_problems
 
 logger = logging.getLogger(__name__)
@@ -81,7 +81,6 @@ def choose(candidates, label_N, num_classes, Cs=STRENGTHS):
     Args:
         candidates: dictionary from name to features_NxG of the training set.
         label_N: integers, 0 <= label < num_classes.
-        num_classes: K.
         Cs: ascending.
 
     Returns:
@@ -99,36 +98,29 @@ def choose(candidates, label_N, num_classes, Cs=STRENGTHS):
 
 
 def _best(candidates, draws, label_DxM, num_classes, Cs, held_DxFxM, level, least=0):
-    """The `Choice` of each draw by its held-out parts; each name's accuracy is logged at a level.
-
-    Args:
-        candidates, num_classes, Cs: as of `choose`.
-        draws: what selects a draw's examples from the features.
-        label_DxM, held_DxFxM: of those examples.
-        level: of logging.
-        least: of `solver.make_problems`.
+    """The `Choice` of each draw; `draws` select its examples, label_DxM and held_DxFxM (parts that are held out) are
+    of those. `least` is that of `solver.make_problems`; accuracies are logged at a level.
     """
-    accuracy, count_D = [{} for _ in draws], held_DxFxM.sum((1, 2))
+    shares_NxDxC, count_Dx1 = [], held_DxFxM.sum((1, 2))[:, None]
     examples = max(label_DxM.shape[1], least)
     lengths = [min(label_DxM.shape[1], features_NxG.shape[1]) for features_NxG in candidates.values()]
     if examples <= SMALL:
         least = max(least, *lengths)
     for (name, features_NxG), length in zip(candidates.items(), lengths, strict=True):
         together = max(1, IN_FLOAT32 // (4 * examples * max(length, least)))
+        right = []
         for first in range(0, len(draws), together):
             some = slice(first, first + together)
             designs = [make_design(features_NxG[draw]) for draw in draws[some]]
             problems = make_problems(designs, label_DxM[some], num_classes, ~held_DxFxM[some], least=least)
-            right_DxC = held_out_right(problems, num_classes, Cs)
-            for found, right_C, count in zip(accuracy[some], right_DxC, count_D[some], strict=True):
-                found |= {(name, C): int(right) / int(count) for C, right in zip(Cs, right_C, strict=True)}
-        best = np.mean([max(found[name, C] for C in Cs) for found in accuracy])
-        logger.log(level, "%s: %.1f %% held out", name, 100 * best)
-    choices = []
-    for found in accuracy:
-        name, C = max(found, key=found.get)
-        tried = {one: max(found[one, strength] for strength in Cs) for one in candidates}
-        choices.append(Choice(name, C, found[name, C], tried))
+            right.append(held_out_right(problems, num_classes, Cs))
+        shares_NxDxC.append(np.concatenate(right) / count_Dx1)
+        logger.log(level, "%s: %.1f %% held out", name, 100 * shares_NxDxC[-1].max(1).mean())
+    choices, names = [], list(candidates)
+    for share_NxC in np.stack(shares_NxDxC, 1):
+        best, strength = np.unravel_index(share_NxC.argmax(), share_NxC.shape)
+        tried = dict(zip(names, share_NxC.max(1).tolist(), strict=True))
+        choices.append(Choice(names[best], Cs[strength], tried[names[best]], tried))
     return choices
 
 
@@ -162,7 +154,6 @@ def possible(label_N, shots):
     """
     fewest = int(np.bincount(label_N).min())
     for wanted in shots or ():
-        check_whole("--shots", wanted, 1)
         if wanted > fewest:
             raise UserError(f"--shots={wanted}: the smallest class has {fewest} training examples; give 1 to {fewest}.")
     return tuple(one for one in SHOTS if one <= fewest) if shots is None else tuple(shots)
@@ -173,8 +164,7 @@ def few_shot_classifiers(train, label_N, num_classes, Cs=STRENGTHS, *, shots, dr
 
     Args:
         train, label_N, num_classes, Cs: as of `choose`; only the labels of the drawn examples are used.
-        shots: examples a class, several numbers.
-        draws: how often they are drawn.
+        shots: examples a class, several numbers; they are drawn `draws` times.
 
     Returns:
         Dictionary from shots to a list of (name, Classifier), one a draw.
@@ -182,15 +172,13 @@ def few_shot_classifiers(train, label_N, num_classes, Cs=STRENGTHS, *, shots, dr
     found, most = {}, num_classes * max(shots, default=0)
     least = most if most <= SMALL else 0
     for one in shots:
-        held, index_DxM, folds = [], [], min(FOLDS, one)
-        for draw in range(draws):
-            index_M, rank_M = drawn(label_N, max(shots), draw)[:, :one].ravel(), np.tile(np.arange(one), num_classes)
-            order_M = np.argsort(index_M)  # as they lie in a file
-            index_DxM.append(index_M[order_M])
-            held.append(rank_M[order_M] % folds == np.arange(folds)[:, None])
-        label_DxM, names = label_N[np.stack(index_DxM)], list(train)
+        index_DxM = np.stack([drawn(label_N, max(shots), draw)[:, :one].ravel() for draw in range(draws)])
+        order_DxM, rank_M = np.argsort(index_DxM, 1), np.tile(np.arange(one), num_classes)
+        index_DxM = np.take_along_axis(index_DxM, order_DxM, 1)  # as they lie in a file
+        label_DxM, names, folds = label_N[index_DxM], list(train), min(FOLDS, one)
         if folds > 1:
-            choices = _best(train, index_DxM, label_DxM, num_classes, Cs, np.stack(held), logging.DEBUG, least)
+            held_DxFxM = rank_M[order_DxM][:, None] % folds == np.arange(folds)[:, None]
+            choices = _best(train, index_DxM, label_DxM, num_classes, Cs, held_DxFxM, logging.DEBUG, least)
         else:  # nothing can be held out: the middle of what there is
             choices = [Choice(names[len(names) // 2], Cs[len(Cs) // 2], 0.0, {})] * draws
         examples = [

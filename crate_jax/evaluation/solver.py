@@ -148,7 +148,6 @@ def make_problems(designs, label_DxN, num_classes, weight_DxFxN=None, *, least=0
     Args:
         designs: from `make_design`.
         label_DxN: integers, 0 <= label < num_classes.
-        num_classes: K.
         weight_DxFxN: 1 for the examples that count in a fold, else 0; None is one fold with all.
         least: examples and coordinates are filled up to so many, which makes the shapes of several sets equal.
     """
@@ -187,18 +186,15 @@ class Solutions(NamedTuple):
 
 
 def solve(problems, num_classes, C, *, start=None, tolerance=TOLERANCE, max_iterations=MAX_ITERATIONS):
-    """Solves problems together.
+    """`Solutions` of problems.
+
+    Of two classes scikit-learn learns one vector instead of two and so regularises twice as much; that is followed.
 
     Args:
-        problems: from `make_problems`.
-        num_classes: K. Of two classes scikit-learn learns one vector instead of two and so regularises twice as much;
-            that is followed.
+        problems, num_classes: from `make_problems`.
         C: inverse regularisation; a number, or one a design.
         start: `Solutions` to begin at, such as those of a smaller C; None begins at zero.
         tolerance, max_iterations: ends when no entry of the preconditioned gradient is larger.
-
-    Returns:
-        `Solutions`.
     """
     designs, _, _, folds = problems.weight_DxSxMxF.shape
     C_D = np.broadcast_to(np.float32(C), designs) * np.float32(0.5 if num_classes == 2 else 1.0)
@@ -313,11 +309,7 @@ def _newton(x_SxMxR, spectrum_R, label_SxM, weight_SxM, start_PxK, C, tolerance,
 def held_out_right(problems, num_classes, Cs):
     """How many examples that a fold leaves out its solution classifies rightly, at each C, summed over folds: DxC.
 
-    Each C begins at the solutions of the one before.
-
-    Args:
-        problems, num_classes: as of `solve`.
-        Cs: ascending.
+    Each of the `Cs`, ascending, begins at the solutions of the one before.
     """
     found, start = [], None
     for C in Cs:
@@ -329,23 +321,18 @@ def held_out_right(problems, num_classes, Cs):
 def fit_all(examples, num_classes, *, least=0):
     """`fit` of several sets of equally many examples at once: a list of `Classifier`.
 
-    Args:
-        examples: list of (features_NxG, label_N, C).
-        num_classes: K.
-        least: of `make_problems`.
+    `examples` are (features_NxG, label_N, C); `least` is that of `make_problems`.
     """
     designs, C_D = [make_design(features_NxG) for features_NxG, _, _ in examples], np.array([C for *_, C in examples])
     problems = make_problems(designs, np.stack([label_N for _, label_N, _ in examples]), num_classes, least=least)
     start = solve(problems, num_classes, C_D / 10, tolerance=ROUGH, max_iterations=MAX_ROUGH)
-    points, gradient_Dx1, taken_Dx1, _ = jax.device_get(solve(problems, num_classes, C_D, start=start))
-    fitted = []
-    for design, (point_PxK,), C, (gradient,), (taken,) in zip(
-        designs, points, C_D, gradient_Dx1, taken_Dx1, strict=True
-    ):
-        kernel_RxK = point_PxK[: design.x_NxR.shape[1]]
-        kernel_GxK = kernel_RxK if design.basis_GxR is None else design.basis_GxR @ kernel_RxK
-        moments_of = (design.mean_G, design.scale_G)
-        fitted.append(Classifier(kernel_GxK, point_PxK[-1], *moments_of, float(C), float(gradient), int(taken)))
+    solved, fitted = jax.device_get(solve(problems, num_classes, C_D, start=start)), []
+    for design, C, (point_PxK,), (gradient,), (taken,), _ in zip(designs, C_D, *solved, strict=True):
+        kernel_GxK = point_PxK[: design.x_NxR.shape[1]]
+        if design.basis_GxR is not None:
+            kernel_GxK = design.basis_GxR @ kernel_GxK
+        found = (kernel_GxK, point_PxK[-1], design.mean_G, design.scale_G, float(C), float(gradient), int(taken))
+        fitted.append(Classifier(*found))
         if not fitted[-1].converged:
             logger.warning(
                 "logistic regression at C = %g has not converged: largest gradient %.1e after %d iterations "
@@ -357,9 +344,6 @@ def fit_all(examples, num_classes, *, least=0):
 def fit(features_NxG, label_N, C, num_classes):
     """A `Classifier` fitted to convergence; a warning where it does not converge.
 
-    Args:
-        features_NxG, label_N: the training set; labels from 0.
-        C: inverse regularisation, as scikit-learn's, on standardised features.
-        num_classes: K.
+    `label_N` are integers from 0; C is scikit-learn's inverse regularisation, of standardised features.
     """
     return fit_all([(features_NxG, label_N, C)], num_classes)[0]
