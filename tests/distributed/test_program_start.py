@@ -14,12 +14,20 @@ import jax
 jax.jit(lambda x: x + 1)(1.0)
 from crate_jax.distributed import compilation_cache
 compilation_cache.FEWEST_SECONDS = 0.0
-compilation_cache.keep_compiled({str(tmp_path)!r})
+compilation_cache.keep_compiled({str(tmp_path / "first")!r})
 jax.jit(lambda x: x * 2)(1.0)
+import shutil
+shutil.rmtree({str(tmp_path / "first")!r})
+compilation_cache.keep_compiled({str(tmp_path / "second")!r})
+jax.jit(lambda x: x * 3)(1.0)
+compilation_cache.keep_compiled({str(tmp_path / "third")!r})
+jax.jit(lambda x: x * 4)(1.0)
 """
     environment = {name: value for name, value in os.environ.items() if "CACHE" not in name}
-    subprocess.run([sys.executable, "-c", code], env=environment, check=True, timeout=60)
-    assert list((tmp_path / "compiled").iterdir())
+    words = [sys.executable, "-W", "error", "-c", code]
+    subprocess.run(words, env=environment, check=True, timeout=60)
+    assert [path.name for path in tmp_path.iterdir()] == ["second"], "the first run's folder was deleted"
+    assert len(list((tmp_path / "second" / "compiled").iterdir())) >= 2
 
 
 def test_points_of_a_sweep_share_what_is_compiled(tmp_path, monkeypatch):
