@@ -7,6 +7,8 @@ import textwrap
 
 import numpy as np
 
+from crate_jax.storage import write_file
+
 COLOURS = ("#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#d55e00")  # Okabe and Ito 2008
 MARKERS = ("o", "s", "^", "D", "v", "P")
 SYMBOL = re.compile(r"\$[RUYZ][_^][a-z]\$")  # what a figure of ours writes as a formula, such as $R^c$
@@ -29,9 +31,7 @@ def png_of(figure, dpi=120):
 
 def save_figure(figure, path):
     """Writes a matplotlib figure as a PNG file; the path is an `epath.Path`."""
-    png = png_of(figure)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(png)
+    write_file(path, png_of(figure))
 
 
 def show_names(figure):

@@ -7,6 +7,7 @@ import pytest
 
 from crate_jax import storage_errors
 from crate_jax.errors import LOST_HOST, UserError
+from crate_jax.interop.tensor_files import finished
 from crate_jax.storage import write_whole
 from crate_jax.storage_errors import explained, retried, storage_failure, user_errors
 from crate_jax.training.checkpoint import Checkpoints
@@ -146,3 +147,14 @@ def test_a_checkpoint_that_cannot_be_written(name, code, tmp_path, monkeypatch):
     with pytest.raises(UserError, match=r"step 3 could not be written to .*/c \(older ones are untouched\)") as raised:
         checkpoints.save(3, state(3))
     assert getattr(raised.value, "exit_code", 1) == code
+
+
+def test_a_converted_file_that_cannot_be_written_is_named_and_leaves_nothing(tmp_path):
+    for error in (disk("ENOSPC"), OSError(errno.ENOSPC, "No space left on device")):  # a write has no name of its file
+        with (
+            pytest.raises(UserError, match=r"x\.pth cannot be written: .*; the disk is full"),
+            finished(tmp_path / "new" / "x.pth") as partial,
+        ):
+            partial.write_bytes(b"half")
+            raise error
+    assert not list((tmp_path / "new").iterdir())

@@ -93,9 +93,7 @@ def spread_images(subject, split, limit):
 
 
 def _write(report, name, made, html):
-    figures = report.parent / "figures" / name
-    figures.mkdir(parents=True, exist_ok=True)
     for one in made:
         for figure, png in one["figures"].items():
-            (figures / f"{figure}.png").write_bytes(png)
+            write_file(report.parent / "figures" / name / f"{figure}.png", png)
     write_file(report, html)

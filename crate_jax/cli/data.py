@@ -48,6 +48,7 @@ def main(config, out, seconds=5.0):
     from crate_jax.data.preview import augmentation_grid, images_per_second
     from crate_jax.data.sources import open_source
     from crate_jax.models.registry import create_model
+    from crate_jax.storage import write_file
 
     model = create_model(config.model.name, **model_overrides(config))
     data = config.data
@@ -56,8 +57,7 @@ def main(config, out, seconds=5.0):
     print(f"data set      {data.name}, augmentation {data.augmentation}", *lines, sep="\n")
     grid = augmentation_grid(config, model.image_size, model.channels)
     path = epath.Path(out) / "augmented.png"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(png(grid.squeeze()))
+    write_file(path, png(grid.squeeze()))
     print(f"examples      {path}")
     if seconds:
         speed = images_per_second(config, model.image_size, model.channels, seconds)

@@ -131,6 +131,7 @@ def draw_batch(config, model, out):
     from crate_jax.errors import UserError
     from crate_jax.operators.masking import random_mask
     from crate_jax.operators.patches import grid_of, patchify, unpatchify
+    from crate_jax.storage import write_file
 
     try:
         batches = train_batches(config, model.image_size, model.channels, None)
@@ -148,6 +149,5 @@ def draw_batch(config, model, out):
         rows.append(unpatchify(patches, model.patch_size, grid=grid_of(images.shape[1:3], model.patch_size)))
     grid, zoom = tiled(np.stack(rows)), max(1, 96 // max(images.shape[1:3]))
     path = epath.Path(out) / "batch.png"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(png(grid.repeat(zoom, 0).repeat(zoom, 1).squeeze()))
+    write_file(path, png(grid.repeat(zoom, 0).repeat(zoom, 1).squeeze()))
     print(f"\none batch's first images, and what is left of them: {path}")

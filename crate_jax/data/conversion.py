@@ -15,7 +15,7 @@ from etils import epath
 from crate_jax.cores import available_cores
 from crate_jax.data.tfds_records import read_only_builder
 from crate_jax.errors import UserError
-from crate_jax.storage import is_remote
+from crate_jax.storage import is_remote, write_file, write_json
 from crate_jax.storage_errors import retried, user_errors
 
 INFO = "dataset_info.json"
@@ -92,13 +92,13 @@ def convert(name, data_dir, out, progress=print):
     done = {INFO, *(epath.Path(path).name for path, _, _ in files)}
     for entry in source.iterdir():  # labels, features, licence
         if entry.name not in done and entry.is_file() and not entry.name.startswith("."):
-            (target / entry.name).write_bytes(entry.read_bytes())
+            write_file(target / entry.name, entry.read_bytes())
     info = json.loads((source / INFO).read_text())
     info["fileFormat"] = "array_record"
     for split in info["splits"]:
         if "filepathTemplate" in split:
             split["filepathTemplate"] = _renamed(split["filepathTemplate"])
-    (target / INFO).write_text(json.dumps(info, indent=2))  # last: without it there is no data set
+    write_json(target / INFO, info)  # last: without it there is no data set
     return str(target)
 
 

@@ -17,7 +17,8 @@ from crate_jax.errors import UserError
 from crate_jax.evaluation.features import parse_features, several_features
 from crate_jax.extras import library
 from crate_jax.operators.patches import image_shape
-from crate_jax.storage import write_json
+from crate_jax.storage import write_file, write_json
+from crate_jax.storage_errors import user_errors
 
 PLATFORMS = ("cpu", "cuda", "tpu")
 TOLERANCE = 1e-4  # of the largest feature, between the exported program and the network
@@ -47,7 +48,8 @@ def export_encoder(subject, features, path, form="stablehlo"):
 
     shape, path = (*image_shape(model.image_size), model.channels), epath.Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    served = FORMS[form](serve, shape, path)
+    with user_errors(f"{path} cannot be written"):
+        served = FORMS[form](serve, shape, path)
     images = np.random.default_rng(0).integers(0, 256, (2, *shape)).astype(np.uint8)
     expected = np.asarray(jax.jit(serve)(images))
     difference = np.abs(np.asarray(served(images)) - expected).max()
@@ -70,7 +72,7 @@ def _stablehlo(serve, shape, path):
     """Writes a file of `jax.export`; returns what the file computes."""
     (batch,) = export.symbolic_shape("batch")
     program = export.export(jax.jit(serve), platforms=PLATFORMS)(jax.ShapeDtypeStruct((batch, *shape), jnp.uint8))
-    path.write_bytes(bytes(program.serialize()))
+    write_file(path, bytes(program.serialize()))
     return export.deserialize(bytearray(path.read_bytes())).call
 
 

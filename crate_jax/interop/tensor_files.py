@@ -7,6 +7,7 @@ not read), and a sink takes one array at a time. Without PyTorch, `.safetensors`
 import argparse
 import codecs
 import collections
+import contextlib
 import io
 import json
 import math
@@ -24,6 +25,7 @@ import safetensors
 from crate_jax.errors import UserError, first_line
 from crate_jax.interop.state_dicts import OURS, bare_names, description_of, folded, state_of
 from crate_jax.storage import is_remote, own_mark
+from crate_jax.storage_errors import user_errors
 
 # safetensors' names; those of 8 bits are read as the numbers they are, without scales that a file may hold beside them
 DTYPES = {
@@ -326,8 +328,8 @@ def write_torch(path, shapes, read, description, wrapper="model"):
     for name, shape in shapes.items():  # copied only where the layout requires it
         array = np.require(read(name), np.float32, ["C", "W"])
         state[name] = torch.from_numpy(array).reshape(shape)
-    with finished(path) as partial:
-        torch.save({wrapper: state, OURS: json.dumps(description)}, partial)
+    with finished(path) as partial, partial.open("wb") as file:  # given a name, it has no OSError for a full disk
+        torch.save({wrapper: state, OURS: json.dumps(description)}, file)
 
 
 def local_target(path):
@@ -341,19 +343,15 @@ def local_target(path):
     return pathlib.Path(os.path.expanduser(path))
 
 
-class finished:
+@contextlib.contextmanager
+def finished(path):
     """A path to write to, which takes its name when all went well and vanishes when it did not."""
-
-    def __init__(self, path):
-        self.path = pathlib.Path(path)
-        self.partial = self.path.with_name(f"{self.path.name}.{own_mark()}.partial")
-
-    def __enter__(self):
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        return self.partial
-
-    def __exit__(self, kind, *_):
-        if kind is None:
-            os.replace(self.partial, self.path)
-        else:
-            self.partial.unlink(missing_ok=True)
+    path = pathlib.Path(path)
+    partial = path.with_name(f"{path.name}.{own_mark()}.partial")
+    with user_errors(f"{path} cannot be written"):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            yield partial
+            os.replace(partial, path)
+        finally:
+            partial.unlink(missing_ok=True)

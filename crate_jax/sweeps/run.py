@@ -26,7 +26,7 @@ from crate_jax.distributed.devices import chips
 from crate_jax.distributed.folder_lock import FolderLock
 from crate_jax.distributed.signals import stopping
 from crate_jax.errors import LOST_HOST, UserError
-from crate_jax.storage import is_remote, output_folder, write_json
+from crate_jax.storage import is_remote, output_folder, write_json, write_whole
 from crate_jax.sweeps.machine import die_with_parent, shares
 from crate_jax.sweeps.points import as_flags
 
@@ -115,9 +115,8 @@ class Runner:
             code = None if self.stopped.is_set() else self._child(arguments, log, environment, cores)
             if code == 0:
                 done = [*done, name]
-                (folder / DONE).write_text(
-                    json.dumps({"commands": done, "overrides": point.overrides, "config": point.fingerprint}) + "\n"
-                )
+                note = {"commands": done, "overrides": point.overrides, "config": point.fingerprint}
+                write_whole(folder / DONE, json.dumps(note) + "\n")
                 continue
             if self.stopped.is_set():
                 self._record.set(point.name, "stopped")
