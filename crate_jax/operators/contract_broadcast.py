@@ -42,11 +42,13 @@ def pooled_representatives(codes_BxNxKxP, grid, pool=8):
         raise ValueError(f"{num_tokens} tokens do not fill a grid of {rows} x {columns}")
     by_row, by_column = _windows(rows, bins[0]), _windows(columns, bins[1])
     codes_BxRxCxKxP = codes_BxNxKxP.reshape(num_images, rows, columns, num_heads, size)
-    in_row_BxRxJxKxP = jnp.einsum(
-        "jc,brckp->brjkp", by_column.astype(codes_BxNxKxP.dtype), codes_BxRxCxKxP,
+    # j first, as the product gives it: XLA's CPU backend (jax 0.7) does not run a bf16 product whose float32 result is
+    # transposed
+    in_row_JxBxRxKxP = jnp.einsum(
+        "jc,brckp->jbrkp", by_column.astype(codes_BxNxKxP.dtype), codes_BxRxCxKxP,
         precision="highest", preferred_element_type=jnp.float32,
     )  # fmt: skip
-    total_BxKxIxJxP = jnp.einsum("ir,brjkp->bkijp", by_row.astype(np.float32), in_row_BxRxJxKxP, precision="highest")
+    total_BxKxIxJxP = jnp.einsum("ir,jbrkp->bkijp", by_row.astype(np.float32), in_row_JxBxRxKxP, precision="highest")
     count_IxJ = np.outer(by_row.sum(1), by_column.sum(1)).astype(np.float32)
     mean_BxKxIxJxP = total_BxKxIxJxP / count_IxJ[..., None]
     return mean_BxKxIxJxP.reshape(num_images, num_heads, -1, size).astype(codes_BxNxKxP.dtype)
