@@ -191,7 +191,7 @@ def test_damaged_archives_of_numpy(tmp_path):
     listed = content.index(b"PK\1\2") + 8  # whether names are UTF-8 is bit 11 of two bytes there
     names = (content[: listed + 1] + b"\x08" + content[listed + 2 :]).replace(b"a.npy", b"\xbf.npy")
     (tmp_path / "z.npz").write_bytes(names)
-    with pytest.raises(UserError, match="no whole PyTorch file"):
+    with pytest.raises(UserError, match="no readable NumPy archive"):  # with PyTorch and without
         open_tensors(tmp_path / "z.npz")
     for _ in range(15):
         damaged = np.frombuffer(content, np.uint8).copy()
