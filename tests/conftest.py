@@ -57,6 +57,18 @@ def pytest_sessionfinish(session):
 
 
 @pytest.fixture(scope="session")
+def has_tfds():
+    """Whether TFDS can be imported; in Colab's GPU image it cannot, whose protobuf is older than its generated code."""
+    from crate_jax.data.tfds_records import import_tfds
+    from crate_jax.errors import UserError
+
+    try:
+        return bool(import_tfds())
+    except UserError:
+        return False
+
+
+@pytest.fixture(scope="session")
 def data_folder():
     """Golden files."""
     return pathlib.Path(__file__).parent / "data"

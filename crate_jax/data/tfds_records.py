@@ -139,7 +139,12 @@ def read_only_builder(name, data_dir):
     Raises:
         UserError: not there; with the command that prepares it.
     """
-    tfds = import_tfds()
+    try:
+        tfds = import_tfds()
+    except UserError:
+        if os.path.isdir(os.path.expanduser(name)):  # of pictures, which need none of it
+            raise UserError(_folder(name)) from None
+        raise
     root = os.path.expanduser(str(data_dir or os.environ.get("TFDS_DATA_DIR") or tfds.core.constants.DATA_DIR))
     try:
         if data_dir and epath.Path(root, "dataset_info.json").exists():
@@ -160,7 +165,7 @@ def _missing(name, root):
     bare = name.partition("/")[0].partition(":")[0]
     known = {*import_tfds().list_builders(with_community_datasets=False), *EMBEDDED, "image_folder"}
     if os.path.isdir(os.path.expanduser(name)):
-        return f"data.name={name} is a folder; set data.name=image_folder and data.data_dir={name}."
+        return _folder(name)
     if bare not in known:
         return f"data.name={name} is neither prepared in {root} nor known to TFDS{nearest(bare, known)}"
     command = f"tfds build {name} --data_dir={root} --file_format=array_record"
@@ -169,13 +174,17 @@ def _missing(name, root):
     return f"data.name={name} is not prepared in {root}; run {command}{by_hand}, or set data.data_dir."
 
 
+def _folder(name):
+    return f"data.name={name} is a folder; set data.name=image_folder and data.data_dir={name}."
+
+
 def open_records(name, split, data_dir):
     """A Source of one split of a TFDS data set, see `sources.open_source`.
 
     Raises:
         UserError: missing data set or split, no images, or another format than ArrayRecord.
     """
-    tfds, builder = import_tfds(), read_only_builder(name, data_dir)
+    builder, tfds = read_only_builder(name, data_dir), import_tfds()
     features = builder.info.features
     images = [key for key, feature in features.items() if isinstance(feature, tfds.features.Image)]
     labels = [key for key, feature in features.items() if isinstance(feature, tfds.features.ClassLabel)]

@@ -1,6 +1,5 @@
 """Local folders whose names look like those of object stores."""
 
-import contextlib
 import os
 
 import pytest
@@ -8,7 +7,6 @@ from etils import epath
 
 from crate_jax.cli.main import main
 from crate_jax.config import default_config, override
-from crate_jax.data.tfds_records import import_tfds
 from crate_jax.errors import UserError
 from crate_jax.storage import absolute, is_remote, make_folder, output_folder, write_once
 
@@ -23,15 +21,8 @@ def test_a_local_mount_is_no_bucket(root):
     assert not is_remote(output_folder(stored)) and str(output_folder(f"{root}://b/x")) == f"{root}://b/x"
 
 
-def tfds_can_be_imported():
-    """It cannot in Colab's GPU image, whose protobuf is too old for it: that is said first there."""
-    with contextlib.suppress(UserError):
-        return bool(import_tfds())
-    return False
-
-
 @pytest.mark.parametrize("address", ["http://a/b", "https://a/b", "file:///a", "ftp://a/b"])
-def test_an_address_that_is_no_store_is_refused(address, capsys):
+def test_an_address_that_is_no_store_is_refused(address, capsys, has_tfds):
     with pytest.raises(UserError, match=r"no files are read or written at \w+://; name a local path, or one in gs://"):
         is_remote(address)
     elsewhere = ["pretrain", "--config=quickstart", "--workdir=x", f"--config.data.data_dir={address}"]
@@ -40,7 +31,7 @@ def test_an_address_that_is_no_store_is_refused(address, capsys):
         [*elsewhere, "--config.data.name=image_folder"],
         ["compare", address, "--out=x"],
     ]
-    if tfds_can_be_imported():
+    if has_tfds:
         lines.append([*elsewhere, "--config.data.name=x"])
     for words in lines:
         assert main(words) == 1
