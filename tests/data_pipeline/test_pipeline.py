@@ -8,6 +8,7 @@ import zlib
 
 import jax
 import numpy as np
+import PIL
 import pytest
 
 from crate_jax.data import batches, pipeline
@@ -15,8 +16,10 @@ from crate_jax.data.loader import chunk_rows
 from crate_jax.data.order import training_order
 from crate_jax.data.sources import open_source
 
-# computed by version 0.1
+# computed by version 0.1 with Pillow 13; earlier ones resize along rows first where along columns first is less work,
+# and what overshoots is clipped in between (2 % of these pixels differ, by 4 levels at most)
 PHOTOGRAPHS_OF_0_1 = [1232077327, 1780973917]
+PHOTOGRAPHS_BEFORE_PILLOW_13 = [2793033653, 1082842141]
 EVALUATION_OF_0_1 = [3272083609, 2944325210, 2754744156]
 
 
@@ -54,7 +57,8 @@ def fingerprint(batches):
 def test_the_sequence_of_batches_is_that_of_the_first_version(config):
     """Runs of version 0.1 resume bit for bit; the numbers were computed there."""
     config.batch_size = 48
-    assert fingerprint(batches_of(config, 2, start_step=12)) == PHOTOGRAPHS_OF_0_1
+    expected = PHOTOGRAPHS_OF_0_1 if int(PIL.__version__.split(".")[0]) >= 13 else PHOTOGRAPHS_BEFORE_PILLOW_13
+    assert fingerprint(batches_of(config, 2, start_step=12)) == expected
     made = pipeline.evaluation_batches(config, "test[:100]", 32, 3, 48)
     assert fingerprint(made) == EVALUATION_OF_0_1
 

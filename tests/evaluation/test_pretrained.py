@@ -10,6 +10,7 @@ import types
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
+import PIL
 import pytest
 from PIL import Image
 
@@ -55,6 +56,8 @@ def test_preprocess_takes_paths_pictures_and_arrays(net, tmp_path):
 
 @pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "PA", "RGB", "RGBA", "CMYK", "YCbCr", "HSV", "I", "F", "I;16"])
 def test_a_pil_image_of_any_mode_is_what_its_file_is(net, tmp_path, mode):
+    if mode == "YCbCr" and int(PIL.__version__.split(".")[0]) < 13:
+        pytest.skip("Pillow before 13 does not read the TIFF of this mode that it writes")
     ramp = np.arange(28 * 28).reshape(28, 28)
     if mode in ("I", "F", "I;16"):
         picture = Image.fromarray((80 * ramp).astype({"I": np.int32, "F": np.float32, "I;16": np.uint16}[mode]))
