@@ -117,7 +117,7 @@ def predict(train_NxG, train_label_N, test_QxG, *, k=NEIGHBOURS, temperature=TEM
 
 
 def knn(subject, *, features=None, k=NEIGHBOURS, temperature=TEMPERATURE, pictures=None, approximate=False):
-    """Runs the classifier.
+    """Runs the classifier: a `Result`, whose numbers are what `knn.json` holds.
 
     Args:
         features: POOLING@LAYER; None is what `probe` chose for these parameters, else the best on a held-out part of
@@ -125,9 +125,6 @@ def knn(subject, *, features=None, k=NEIGHBOURS, temperature=TEMPERATURE, pictur
         k, temperature: neighbours that vote, and T.
         pictures: of `--images=`: they take the place of the held-out split.
         approximate: see `nearest`.
-
-    Returns:
-        A `Result`; its numbers are what `knn.json` holds.
 
     Raises:
         UserError: no such split, layer or picture, no labels, one class only, fewer examples than k.

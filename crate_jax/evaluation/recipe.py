@@ -45,15 +45,12 @@ def classifier_settings(config, model):
 
 
 def recipe_for(pretrained, overrides=(), labels_per_class=None):
-    """The installed recipe for a data set of this size, where none was chosen; it is logged.
+    """The installed recipe (a name for `load_config`) for a data set of this size, where none was chosen; it is logged.
 
     Args:
         pretrained: config of the pre-trained network.
         overrides: pairs (dotted leaf, text or value) that are to be given; they may name another data set.
         labels_per_class: examples per class that are trained on; None is all.
-
-    Returns:
-        A name for `load_config`.
     """
     settings = override(pretrained, [(name, value) for name, value in overrides if name.startswith("data.")]).data
     source = open_source(settings.name, settings.train_split, settings.data_dir)
@@ -89,15 +86,12 @@ def inherited(recipe, pretrained, model):
 
 
 def compose(recipe, pretrained, model, *, source=None, identity=None, labels_per_class=None, draw=0):
-    """The config of a fine-tuning.
+    """The checked config of a fine-tuning; its `model.num_classes` is that of the data set.
 
     Args:
         recipe, pretrained, model: as of `inherited`.
         source, identity: of its parameters; None: from scratch.
         labels_per_class, draw: which examples are trained on.
-
-    Returns:
-        A checked config; its `model.num_classes` is that of the data set.
 
     Raises:
         UserError: no labels, or settings that do not go together.

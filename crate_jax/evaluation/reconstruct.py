@@ -42,14 +42,11 @@ NOTE = "Prediction alone: at visible patches it means nothing, since the loss is
 
 
 def reconstruct(subject, *, pictures=None, limit=LIMIT):
-    """Completes images and measures.
+    """Completes images and measures: a `Result`, whose numbers are what `reconstruction.json` holds.
 
     Args:
         pictures: of `--images=`: they take the place of the held-out split.
         limit: images of the split at most, evenly spaced over it.
-
-    Returns:
-        A `Result`; its numbers are what `reconstruction.json` holds.
 
     Raises:
         UserError: no such split or file; a network that reconstructs nothing.
@@ -167,16 +164,12 @@ def join(parts_BxHxWxC, tiles):
 
 
 def complete_tiles(subject, images_BxHxWxC, index_B, *, key, kind="random", ratio=None, size=None):
-    """Masks images, each a whole number of tiles of the network's own size, and completes them tile by tile.
+    """`Completed` of normalised images, each a whole number of tiles of the network's own size: tile by tile.
 
     Args:
-        images_BxHxWxC: normalised.
         index_B: numbers of the images, which their masks follow from.
         key, kind, ratio: of the masks; None is the network's own ratio.
         size: tiles a batch, see `complete`.
-
-    Returns:
-        `Completed`, of the images joined again.
     """
     model = subject.model if ratio is None else subject.model.clone(mask_ratio=ratio)
     own = image_shape(model.image_size)
@@ -231,18 +224,13 @@ class Completed:
 
 
 def complete(model, params, images_BxHxWxC, mask_BxN, mean, std, norm_pix=False, size=None):
-    """Masks images and lets the network complete them.
+    """`Completed` of masked images, on the host. With mask_mode "drop" the model's mask_ratio is that of the masks.
 
     Args:
-        model, params: with mask_mode "drop" the model's mask_ratio is that of the masks.
-        images_BxHxWxC: normalised.
+        images_BxHxWxC: normalised, with `mean` and `std`.
         mask_BxN: 1 where removed.
-        mean, std: that the images were normalised with.
         norm_pix: the network predicts standardised patches.
         size: images a batch, where others shall share its compilation; None is all.
-
-    Returns:
-        `Completed`, on the host.
     """
 
     def of(images_SxHxWxC, mask_SxN):

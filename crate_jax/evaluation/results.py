@@ -53,22 +53,13 @@ class Result:
         return f"<{self.kind}: {', '.join(shown)}>"
 
     def plot(self, name=None):
-        """A figure as a matplotlib `Figure`.
-
-        Args:
-            name: a key of `figures`; None is the first.
-        """
+        """A figure as a matplotlib `Figure`; `name` is a key of `figures`, None the first."""
         return self.figures[name or next(iter(self.figures))]()
 
     def save(self, folder, *, suffix=""):
-        """Writes KIND.json and figures/*.png; the first process does.
+        """Writes KIND.json, whose path it returns, and figures/*.png into a folder (gs:// too); the first process does.
 
-        Args:
-            folder: made if it is not there; gs:// too.
-            suffix: of every name, before the ending.
-
-        Returns:
-            The path of the JSON file.
+        `suffix` is that of every name, before the ending.
         """
         folder = epath.Path(os.path.expanduser(folder))
         file = folder / f"{self.kind}{suffix}.json"

@@ -123,7 +123,7 @@ class Classifier:
 
     def accuracy(self, x_NxG, label_N):
         """Fraction of the examples that it gets right."""
-        return float(np.mean(self.ranked(x_NxG, 1)[:, 0] == label_N))
+        return float(np.mean(self._of_logits(x_NxG, lambda logits_MxK: logits_MxK.argmax(1)) == label_N))
 
     def _of_logits(self, x_NxG, function):
         found = []
@@ -158,10 +158,10 @@ def make_problems(designs, label_DxN, num_classes, weight_DxFxN=None, *, least=0
     rows = max(1, min(filled, LOGITS // (len(designs) * weight_DxFxN.shape[1] * num_classes)))
     pad = filled + -filled % rows - count
 
-    def chunked(arrays, value=0):
+    def chunked(arrays, value=0):  # by NumPy: each shape would be compiled
         array_DxN = arrays[0][None] if len(arrays) == 1 else np.stack(arrays)
         padding = [(0, 0), (0, pad)] + [(0, 0)] * (array_DxN.ndim - 2)
-        padded = jnp.pad(array_DxN, padding, constant_values=value) if pad else array_DxN
+        padded = np.pad(array_DxN, padding, constant_values=value) if pad else array_DxN
         return jnp.asarray(padded.reshape(len(arrays), -1, rows, *array_DxN.shape[2:]))
 
     def wide(array):

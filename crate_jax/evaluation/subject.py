@@ -84,13 +84,7 @@ class Subject:
         return lambda label: str(names[label] if 0 <= label < len(names) else label)
 
     def stamp(self, split=None, examples=None, *, data=None):
-        """What every result file says it is of.
-
-        Args:
-            split: of the subject's data set.
-            examples: how many were used; None is all.
-            data: in place of the split.
-        """
+        """What every result file says it is of: `examples` (None is all) of a split, or `data` in its place."""
         if data is None:
             opened = self.open_split(split)
             count = opened.num_examples if examples is None else examples
@@ -101,12 +95,7 @@ class Subject:
     def save(self, result, *, also=None):
         """Writes a `Result` into the folder, under a name that says the data set where it is another's.
 
-        Args:
-            result: a `Result`.
-            also: a folder of this result's own, where it has its plain name.
-
-        Returns:
-            The path of the JSON file.
+        Returns the path of the JSON file. `also` is a folder of this result's own, where it has its plain name.
         """
         if also is not None:
             file = result.save(also)
@@ -145,10 +134,9 @@ class Subject:
 
 
 def resolve(arguments, *, with_decoder=False):
-    """The subject that a command line names.
+    """The subject that a command line names by `workdir`, `checkpoint`, `config`, `out` and `overrides`.
 
     Args:
-        arguments: with `workdir`, `checkpoint`, `config`, `out` and `overrides`.
         with_decoder: refuse a file that holds an encoder only.
 
     Raises:
@@ -177,7 +165,6 @@ def of_checkpoint(path, config=None, out=".", *, with_decoder=False, overrides=(
             (`interop.named_networks`).
         config: says the data set, and by its `model.*` what the file does not hold; None is the config saved beside the
             file, else the defaults.
-        out: folder of results.
         with_decoder: refuse a file that holds an encoder only.
         overrides: pairs (dotted leaf, value) of the command line: their `model.*` can contradict the file.
 
