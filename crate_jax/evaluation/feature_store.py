@@ -173,17 +173,21 @@ def split_rows(subject, split, names, *, indices=None):
         _check_space(folder, 2 * count * sum(lengths[name] for name in missing))
         logger.info("features of %d examples go to %s", count, folder)
         ending = f".{own_mark()}.partial"
-        arrays = {
-            name: np.lib.format.open_memmap(path.with_suffix(ending), "w+", np.float16, (count, lengths[name]))
-            for name, path in missing.items()
-        }
-        numbers_2xM = _extract(subject, split, indices, arrays)
-        for name, path in missing.items():
-            arrays[name].flush()
-            path.with_suffix(ending).replace(path)
-        with numbers.with_suffix(ending).open("wb") as file:
-            np.save(file, numbers_2xM)
-        numbers.with_suffix(ending).replace(numbers)
+        try:
+            arrays = {
+                name: np.lib.format.open_memmap(path.with_suffix(ending), "w+", np.float16, (count, lengths[name]))
+                for name, path in missing.items()
+            }
+            numbers_2xM = _extract(subject, split, indices, arrays)
+            for name, path in missing.items():
+                arrays[name].flush()
+                path.with_suffix(ending).replace(path)
+            with numbers.with_suffix(ending).open("wb") as file:
+                np.save(file, numbers_2xM)
+            numbers.with_suffix(ending).replace(numbers)
+        finally:
+            for draft in folder.glob(f"*{ending}"):  # gigabytes, of what was interrupted
+                draft.unlink()
     numbers_2xM = np.load(numbers)  # the files have unused rows at their end where examples are corrupt
     mapped = {name: np.load(path, mmap_mode="r")[: numbers_2xM.shape[1]] for name, path in paths.items()}
     return Rows(mapped, *numbers_2xM)

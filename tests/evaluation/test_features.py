@@ -1,11 +1,13 @@
 """Features against a network's own layers, pooled by hand in float64."""
 
+import dataclasses
 import functools
 import os
 
 import jax
 import numpy as np
 import pytest
+from etils import epath
 from PIL import Image
 
 import crate_jax
@@ -20,6 +22,7 @@ from crate_jax.evaluation.features import (
     parse_features,
     several_features,
 )
+from crate_jax.evaluation.subject import of_run
 from crate_jax.models.trace import trace
 from tests.evaluation.conftest import numbers_for
 
@@ -128,6 +131,30 @@ def test_features_that_do_not_fit_on_the_disk_are_refused(tmp_path):
     feature_store._check_space(tmp_path, 1000)
     with pytest.raises(UserError, match=r"free, and 1073741824\.0 GiB of features are to be written"):
         feature_store._check_space(tmp_path, 2**60)
+
+
+def test_large_features_are_kept_on_disk_and_interrupted_ones_leave_nothing(workdir, tmp_path, monkeypatch):
+    subject = dataclasses.replace(of_run(workdir), out=epath.Path(tmp_path))
+    extract, names = feature_store._extract, ("cls@last", "mean@last")
+    held = feature_store.split_rows(subject, "test[:9]", names)
+
+    def interrupted(*arguments):
+        extract(*arguments)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(feature_store, "IN_MEMORY", 0)
+    monkeypatch.setattr(feature_store, "_extract", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        feature_store.split_rows(subject, "test[:9]", names)
+    assert not list((tmp_path / "features").iterdir())
+    monkeypatch.setattr(feature_store, "_extract", extract)
+    feature_store.split_rows(subject, "test[:9]", names)
+    monkeypatch.delattr(feature_store, "_extract")  # nothing is computed again
+    mapped = feature_store.split_rows(subject, "test[:9]", names)
+    for name in names:
+        assert isinstance(mapped.features[name], np.memmap)
+        np.testing.assert_allclose(mapped.features[name], held.features[name], rtol=1e-3, atol=1e-6)
+    assert (mapped.label_N == held.label_N).all() and mapped.index_N.tolist() == list(range(9))
 
 
 def test_features_of_a_bucket_are_mapped_without_a_name_of_the_user(tmp_path, monkeypatch):
