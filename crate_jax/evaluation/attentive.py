@@ -91,7 +91,8 @@ def attentive_probe(subject):
     size = min(BATCH, batch_size_of(model.image_size, mesh.size), max(8, int((~held_N).sum()) // 16))
     options = {"mesh": mesh, "size": mesh.size * max(1, size // mesh.size)}
     params = jax.device_put(jax.device_get(subject.params), replicated(mesh))
-    heads = _train(subject, params, grid, index_N[~held_N], options)
+    tokens = functools.partial(_tokens, model, *subject.statistics)
+    heads = _train(subject, tokens, params, grid, index_N[~held_N], options)
 
     def accuracy(heads, split, indices):
         right_of = functools.partial(_right, tokens, heads, params)
@@ -100,7 +101,6 @@ def attentive_probe(subject):
             raise NoLabels(settings, split)
         return right_P / seen, int(seen)
 
-    tokens = functools.partial(_tokens, model, *subject.statistics)
     share_P, _ = accuracy(heads, settings.train_split, index_N[held_N])
     best = int(np.argmax(share_P))
     chosen = jax.tree.map(lambda leaf: leaf[best : best + 1], heads)
@@ -116,7 +116,7 @@ def attentive_probe(subject):
     return Result("probe_attentive", results, {"grid": tried})
 
 
-def _train(subject, params, grid, index_N, options):
+def _train(subject, tokens, params, grid, index_N, options):
     """A head for each (learning rate, weight decay) of a grid, trained on the same batches of the frozen encoder's."""
     config, model, split = subject.config, subject.model, subject.config.data.train_split
     parts = max(count for count in range(1, HEADS + 1) if model.width % count == 0)
@@ -124,7 +124,6 @@ def _train(subject, params, grid, index_N, options):
     heads = jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, (len(grid), *leaf.shape)), head)
     state = jax.device_put(jax.device_get((heads, jax.vmap(ADAM.init)(heads))), replicated(options["mesh"]))
     rate_P, decay_P = (jnp.asarray(column, jnp.float32) for column in zip(*grid, strict=True))
-    tokens = functools.partial(_tokens, model, *subject.statistics)
     step, steps = 0, EPOCHS * -(-len(index_N) // options["size"])
     for epoch in range(EPOCHS):
         order = np.random.RandomState(epoch).permutation(index_N)

@@ -206,9 +206,10 @@ def probe_one(subject, names, shots):
     return Probed(numbers, scores, class_K, test_M, test.index_N, ranked_MxL)
 
 
-def _fitted(subject, names, shots):
+def _fitted(subject, names, shots, most=None):
     """Of the training split: the `Choice`, its `Classifier`, labels from 0 and label of each class; few-shot
-    classifiers and the label of each of their classes, for a large data set's choice and draws see a part of it.
+    classifiers and the label of each of their classes, for a large data set's choice and draws see a part of it. The
+    last fit sees all of it, or `most`.
     """
 
     def training(names, most):
@@ -220,7 +221,7 @@ def _fitted(subject, names, shots):
     shots = possible(train_N, shots)
     chosen = choose(features, train_N, len(class_K))
     few = few_shot_classifiers(features, train_N, len(class_K), shots=shots), class_K
-    if len(labelled(subject, subject.config.data.train_split)) > CHOSEN_ON:
+    if most is None and len(labelled(subject, subject.config.data.train_split)) > CHOSEN_ON:
         features, train_N, class_K = training((chosen.features,), None)
     classifier = fit(features[chosen.features], train_N, chosen.C, len(class_K))
     return chosen, classifier, train_N, class_K, *few
@@ -265,7 +266,7 @@ def _errors_figure(subject, probed, called):
 def _of_pictures(subject, names, pictures):
     """Pictures in the place of the held-out split: what a classifier of the training split predicts for each."""
     images_BxHxWxC, files = subject.read_pictures(pictures)
-    chosen, classifier, train_N, class_K, *_ = _fitted(subject, names, ())
+    chosen, classifier, train_N, class_K, *_ = _fitted(subject, names, (), CHOSEN_ON)  # an answer within minutes
     called, found = subject.class_names(subject.config.data.train_split), []
     shares_BxK = classifier.probabilities(image_features(subject, images_BxHxWxC, chosen.features))
     for file, share_K in zip(files, shares_BxK, strict=True):

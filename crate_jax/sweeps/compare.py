@@ -181,11 +181,7 @@ def make_rows(runs):
         row["claims"] += [claims] if claims else []
         for quantity, value in numbers.items():
             row.setdefault(quantity, []).append(value)
-    made = []
-    for row in rows.values():
-        labels = row.pop("labels")
-        made.append({"name": _without_seed(labels), **row})
-    return made
+    return [{"name": _without_seed(row.pop("labels")), **row} for row in rows.values()]
 
 
 def _in_words(data):
