@@ -45,7 +45,7 @@ def classifier_settings(config, model):
 
 
 def recipe_for(pretrained, overrides=(), labels_per_class=None):
-    """The installed recipe (a name for `load_config`) for a data set of this size, where none was chosen; it is logged.
+    """The installed recipe, a name for `load_config`, by the size of the data set, where none was chosen; logged.
 
     Args:
         pretrained: config of the pre-trained network.
