@@ -1,8 +1,14 @@
 """Compiled programs are kept in the folder of a run, so that the same command starts sooner the next time."""
 
+import contextlib
+import zlib
+
 from etils import epath
 
+from crate_jax.storage import is_remote
+
 FOLDER = "compiled"
+ZSTANDARD = b"\x28\xb5\x2f\xfd"  # how what JAX compresses by another library begins
 FEWEST_SECONDS = 0.2  # of compilation; what took less is compiled again
 
 
@@ -20,10 +26,23 @@ def keep_compiled(folder):
 
     now = jax.config.jax_compilation_cache_dir
     if now is None or (now in _ours and not epath.Path(now).exists()):
+        kept = epath.Path(folder) / FOLDER
+        if not is_remote(kept) and kept.is_dir():
+            _remove_cut(kept)
         compilation_cache.reset_cache()
-        _ours.add(str(epath.Path(folder) / FOLDER))
-        jax.config.update("jax_compilation_cache_dir", str(epath.Path(folder) / FOLDER))
+        _ours.add(str(kept))
+        jax.config.update("jax_compilation_cache_dir", str(kept))
         jax.config.update("jax_persistent_cache_min_compile_time_secs", FEWEST_SECONDS)
+
+
+def _remove_cut(folder):
+    """Programs whose writing was cut off: JAX would warn of them at every start, compile, and not write them anew."""
+    for path in folder.glob("*-cache"):
+        content, reader = path.read_bytes(), zlib.decompressobj()
+        with contextlib.suppress(zlib.error):
+            reader.decompress(content)
+        if not reader.eof and not content.startswith(ZSTANDARD):
+            path.unlink(missing_ok=True)
 
 
 def shared_cache(folder):

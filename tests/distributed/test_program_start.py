@@ -30,6 +30,25 @@ jax.jit(lambda x: x * 4)(1.0)
     assert len(list((tmp_path / "second" / "compiled").iterdir())) >= 2
 
 
+def test_a_program_that_was_cut_while_it_was_written_is_compiled_again(tmp_path):
+    """JAX warned of it at every later start, and never wrote it anew."""
+    code = f"""
+import jax
+from crate_jax.distributed import compilation_cache
+compilation_cache.FEWEST_SECONDS = 0.0
+compilation_cache.keep_compiled({str(tmp_path)!r})
+jax.jit(lambda x: x * 2)(1.0)
+"""
+    environment = {name: value for name, value in os.environ.items() if "CACHE" not in name}
+    words = [sys.executable, "-W", "error", "-c", code]
+    subprocess.run(words, env=environment, check=True, timeout=60)
+    programs = {path: path.read_bytes() for path in (tmp_path / "compiled").glob("*-cache")}
+    for number, (path, content) in enumerate(programs.items()):
+        path.write_bytes(content[: number * 40])  # a disk was full, or the machine went away
+    subprocess.run(words, env=environment, check=True, timeout=60)
+    assert programs == {path: path.read_bytes() for path in programs}
+
+
 def test_points_of_a_sweep_share_what_is_compiled(tmp_path, monkeypatch):
     found = []
 
