@@ -16,7 +16,7 @@ from crate_jax.analysis.diffusion import iterative_completion
 from crate_jax.analysis.layerwise import attention_weights, has_attention, measure_layers, sparse_codes
 from crate_jax.analysis.principal_components import colours
 from crate_jax.data.own_pictures import fitted
-from crate_jax.data.picture import CorruptPicture, decoded
+from crate_jax.data.picture import CorruptPicture, opened, upright
 from crate_jax.errors import UserError
 from crate_jax.evaluation.reconstruct import complete
 from crate_jax.figures import masked_image
@@ -90,11 +90,10 @@ class Exhibit:
         if path.stat().st_size > MOST_MEGABYTES * 2**20:
             raise UserError(f"{path.name} is larger than {MOST_MEGABYTES} MB; upload a smaller picture.")
         try:
-            picture = decoded(path.read_bytes(), self.model.channels)
-            if picture.size[0] * picture.size[1] > MOST_PIXELS:
-                raise UserError(
-                    f"{path.name} has {picture.size[0]} x {picture.size[1]} pixels; upload a smaller picture."
-                )
+            picture, orientation = opened(path.read_bytes(), MOST_PIXELS)
+            if picture.width * picture.height > MOST_PIXELS:  # before they are decoded
+                raise UserError(f"{path.name} has {picture.width} x {picture.height} pixels; upload a smaller picture.")
+            picture = upright(picture, orientation, self.model.channels)
         except (CorruptPicture, OSError) as error:
             raise UserError(f"{path.name} cannot be read as a picture ({error}).") from None
         return fitted(picture, self.images.shape[1:3], self.config.data.interpolation)

@@ -121,7 +121,7 @@ def test_networks_without_sparse_codes(picture):
         demo.Exhibit(subject, np.zeros((1, 16, 16, 3), np.uint8))
 
 
-def test_bad_pictures_are_one_sentence(crate, tmp_path):
+def test_bad_pictures_are_one_sentence(crate, tmp_path, monkeypatch):
     (tmp_path / "broken.jpg").write_bytes(b"no picture")
     with pytest.raises(crate_jax.UserError, match=r"broken\.jpg cannot be read"):
         crate.read(tmp_path / "broken.jpg")
@@ -130,6 +130,10 @@ def test_bad_pictures_are_one_sentence(crate, tmp_path):
         crate.read(tmp_path / "large.bin")
     with pytest.raises(crate_jax.UserError, match="choose or upload"):
         crate.read(None)
+    Image.new("1", (10_000, 8_000)).save(tmp_path / "wide.png")
+    monkeypatch.setattr(Image.Image, "load", None)  # its pixels would take 320 MB
+    with pytest.raises(crate_jax.UserError, match=r"wide\.png has 10000 x 8000 pixels; upload a smaller picture"):
+        crate.read(tmp_path / "wide.png")
 
 
 def test_the_page_over_http(crate, picture, tmp_path):
