@@ -41,10 +41,8 @@ class RowReader:
                 (evaluation): nothing random happens, and the rows of damaged examples are zero and invalid.
 
         Raises:
-            UserError: a number of channels that pictures do not have; a shorter side below the crop.
+            UserError: a shorter side below the crop.
         """
-        if channels not in (1, 3):
-            raise UserError(f"model.channels={channels}: pictures have 1 or 3 channels.")
         self.source, self.among_N = source, among_N
         self.shape = (*image_shape(image_size), channels)
         shorter = min(self.shape[:2])
