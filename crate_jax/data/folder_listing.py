@@ -22,7 +22,7 @@ PHOTOGRAPHS = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".avif", ".jp2
 PICTURES = frozenset((*PHOTOGRAPHS, ".gif", ".bmp", ".dib", ".ppm", ".pgm", ".pbm", ".pnm", ".tga", ".ico"))
 # what macOS, Synology, Windows and ext4 leave in folders; the second holds thumbnails
 NOT_DATA = frozenset(("__MACOSX", "@eaDir", "$RECYCLE.BIN", "System Volume Information", "lost+found"))
-REMOTE_LISTINGS = 16  # requests at once
+REMOTE_REQUESTS = 16  # at once
 REMOTE_READ = 2**24  # bytes at once
 KINDS = {"p": "named pipe", "s": "socket", "c": "device", "b": "device"}  # by the first letter of `stat.filemode`
 
@@ -128,14 +128,15 @@ def _local_entry(entry):
 
 @functools.lru_cache(maxsize=100_000)
 def _remote_entries(folder):
-    """One request to list, and one for each name that is no picture's; a bucket is listed once in a process."""
-
-    def entry(path):
-        if is_picture(path.name) or not path.is_dir():
-            return Entry(path.name, "file")
-        return Entry(path.name, "folder", real=str(path))
-
-    return [entry(path) for path in epath.Path(folder).iterdir() if not _is_ignored(path.name)]
+    """One request to list, and one for each name that is no picture's, at once; listed once in a process."""
+    paths = [path for path in epath.Path(folder).iterdir() if not _is_ignored(path.name)]
+    others = [path for path in paths if not is_picture(path.name)]
+    with concurrent.futures.ThreadPoolExecutor(REMOTE_REQUESTS) as pool:
+        is_folder = dict(zip(others, pool.map(lambda path: path.is_dir(), others), strict=True))
+    return [
+        Entry(path.name, "folder", real=str(path)) if is_folder.get(path) else Entry(path.name, "file")
+        for path in paths
+    ]
 
 
 def pictures_below(base, skip=()):
@@ -150,7 +151,7 @@ def pictures_below(base, skip=()):
         UserError: a folder that cannot be listed; a link to nowhere in the place of a class.
     """
     found, others, seen, level = [], Counter(), {os.path.realpath(base)}, [""]
-    with concurrent.futures.ThreadPoolExecutor(REMOTE_LISTINGS) as pool:
+    with concurrent.futures.ThreadPoolExecutor(REMOTE_REQUESTS) as pool:
         run = pool.map if is_remote(base) else map
         while level:
             below = []

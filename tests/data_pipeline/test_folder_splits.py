@@ -2,6 +2,7 @@
 
 import os
 import socket
+import threading
 import unicodedata
 
 import numpy as np
@@ -9,7 +10,7 @@ import pytest
 from PIL import Image
 
 from crate_jax.config import default_config, override
-from crate_jax.data.folder_listing import printable
+from crate_jax.data.folder_listing import entries_of, printable
 from crate_jax.data.image_folder import standard_name
 from crate_jax.data.sources import open_source
 from crate_jax.errors import UserError
@@ -303,3 +304,13 @@ def test_a_bucket_is_listed_once(tmp_path, monkeypatch):
     listed = [path for kind, path in asked if kind == "list"]
     assert len(listed) == len(set(listed)) == 7 and not any(path.endswith(".png") for _, path in asked)
     assert open_source("image_folder", "train", "gs://bucket/").read([17]) == [last]
+
+
+def test_which_names_in_a_bucket_are_folders_is_asked_at_once(tmp_path, monkeypatch):
+    """One after the other, a thousand classes take a minute."""
+    save(tmp_path, "cat/1.png", "dog/1.png", "top.png")
+    monkeypatch.setattr("etils.epath.Path", lambda path: Bucket(tmp_path, [], str(path).removeprefix("gs://classes")))
+    both = threading.Barrier(2, timeout=10)
+    monkeypatch.setattr(Bucket, "is_dir", lambda bucket: both.wait() >= 0)
+    found = [(entry.name, entry.kind) for entry in entries_of("gs://classes")]
+    assert found == [("cat", "folder"), ("dog", "folder"), ("top.png", "file")]
