@@ -8,6 +8,7 @@ from the beginning only: such a data set is converted once (`conversion`).
 import collections
 import dataclasses
 import hashlib
+import json
 import os
 import re
 import threading
@@ -137,7 +138,7 @@ def read_only_builder(name, data_dir):
     """A TFDS builder of the prepared version of a data set; `data_dir` may be the folder of that version itself.
 
     Raises:
-        UserError: not there; with the command that prepares it.
+        UserError: not there, with the command that prepares it; or damaged.
     """
     try:
         tfds = import_tfds()
@@ -145,11 +146,17 @@ def read_only_builder(name, data_dir):
         if os.path.isdir(os.path.expanduser(name)):  # of pictures, which need none of it
             raise UserError(_folder(name)) from None
         raise
+    from google.protobuf.json_format import ParseError
+
     root = os.path.expanduser(str(data_dir or os.environ.get("TFDS_DATA_DIR") or tfds.core.constants.DATA_DIR))
     try:
         if data_dir and epath.Path(root, "dataset_info.json").exists():
             return tfds.builder_from_directory(root)
         return tfds.core.read_only_builder.builder_from_files(name, data_dir=root)
+    except (json.JSONDecodeError, ParseError) as error:
+        raise UserError(
+            f"data.name={name} in {root} is damaged ({first_line(error)}); copy or prepare it again."
+        ) from None
     except (tfds.core.registered.DatasetNotFoundError, FileNotFoundError, ValueError):
         raise UserError(_missing(name, root)) from None
     except Exception as error:
@@ -196,7 +203,7 @@ def open_records(name, split, data_dir):
     try:
         pieces = builder.info.splits[split].file_instructions
     except (KeyError, ValueError, AssertionError):
-        known = ", ".join(builder.info.splits)
+        known = ", ".join(f"{key} ({one.num_examples})" for key, one in builder.info.splits.items())
         raise UserError(
             f"data.name={name} has no split {split!r}; it has {known}, and slices of them such as train[:90%]."
         ) from None

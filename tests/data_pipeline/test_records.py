@@ -188,6 +188,22 @@ def test_slices_across_files(thirty):
     assert [example.image for example in part.read(np.arange(18))] == [example.image for example in whole[7:25]]
 
 
+@pytest.mark.parametrize("name", ["dataset_info.json", "features.json"])
+def test_a_damaged_description_is_one_sentence(stored, tmp_path, name):
+    """Such as what a copy that was stopped leaves."""
+    shutil.copytree(stored["array_record"], tmp_path / "tfds")
+    path = tmp_path / "tfds" / "thirty" / "1.2.3" / name
+    path.write_text(path.read_text()[:100])
+    for data_dir in (tmp_path / "tfds", path.parent):
+        with pytest.raises(UserError, match=r"data\.name=thirty in .* is damaged \(.*\); copy or prepare it again"):
+            open_source("thirty", "train", data_dir)
+
+
+def test_a_slice_beyond_the_end_names_the_counts(thirty):
+    with pytest.raises(UserError, match=r"no split 'train\[:31\]'; it has train \(30\), unused \(30\), and slices"):
+        open_source("thirty", "train[:31]", thirty)
+
+
 def test_an_index_past_the_end_is_refused(thirty):
     source = open_source("thirty", "train", thirty)
     for index in (-1, 30):
