@@ -87,6 +87,9 @@ def bounds(first, last, count):
 
     Returns:
         start, stop with 0 <= start <= stop <= count; percentages are rounded to the nearest example.
+
+    Raises:
+        UserError: they are the wrong way round.
     """
     is_percent = any(bound is not None and bound.endswith("%") for bound in (first, last))
 
@@ -96,4 +99,8 @@ def bounds(first, last, count):
         return round(int(bound.rstrip("%")) * count / 100) if is_percent else int(bound)
 
     start, stop, _ = slice(number(first), number(last)).indices(count)
-    return start, max(start, stop)
+    if start > stop:
+        raise UserError(
+            f"the slice [{first or ''}:{last or ''}] of {count} examples ends before it begins; exchange its bounds."
+        )
+    return start, stop

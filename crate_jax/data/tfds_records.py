@@ -18,7 +18,7 @@ from etils import epath
 
 from crate_jax.cores import raise_file_limit
 from crate_jax.data.embedded import EMBEDDED
-from crate_jax.data.example import Example, Source
+from crate_jax.data.example import SLICE, Example, Source, bounds
 from crate_jax.errors import UserError, first_line, nearest
 from crate_jax.storage import is_remote
 from crate_jax.storage_errors import Failure, retried, storage_failure
@@ -207,6 +207,9 @@ def open_records(name, split, data_dir):
         raise UserError(
             f"data.name={name} has no split {split!r}; it has {known}, and slices of them such as train[:90%]."
         ) from None
+    for part in split.split("+"):
+        if found := SLICE.match(part.strip()):  # else it is of TFDS's own syntax
+            bounds(found["first"], found["last"], builder.info.splits[found["split"]].num_examples)
     file_format = builder.info.file_format.value
     if file_format != "array_record":
         way = (

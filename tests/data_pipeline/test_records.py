@@ -204,6 +204,15 @@ def test_a_slice_beyond_the_end_names_the_counts(thirty):
         open_source("thirty", "train[:31]", thirty)
 
 
+@pytest.mark.parametrize("split", ["train[5:2]", "train[10%:5%]", "unused+train[-3:7]"])
+def test_a_slice_that_ends_before_it_begins_is_refused(thirty, split):
+    """TFDS takes what is left of a file."""
+    with pytest.raises(UserError, match=r"the slice \[.*\] of 30 examples ends before it begins"):
+        open_source("thirty", split, thirty)
+    with pytest.raises(UserError, match="of 4000 examples ends before it begins"):
+        open_source("embedded_digits", "train[5:2]")
+
+
 def test_an_index_past_the_end_is_refused(thirty):
     source = open_source("thirty", "train", thirty)
     for index in (-1, 30):
