@@ -8,16 +8,20 @@ import shutil
 import sys
 import tempfile
 import time
+import warnings
 
 import jax
-from tqdm import tqdm
-from tqdm.contrib.logging import logging_redirect_tqdm
+from tqdm import TqdmWarning, tqdm
 
 from crate_jax.distributed.sharding import replicated
 from crate_jax.errors import first_line
 from crate_jax.storage import is_remote
 from crate_jax.training.loop import Observer
 from crate_jax.training.progress import in_notebook, print_if_read
+
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore", TqdmWarning)  # it asks for ipywidgets, which this bar does not use
+    from tqdm.contrib.logging import logging_redirect_tqdm
 
 logger = logging.getLogger(__name__)
 
