@@ -27,7 +27,7 @@ from crate_jax.models.batches import over_images
 from crate_jax.models.masked_autoencoder import MaskedAutoencoder
 from crate_jax.operators.losses import patch_mse, standardised_patches
 from crate_jax.operators.masking import KINDS, example_masks
-from crate_jax.operators.patches import image_shape, patchify, unpatchify
+from crate_jax.operators.patches import grid_of, image_shape, patchify, unpatchify
 from crate_jax.training.objective import denormalise, normalise
 
 logger = logging.getLogger(__name__)
@@ -149,20 +149,6 @@ def by_mask_figure(by_mask):
     return curves(lines, "fraction of patches removed", labels)
 
 
-def cut(images_BxHxWxC, tiles):
-    """Images as rows x columns tiles each, row by row: (B * rows * columns) x H / rows x W / columns x C."""
-    (batch, height, width, channels), (rows, columns) = images_BxHxWxC.shape, tiles
-    parts = images_BxHxWxC.reshape(batch, rows, height // rows, columns, width // columns, channels)
-    return parts.transpose(0, 1, 3, 2, 4, 5).reshape(-1, height // rows, width // columns, channels)
-
-
-def join(parts_BxHxWxC, tiles):
-    """The inverse of `cut`."""
-    (_, height, width, channels), (rows, columns) = parts_BxHxWxC.shape, tiles
-    parts = np.asarray(parts_BxHxWxC).reshape(-1, rows, columns, height, width, channels)
-    return parts.transpose(0, 1, 3, 2, 4, 5).reshape(-1, rows * height, columns * width, channels)
-
-
 def complete_tiles(subject, images_BxHxWxC, index_B, *, key, kind="random", ratio=None, size=None):
     """`Completed` of normalised images, each a whole number of tiles of the network's own size: tile by tile.
 
@@ -172,15 +158,21 @@ def complete_tiles(subject, images_BxHxWxC, index_B, *, key, kind="random", rati
         size: tiles a batch, see `complete`.
     """
     model = subject.model if ratio is None else subject.model.clone(mask_ratio=ratio)
-    own = image_shape(model.image_size)
-    tiles = tuple(side // one for side, one in zip(images_BxHxWxC.shape[1:3], own, strict=True))
-    batch, each = len(images_BxHxWxC), tiles[0] * tiles[1]
+    own, norm_pix = image_shape(model.image_size), subject.config.norm_pix_loss
+    tiles = grid_of(images_BxHxWxC.shape[1:3], own)
+    tile_BxExF = patchify(images_BxHxWxC, own)
+    batch, each, _ = tile_BxExF.shape
     part_P = jnp.asarray((np.asarray(index_B)[:, None] * each + np.arange(each)).reshape(-1))
     mask_PxN = example_masks(key, part_P, model.grid, model.mask_ratio, kind=kind)
-    images_PxHxWxC, norm_pix = cut(images_BxHxWxC, tiles), subject.config.norm_pix_loss
+    images_PxHxWxC = tile_BxExF.reshape(-1, *own, model.channels)
     found = complete(model, subject.params, images_PxHxWxC, mask_PxN, *subject.statistics, norm_pix, size)
-    # a number a tile becomes one an image, tiles of pixels are joined
-    return jax.tree.map(lambda x: x.reshape(batch, each).mean(1) if x.ndim == 1 else join(x, tiles), found)
+
+    def joined(x):
+        """A number a tile as one an image, tiles of pixels as images."""
+        tiles_BxExF = x.reshape(batch, each, -1)
+        return tiles_BxExF.mean((1, 2)) if x.ndim == 1 else unpatchify(tiles_BxExF, own, grid=tiles)
+
+    return jax.tree.map(joined, found)
 
 
 def completed_pictures(subject, split, names, size=None):

@@ -17,15 +17,15 @@ def grid_of(image_size, patch_size):
 
     Args:
         image_size: pixels, one number for a square or (height, width).
-        patch_size: p, pixels.
+        patch_size: likewise.
 
     Raises:
         ValueError: the patch does not divide the image.
     """
-    height, width = image_shape(image_size)
-    if not 1 <= patch_size <= min(height, width) or height % patch_size or width % patch_size:
+    (height, width), (high, wide) = image_shape(image_size), image_shape(patch_size)
+    if not (1 <= high <= height and 1 <= wide <= width) or height % high or width % wide:
         raise ValueError(f"an image of {height} x {width} pixels is not divisible into patches of {patch_size}")
-    return height // patch_size, width // patch_size
+    return height // high, width // wide
 
 
 def patchify(images_BxHxWxC, patch_size):
@@ -33,7 +33,7 @@ def patchify(images_BxHxWxC, patch_size):
 
     Args:
         images_BxHxWxC: H and W are multiples of patch_size.
-        patch_size: p, pixels.
+        patch_size: p, pixels; or (height, width).
 
     Returns:
         patches_BxNxF, N = H W / p^2, F = p p C.
@@ -41,10 +41,10 @@ def patchify(images_BxHxWxC, patch_size):
     Raises:
         ValueError: the patch does not divide the images.
     """
-    batch, *size, channels = images_BxHxWxC.shape
+    (batch, *size, channels), (high, wide) = images_BxHxWxC.shape, image_shape(patch_size)
     rows, columns = grid_of(size, patch_size)
-    cut = images_BxHxWxC.reshape(batch, rows, patch_size, columns, patch_size, channels)
-    return cut.transpose(0, 1, 3, 2, 4, 5).reshape(batch, rows * columns, patch_size**2 * channels)
+    cut = images_BxHxWxC.reshape(batch, rows, high, columns, wide, channels)
+    return cut.transpose(0, 1, 3, 2, 4, 5).reshape(batch, rows * columns, high * wide * channels)
 
 
 def unpatchify(patches_BxNxF, patch_size, *, grid=None):
@@ -52,7 +52,7 @@ def unpatchify(patches_BxNxF, patch_size, *, grid=None):
 
     Args:
         patches_BxNxF: F = p p C, any number of channels C.
-        patch_size: p, pixels.
+        patch_size: p, pixels; or (height, width).
         grid: (rows, columns) of patches; None: a square.
 
     Returns:
@@ -61,12 +61,12 @@ def unpatchify(patches_BxNxF, patch_size, *, grid=None):
     Raises:
         ValueError: N is not rows * columns, or F no multiple of p p.
     """
-    batch, num_patches, features = patches_BxNxF.shape
+    (batch, num_patches, features), (high, wide) = patches_BxNxF.shape, image_shape(patch_size)
     rows, columns = grid or (round(num_patches**0.5),) * 2
-    if num_patches != rows * columns or features % patch_size**2:
+    if num_patches != rows * columns or features % (high * wide):
         raise ValueError(
             f"{num_patches} patches of {features} numbers do not fill a grid of {rows} x {columns} patches of "
-            f"{patch_size} x {patch_size} pixels"
+            f"{high} x {wide} pixels"
         )
-    cut = patches_BxNxF.reshape(batch, rows, columns, patch_size, patch_size, features // patch_size**2)
-    return cut.transpose(0, 1, 3, 2, 4, 5).reshape(batch, rows * patch_size, columns * patch_size, -1)
+    cut = patches_BxNxF.reshape(batch, rows, columns, high, wide, features // (high * wide))
+    return cut.transpose(0, 1, 3, 2, 4, 5).reshape(batch, rows * high, columns * wide, -1)

@@ -32,6 +32,13 @@ def test_refuses_what_does_not_fit():
         unpatchify(jnp.zeros((1, 6, 12)), 2)
 
 
+def test_patches_that_are_no_squares():
+    images = np.arange(2 * 6 * 8 * 3).reshape(2, 6, 8, 3)
+    patches = patchify(images, (3, 2))
+    np.testing.assert_array_equal(patches[1, 5].reshape(3, 2, 3), images[1, 3:, 2:4])
+    np.testing.assert_array_equal(unpatchify(patches, (3, 2), grid=grid_of((6, 8), (3, 2))), images)
+
+
 def test_a_grid_of_patches():
     assert grid_of((24, 40), 8) == (3, 5) and grid_of(np.int64(32), 8) == (4, 4)
     assert image_shape(24) == (24, 24) and image_shape([24, 40]) == (24, 40)
