@@ -115,8 +115,8 @@ class Pictures(Observer):
                 return
             images, index_B, names = self._images
             shown = completed(subject, images, index_B, "random", self._model.mask_ratio)
-            error, decibels = (float(np.mean(measure(shown)[name])) for name in ("masked_mse", "masked_psnr"))
-            caption = f"step {step}: masked MSE {error:.4f}, PSNR {decibels:.1f} dB"
+            found = {name: np.mean(values) for name, values in measure(shown).items()}
+            caption = f"step {step}: masked MSE {found['masked_mse']:.4f}, PSNR {found['masked_psnr']:.1f} dB"
             self._drawn_at = step  # whose line is logged when the next step is under way
             figure = picture_grid(rows_of(shown), columns=TITLES, names=names, side=1.4, caption=caption)
             self._drawn["completed"] = png_of(figure)
