@@ -160,7 +160,7 @@ def complete_tiles(subject, images_BxHxWxC, index_B, *, key, kind="random", rati
     model = subject.model if ratio is None else subject.model.clone(mask_ratio=ratio)
     own, norm_pix = image_shape(model.image_size), subject.config.norm_pix_loss
     tiles = grid_of(images_BxHxWxC.shape[1:3], own)
-    tile_BxExF = patchify(images_BxHxWxC, own)
+    tile_BxExF = patchify(np.asarray(images_BxHxWxC), own)
     batch, each, _ = tile_BxExF.shape
     part_P = jnp.asarray((np.asarray(index_B)[:, None] * each + np.arange(each)).reshape(-1))
     mask_PxN = example_masks(key, part_P, model.grid, model.mask_ratio, kind=kind)
