@@ -75,20 +75,18 @@ def is_there(path):
     """Whether a folder is there."""
     if not is_remote(path):
         return os.path.isdir(path)
-    if not (found := epath.Path(path).is_dir()):
-        _check_answers(path)
+    with user_errors(f"{printable(path)} cannot be listed"):
+        if not (found := epath.Path(path).is_dir()):
+            epath.Path(path).exists()  # raises: TensorFlow says of any failure that there is no such folder
     return found
-
-
-def _check_answers(folder):
-    """TensorFlow says of any failure that there is no such folder: raises a UserError of what it was."""
-    with user_errors(f"{printable(folder)} cannot be listed"):
-        epath.Path(folder).exists()
 
 
 def is_file(path):
     """Whether a regular file is there."""
-    return epath.Path(path).exists() if is_remote(path) else os.path.isfile(path)
+    if not is_remote(path):
+        return os.path.isfile(path)
+    with user_errors(f"{printable(path)} cannot be read"):
+        return epath.Path(path).exists()
 
 
 def entries_of(folder, top=False):
@@ -102,8 +100,7 @@ def entries_of(folder, top=False):
         # sorted: which of two links to one folder is followed must not depend on the file system
         entries = sorted((entry for entry in found if not _is_ignored(entry.name)), key=lambda entry: entry.name)
     except Exception as error:  # object stores raise what their client library raises
-        if is_remote(folder):
-            _check_answers(folder)
+        is_there(folder)  # raises a store's own words, where TensorFlow has none
         failure = storage_failure(error) or Failure(first_line(error))
         raise failure._replace(words=printable(failure.words)).told(f"{printable(folder)} cannot be listed") from error
     for entry in entries if top else ():

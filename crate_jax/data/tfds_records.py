@@ -19,9 +19,10 @@ from etils import epath
 from crate_jax.cores import raise_file_limit
 from crate_jax.data.embedded import EMBEDDED
 from crate_jax.data.example import SLICE, Example, Source, bounds
+from crate_jax.data.folder_listing import listed
 from crate_jax.errors import UserError, first_line, nearest
 from crate_jax.storage import is_remote
-from crate_jax.storage_errors import Failure, retried, storage_failure
+from crate_jax.storage_errors import Failure, retried, storage_failure, user_errors
 
 OPTIONS = "readahead_buffer_size:0"  # neighbours in a file are not neighbours in the order
 DAMAGE = re.compile(r"Corrupted|Invalid|hash mismatch|[Dd]ecompress|[Dd]ecod")  # in ArrayRecord's errors
@@ -220,6 +221,13 @@ def open_records(name, split, data_dir):
         )
         raise UserError(f"{builder.data_dir} is stored as {file_format}, which cannot be read by index; {way}.")
     names = [os.path.basename(piece.filename) for piece in pieces]
+    with user_errors(f"{builder.data_dir} cannot be listed"):
+        there = {path.name for path in epath.Path(builder.data_dir).iterdir()}
+    if missing := [name for name in dict.fromkeys(names) if name not in there]:
+        raise UserError(
+            f"{len(missing)} of {len(set(names))} files of data.name={name} are not in {builder.data_dir}: "
+            f"{listed(missing)}; copy or prepare it again."
+        )
     # TFDS writes -1 for all that follow
     takes = [piece.examples_in_shard - piece.skip if piece.take < 0 else piece.take for piece in pieces]
     words = [f"{file} {piece.skip} {take}" for file, piece, take in zip(names, pieces, takes, strict=True)]

@@ -165,6 +165,16 @@ def test_damaged_records_are_corrupt_and_damaged_files_are_not(stored, tmp_path,
         source.read(np.arange(30))
 
 
+def test_a_file_that_is_missing_is_named_before_anything_is_read(stored, tmp_path):
+    """A copy that was broken off: training ended when the first of its records was due."""
+    folder = shutil.copytree(stored["array_record"], tmp_path / "broken") / "thirty" / "1.2.3"
+    train = sorted(folder.glob("*-train.*"))
+    train[1].unlink()
+    with pytest.raises(UserError, match=f"1 of 3 files of data.name=thirty are not in .*: {train[1].name}; copy"):
+        open_source("thirty", "train", tmp_path / "broken")
+    assert open_source("thirty", "unused", tmp_path / "broken").num_examples == 30
+
+
 def test_more_files_than_a_process_may_open(tmp_path):
     """Files are closed and opened again; none of their records is taken for corrupt."""
     config = tfds.download.DownloadConfig(num_shards=30)
