@@ -176,7 +176,14 @@ def probe_one(subject, names, shots):
     """The probe of one network: `Probed`. It chooses from the features `names`; `shots` as of `probe`."""
     settings = subject.config.data
     logger.info("%s: %s on %s", subject.source, "choosing" if len(names) > 1 else names[0], settings.name)
-    chosen, classifier, train_N, class_K, few, drawn_K = _fitted(subject, names, shots)
+    train, train_N, class_K = _training(subject, names)
+    shots = possible(train_N, shots)
+    chosen = choose(train.features, train_N, len(class_K))
+    # of many examples a part is drawn from, in which not every class need have one
+    few, drawn_K = few_shot_classifiers(train.features, train_N, len(class_K), shots=shots), class_K
+    if len(labelled(subject, settings.train_split)) > CHOSEN_ON:
+        train, train_N, class_K = _training(subject, (chosen.features,), None)
+    classifier = fit(train.features[chosen.features], train_N, chosen.C, len(class_K))
     needed = tuple(dict.fromkeys([chosen.features, *(name for found in few.values() for name, _ in found)]))
     if in_memory(subject, names, len(labelled(subject, settings.validation_split))):
         needed = names  # by the program that is compiled already
@@ -206,25 +213,11 @@ def probe_one(subject, names, shots):
     return Probed(numbers, scores, class_K, test_M, test.index_N, ranked_MxL)
 
 
-def _fitted(subject, names, shots, most=None):
-    """Of the training split: the `Choice`, its `Classifier`, labels from 0 and label of each class; few-shot
-    classifiers and the label of each of their classes, for a large data set's choice and draws see a part of it. The
-    last fit sees all of it, or `most`.
-    """
-
-    def training(names, most):
-        rows = labelled_rows(subject, subject.config.data.train_split, names, most)
-        class_K, train_N = np.unique(rows.label_N, return_inverse=True)
-        return rows.features, train_N, class_K
-
-    features, train_N, class_K = training(names, CHOSEN_ON)
-    shots = possible(train_N, shots)
-    chosen = choose(features, train_N, len(class_K))
-    few = few_shot_classifiers(features, train_N, len(class_K), shots=shots), class_K
-    if most is None and len(labelled(subject, subject.config.data.train_split)) > CHOSEN_ON:
-        features, train_N, class_K = training((chosen.features,), None)
-    classifier = fit(features[chosen.features], train_N, chosen.C, len(class_K))
-    return chosen, classifier, train_N, class_K, *few
+def _training(subject, names, most=CHOSEN_ON):
+    """(`Rows`, labels from 0, label of each class) of the training examples, at most so many."""
+    rows = labelled_rows(subject, subject.config.data.train_split, names, most)
+    class_K, train_N = np.unique(rows.label_N, return_inverse=True)
+    return rows, train_N, class_K
 
 
 def _by_class(probed, called):
@@ -266,7 +259,9 @@ def _errors_figure(subject, probed, called):
 def _of_pictures(subject, names, pictures):
     """Pictures in the place of the held-out split: what a classifier of the training split predicts for each."""
     images_BxHxWxC, files = subject.read_pictures(pictures)
-    chosen, classifier, train_N, class_K, *_ = _fitted(subject, names, (), CHOSEN_ON)  # an answer within minutes
+    train, train_N, class_K = _training(subject, names)  # `CHOSEN_ON` at most: an answer within minutes
+    chosen = choose(train.features, train_N, len(class_K))
+    classifier = fit(train.features[chosen.features], train_N, chosen.C, len(class_K))
     called, found = subject.class_names(subject.config.data.train_split), []
     shares_BxK = classifier.probabilities(image_features(subject, images_BxHxWxC, chosen.features))
     for file, share_K in zip(files, shares_BxK, strict=True):
