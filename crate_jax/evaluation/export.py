@@ -36,7 +36,8 @@ def export_encoder(subject, features, path, form="stablehlo"):
         The length of a feature vector.
 
     Raises:
-        UserError: no such feature, no TensorFlow, or a program that does not compute what the network does.
+        UserError: no such feature, no TensorFlow or one that is too old for this jax, or a program that does not
+            compute what the network does.
     """
     model, params, statistics = subject.model, jax.device_get(subject.params), subject.statistics
     parse_features(features, model.depth)
@@ -93,7 +94,18 @@ def _savedmodel(serve, shape, path):
     module = tensorflow.Module()
     tensorflow.saved_model.save(module, str(path), signatures={"serving_default": features})
     served = tensorflow.saved_model.load(str(path)).signatures["serving_default"]
-    return lambda images: served(images=tensorflow.constant(images))["features"].numpy()
+
+    def compute(images):
+        try:
+            return served(images=tensorflow.constant(images))["features"].numpy()
+        except tensorflow.errors.OpError as error:
+            raise UserError(
+                f"--to=savedmodel: TensorFlow {tensorflow.__version__} does not run what jax {jax.__version__} writes; "
+                "install a newer TensorFlow, or a jax of its age (TensorFlow 2.21 runs what jax 0.11 writes), or take "
+                "--to=stablehlo."
+            ) from error
+
+    return compute
 
 
 FORMS = {"stablehlo": _stablehlo, "savedmodel": _savedmodel}

@@ -3,7 +3,9 @@
 import json
 import subprocess
 import sys
+import types
 
+import jax
 import numpy as np
 import pytest
 
@@ -38,8 +40,24 @@ def test_features_are_served_without_this_library(workdir, tmp_path):
     assert main([*line, "--features=mean@2"]) == 1
 
 
+def test_a_tensorflow_that_is_too_old_for_jax_is_named(workdir, tmp_path, monkeypatch, capsys):
+    """TensorFlow 2.21 does not know operations that jax 0.12 writes; that was told as a failure of an object store."""
+    tensorflow = pytest.importorskip("tensorflow")
+
+    def served(images):
+        raise tensorflow.errors.InvalidArgumentError(None, None, "Graph execution error:\n\nunregistered operation")
+
+    module = types.SimpleNamespace(signatures={"serving_default": served})
+    monkeypatch.setattr(tensorflow.saved_model, "load", lambda path: module)
+    assert main(["export", f"--workdir={workdir}", "--to=savedmodel", f"--out={tmp_path / 'encoder'}"]) == 1
+    said = capsys.readouterr().err.splitlines()[-1]
+    assert f"TensorFlow {tensorflow.__version__} does not run what jax {jax.__version__} writes" in said
+
+
 def test_tensorflow_serves_the_same(workdir, tmp_path, monkeypatch):
     tensorflow = pytest.importorskip("tensorflow")
+    if jax.__version_info__ >= (0, 12) and tensorflow.__version__.startswith("2.21."):
+        pytest.skip("TensorFlow 2.21 does not know operations that jax 0.12 writes")
     line = ["export", f"--workdir={workdir}", "--to=savedmodel", f"--out={tmp_path / 'encoder'}"]
     assert main([*line, "--features=mean@last"]) == 0
     images = np.random.default_rng(0).integers(0, 256, (3, 28, 28, 1)).astype(np.uint8)
