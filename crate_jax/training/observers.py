@@ -20,7 +20,7 @@ from crate_jax.training.loop import Observer
 from crate_jax.training.progress import in_notebook, print_if_read
 
 with warnings.catch_warnings():
-    warnings.simplefilter("ignore", TqdmWarning)  # it asks for ipywidgets, which this bar does not use
+    warnings.simplefilter("ignore", TqdmWarning)  # it wants ipywidgets, which this bar does not use
     from tqdm.contrib.logging import logging_redirect_tqdm
 
 logger = logging.getLogger(__name__)
