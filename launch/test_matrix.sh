@@ -1,12 +1,14 @@
 #!/usr/bin/env bash
-# The suite on the lowest packages that setup.py allows (Colab's images) and on the newest. Hours, and some 12 GB of disk:
+# The suite on the lowest packages that setup.py allows (Colab's images) and on the newest. Half an hour each on a core,
+# and some 35 GB of disk:
 #
 #   bash launch/test_matrix.sh                                          everything
 #   bash launch/test_matrix.sh --only=colab_gpu,newest_3.12 tests/operators   two environments; the rest goes to pytest
 #
 # colab_gpu, colab_tpu   an environment made of launch/colab/*.txt (no CUDA wheels), Python 3.13: installing the wheel
-#                        may change no version in it, pip check is clean, jax sees the devices it saw; then the suite
-# newest_3.12, newest_3.13   the newest of every range, without constraints.txt, and without TensorFlow
+#                        may change no version in it, pip check is clean, jax sees the devices it saw; then the suite,
+#                        with the lowest PyTorch
+# newest_3.12, newest_3.13   the newest of every range, without constraints.txt; 3.12 without TensorFlow and libtpu
 #
 # PYTHON312 and PYTHON313 name the interpreters, CRATE_JAX_MATRIX the folder of the environments (default .matrix).
 set -euo pipefail
@@ -61,7 +63,7 @@ colab() { # colab IMAGE [PYTEST ARGUMENTS]
     fi
     "$python" -m pip check
     cmp "$folder/devices_before" "$folder/devices_after"
-    install --constraint "$pins" "${tools[@]}"
+    install --constraint "$pins" "${tools[@]}" "torch==2.6.0"
     if [ "$image" = tpu ]; then # the image's libtpu drives chips, and is too old to compile without one
         install --constraint <(grep -v '^libtpu' "$pins") "jax[tpu]"
     fi
@@ -69,10 +71,11 @@ colab() { # colab IMAGE [PYTEST ARGUMENTS]
 }
 
 newest() { # newest VERSION [PYTEST ARGUMENTS]
-    local version=$1 variable=PYTHON${1//./}
+    local version=$1 variable=PYTHON${1//./} extras=torch
+    [ "$version" = 3.12 ] || extras=torch,tensorflow,tpu,hub,wandb,docs
     shift
     fresh "newest_$version" "${!variable:-python$version}"
-    install --editable ".[torch]" "${tools[@]}"
+    install --editable ".[$extras]" "${tools[@]}"
     "$python" -m pip check
     suite "newest_$version" "$@"
 }
