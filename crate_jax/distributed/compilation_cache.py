@@ -36,7 +36,7 @@ def keep_compiled(folder):
 
 
 def _remove_cut(folder):
-    """Programs whose writing was cut off: JAX would warn of them at every start and compile, and not write them again."""
+    """Programs whose writing was cut off: JAX would warn of them at every start, and not write them again."""
     for path in folder.glob("*-cache"):
         content, reader = path.read_bytes(), zlib.decompressobj()
         with contextlib.suppress(zlib.error):
