@@ -38,11 +38,16 @@ def keep_compiled(folder):
 def _remove_cut(folder):
     """Programs whose writing was cut off: JAX would warn of them at every start, and not write them again."""
     for path in folder.glob("*-cache"):
-        content, reader = path.read_bytes(), zlib.decompressobj()
-        with contextlib.suppress(zlib.error):
-            reader.decompress(content)
-        if not reader.eof and not content.startswith(ZSTANDARD):
-            path.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # of a run that may only be read; or removed meanwhile
+            if _is_cut(path.read_bytes()):
+                path.unlink()
+
+
+def _is_cut(content):
+    reader = zlib.decompressobj()
+    with contextlib.suppress(zlib.error):
+        reader.decompress(content)
+    return not reader.eof and not content.startswith(ZSTANDARD)
 
 
 def shared_cache(folder):

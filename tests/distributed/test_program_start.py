@@ -4,6 +4,8 @@ import os
 import subprocess
 import sys
 
+from etils import epath
+
 from crate_jax.distributed import compilation_cache
 from crate_jax.sweeps import run
 
@@ -47,6 +49,19 @@ jax.jit(lambda x: x * 2)(1.0)
         path.write_bytes(path.read_bytes()[: number * 40])  # a disk was full, or the machine went away
     subprocess.run(words, env=environment, check=True, timeout=60)
     assert min(path.stat().st_size for path in programs) > 500
+
+
+def test_a_program_that_cannot_be_read_or_removed_stops_no_command(tmp_path, monkeypatch):
+    """Someone else's run can be evaluated though it holds a program that was cut off."""
+    for name in ("a-cache", "b-cache"):
+        (tmp_path / name).write_bytes(b"x\x9c")
+    (tmp_path / "folder-cache").mkdir()
+    monkeypatch.setattr(os, "remove", lambda *_, **__: os.rmdir("/nowhere"))
+    compilation_cache._remove_cut(epath.Path(tmp_path))
+    monkeypatch.undo()
+    assert len(list(tmp_path.iterdir())) == 3
+    compilation_cache._remove_cut(epath.Path(tmp_path))
+    assert [path.name for path in tmp_path.iterdir()] == ["folder-cache"]
 
 
 def test_points_of_a_sweep_share_what_is_compiled(tmp_path, monkeypatch):
