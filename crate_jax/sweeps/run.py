@@ -27,6 +27,7 @@ from crate_jax.distributed.folder_lock import FolderLock
 from crate_jax.distributed.signals import stopping
 from crate_jax.errors import LOST_HOST, UserError
 from crate_jax.storage import is_remote, output_folder, write_json, write_whole
+from crate_jax.storage_errors import user_errors
 from crate_jax.sweeps.machine import die_with_parent, shares
 from crate_jax.sweeps.points import as_flags
 
@@ -104,8 +105,18 @@ class Runner:
 
     def run(self, point, environment, cores):
         """Runs what is left of a point; its status."""
-        done = finished(self._workdir, point)
         folder = self._workdir / point.name
+        try:
+            with user_errors(f"{folder} cannot be used"):
+                return self._run(point, folder, environment, cores)
+        except UserError as error:
+            status = "lost" if getattr(error, "exit_code", 1) == LOST_HOST else "failed"
+            self._record.set(point.name, status, error=str(error))  # raises once more where it is of the whole sweep
+            logger.error("%s failed: %s", point.name, error)
+            return status
+
+    def _run(self, point, folder, environment, cores):
+        done = finished(self._workdir, point)
         folder.mkdir(parents=True, exist_ok=True)
         log = _log_of(folder, point)
         self._record.set(point.name, "running")

@@ -62,6 +62,19 @@ def test_a_failing_point_stops_no_other_and_goes_on_from_its_command(sweep, tmp_
     assert [arguments[0] for arguments in told[before:]] == ["probe", "knn"]
 
 
+def test_a_point_whose_folder_cannot_be_used_stops_no_other(sweep, tmp_path, told):
+    (tmp_path / "seed=0").write_text("a file")
+    (tmp_path / "seed=1" / run.DONE).mkdir(parents=True)
+    assert run.run_sweep(sweep, tmp_path) == {"seed=0": "failed", "seed=1": "failed", "seed=2": "done"}
+    listed = json.loads((tmp_path / "sweep.json").read_text())["points"]
+    for name, point in zip(("seed=0", "seed=1"), listed, strict=False):
+        assert point["status"] == "failed" and f"{tmp_path / name} cannot be used" in point["error"]
+    (tmp_path / "sweep.json").unlink()
+    (tmp_path / "sweep.json").mkdir()
+    with pytest.raises(UserError, match="json cannot be written"):
+        run.run_sweep(sweep, tmp_path)
+
+
 @pytest.mark.parametrize(("codes", "ends"), [((175, 0, 0), 175), ((175, 1, 0), 1), ((0, 0, 0), 0)])
 def test_a_point_that_lost_its_storage_is_run_again_by_launchers(codes, ends, sweep, tmp_path, told, monkeypatch):
     monkeypatch.setattr("crate_jax.sweeps.points.load_sweep", lambda name: sweep)
