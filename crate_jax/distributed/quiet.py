@@ -2,6 +2,7 @@
 
 import logging
 import os
+import sys
 
 from crate_jax.distributed.devices import tpu_chips
 
@@ -20,3 +21,11 @@ def quiet_libraries():
     if not tpu_chips():
         for name, value in NO_TPU.items():
             os.environ.setdefault(name, value)
+    if sys.excepthook is sys.__excepthook__:
+        sys.excepthook = _without_callbacks
+
+
+def _without_callbacks(kind, error, trace):
+    """Python's own hook, without what TensorStore prints for each array still to be written when another one failed."""
+    if kind is not RuntimeError or str(error) != "Event loop is closed":
+        sys.__excepthook__(kind, error, trace)

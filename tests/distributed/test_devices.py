@@ -9,7 +9,7 @@ import types
 import jax
 import pytest
 
-from crate_jax.distributed import devices
+from crate_jax.distributed import devices, quiet
 
 
 @pytest.mark.parametrize(
@@ -106,3 +106,10 @@ def test_libtpu_says_nothing_where_there_is_no_tpu():
 def test_what_quiets_libraries_imports_none():
     code = "import sys; from crate_jax.distributed import quiet; print({'jax', 'numpy'} & set(sys.modules))"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout == "set()\n"
+
+
+def test_callbacks_of_a_checkpoint_that_failed_print_nothing(capsys):
+    """On a full disk TensorStore printed a traceback for each further array, 26 of them before the sentence."""
+    for words, said in (("Event loop is closed", False), ("something else", True)):
+        quiet._without_callbacks(RuntimeError, RuntimeError(words), None)
+        assert (words in capsys.readouterr().err) is said
