@@ -88,10 +88,13 @@ class FolderLock:
             return
         self._closed.set()
         self._thread.join()
-        if self._lost is None:
-            self._path.unlink(missing_ok=True)
-        if self._made and not any(self._folder.iterdir()):
-            self._folder.rmdir()  # refused before anything was written
+        try:
+            if self._lost is None:
+                self._path.unlink(missing_ok=True)
+            if self._made and not any(self._folder.iterdir()):
+                self._folder.rmdir()  # refused before anything was written
+        except Exception as error:  # read-only or deleted meanwhile: what ended the run is told, not this
+            logger.debug("the lock in %s stays: %s", self._folder, error)
 
     def check(self):
         """Raises if another process has taken the folder over.

@@ -10,6 +10,9 @@ LIBRARIES = ("absl", "orbax", "jax", "tensorflow", "matplotlib", "grain")
 # libtpu, where it is installed and there is no TPU, complains of a machine it cannot ask about; any answer will do
 NO_TPU = {"TPU_SKIP_MDS_QUERY": "1", "TPU_ACCELERATOR_TYPE": "v5litepod-16", "TPU_WORKER_HOSTNAMES": "localhost"}
 
+# of a worker process that was killed: what removes its shared memory says so after the last line
+LEAKED = "ignore::UserWarning:multiprocessing.resource_tracker"
+
 
 def quiet_libraries():
     """Logs of libraries from warnings on, and no messages about a TPU that is not there. Before jax is first used."""
@@ -21,6 +24,8 @@ def quiet_libraries():
     if not tpu_chips():
         for name, value in NO_TPU.items():
             os.environ.setdefault(name, value)
+    if LEAKED not in sys.warnoptions:
+        sys.warnoptions.append(LEAKED)  # its process is started with these
     if sys.excepthook is sys.__excepthook__:
         sys.excepthook = _without_callbacks
 

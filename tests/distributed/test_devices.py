@@ -113,3 +113,16 @@ def test_callbacks_of_a_checkpoint_that_failed_print_nothing(capsys):
     for words, said in (("Event loop is closed", False), ("something else", True)):
         quiet._without_callbacks(RuntimeError, RuntimeError(words), None)
         assert (words in capsys.readouterr().err) is said
+
+
+def test_shared_memory_of_a_killed_process_is_removed_without_a_word():
+    """The warning stood behind the sentence, and a sweep took it for the reason."""
+    code = """
+from crate_jax.distributed.quiet import quiet_libraries
+quiet_libraries()
+quiet_libraries()
+from multiprocessing import shared_memory
+print(shared_memory.SharedMemory(create=True, size=1).name)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert not done.stderr and not os.path.exists(f"/dev/shm/{done.stdout.strip()}")

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -169,6 +170,17 @@ def test_a_lock_of_a_process_that_is_gone_is_taken_over(tmp_path, monkeypatch):
         threading.Timer(0.1, (tmp_path / folder_lock.NAME).write_text, (later,)).start()
         with pytest.raises(UserError, match="process 1 on away"), FolderLock(tmp_path):
             pass
+
+
+def test_a_lock_that_cannot_be_removed_hides_no_error(tmp_path):
+    """A folder that was made read-only, or deleted: what ended the run is told."""
+    with pytest.raises(UserError, match="the checkpoint"), FolderLock(tmp_path / "deleted"):
+        shutil.rmtree(tmp_path / "deleted")
+        raise UserError("the checkpoint could not be written")
+    with pytest.raises(UserError, match="the checkpoint"), FolderLock(tmp_path / "changed") as lock:
+        lock._path.unlink()
+        lock._path.mkdir()  # as root no folder is read-only
+        raise UserError("the checkpoint could not be written")
 
 
 def test_a_lock_that_was_taken_over_ends_its_owner(tmp_path, monkeypatch):
