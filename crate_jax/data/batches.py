@@ -11,6 +11,7 @@ import re
 import signal
 import threading
 import time
+from multiprocessing import resource_tracker
 
 import numpy as np
 
@@ -106,6 +107,8 @@ class Batches:
 
 def _fill(chunks, workers, ledger, finish, ready, stop, entered):
     """The thread's work; holds no reference to the Batches object, so that one left behind can be collected."""
+    if workers[1]:
+        resource_tracker.ensure_running()  # first: it unblocks signals in the thread that starts it
     # worker processes inherit this: a signal to the whole group is answered by the parent, which ends them
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM, signal.SIGHUP})
 

@@ -2,6 +2,8 @@
 
 import multiprocessing
 import os
+import pathlib
+import signal
 import subprocess
 import sys
 import time
@@ -43,6 +45,12 @@ def is_running(pid):
         return False
 
 
+def blocked(pid):
+    """Which signals a process does not get."""
+    status = dict(line.split(":\t", 1) for line in pathlib.Path(f"/proc/{pid}/status").read_text().splitlines())
+    return {number for number in signal.valid_signals() if int(status["SigBlk"], 16) >> (number - 1) & 1}
+
+
 def test_a_script_without_a_guard_runs_once_and_workers_end_when_it_is_killed(tmp_path):
     """Each process would run the script again, or import its neighbour `random.py`, if it were not kept from it."""
     (tmp_path / "train.py").write_text(SCRIPT)
@@ -53,6 +61,8 @@ def test_a_script_without_a_guard_runs_once_and_workers_end_when_it_is_killed(tm
     assert running.stdout.readline() == "script\n"
     workers = running.stdout.readline().split()
     assert len(workers) == 2 and all(map(is_running, workers)), running.communicate()
+    for worker in workers:  # Ctrl-C or a scheduler tells the whole group, and the parent needs their batches to save
+        assert blocked(worker) >= {signal.SIGINT, signal.SIGTERM, signal.SIGHUP}
     running.kill()
     assert "script" not in running.communicate()[0]
     ended_soon(lambda: not any(map(is_running, workers)))
