@@ -12,7 +12,7 @@ ZSTANDARD = b"\x28\xb5\x2f\xfd"  # how what JAX compresses by another library be
 FEWEST_SECONDS = 0.2  # of compilation; what took less is compiled again
 
 
-_ours = set()
+_ours: set[str] = set()
 
 
 def keep_compiled(folder):
