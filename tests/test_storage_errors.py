@@ -147,6 +147,9 @@ def test_a_checkpoint_that_cannot_be_written(name, code, tmp_path, monkeypatch):
     with pytest.raises(UserError, match=r"step 3 could not be written to .*/c \(older ones are untouched\)") as raised:
         checkpoints.save(3, state(3))
     assert getattr(raised.value, "exit_code", 1) == code
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match="step 4 could not be written"):
+        Checkpoints(tmp_path / "file").save(4, state(4))
 
 
 def test_a_converted_file_that_cannot_be_written_is_named_and_leaves_nothing(tmp_path):

@@ -93,7 +93,7 @@ class FolderLock:
                 self._path.unlink(missing_ok=True)
             if self._made and not any(self._folder.iterdir()):
                 self._folder.rmdir()  # refused before anything was written
-        except Exception as error:  # read-only or deleted meanwhile: what ended the run is told, not this
+        except Exception as error:  # read-only or deleted meanwhile; it must not hide what ended the run
             logger.debug("the lock in %s stays: %s", self._folder, error)
 
     def check(self):

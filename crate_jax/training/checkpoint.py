@@ -72,11 +72,11 @@ class Checkpoints:
         """
         items = _items(state)
         try:
+            self.wait()  # raises an error of the save before as that save's
+            self._saving = step
             self._proven = self._proven or bool(self.steps())
             self.folder.mkdir(parents=True, exist_ok=True)
             saves = {name: ocp.args.StandardSave(item) for name, item in items.items()}
-            self.wait()  # raises an error of the save before as that save's
-            self._saving = step
             self._manager.save(step, args=ocp.args.Composite(**saves), force=True)
         except UserError:
             raise
