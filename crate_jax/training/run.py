@@ -40,8 +40,12 @@ class _Begins(Observer):
         self._folder.begin(self._config, self._source, step)
 
     def saving(self, step):
-        if self._lock is not None:
+        if self._lock is not None:  # the first process
             self._lock.check()
+            with user_errors(f"--workdir={self._folder.path} cannot be written"):
+                there = self._folder.config.exists()
+            if not there:  # moved or deleted meanwhile: without it no checkpoint can be resumed
+                self._folder.begin(self._config, self._source, step)
 
 
 def run_training(

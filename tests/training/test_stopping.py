@@ -13,16 +13,17 @@ import types
 import jax.numpy as jnp
 import pytest
 
-from crate_jax.config import override
+from crate_jax.config import default_config, override
 from crate_jax.distributed import folder_lock
 from crate_jax.distributed.folder_lock import FolderLock
 from crate_jax.distributed.signals import Preemption, ProgramSignals, StopRequested
 from crate_jax.errors import UserError
 from crate_jax.storage import output_folder
-from crate_jax.training import observers
+from crate_jax.training import observers, run
 from crate_jax.training.checkpoint import Checkpoints
 from crate_jax.training.loop import Observer
 from crate_jax.training.metrics_file import MetricsFile, read_metrics
+from crate_jax.training.run_folder import RunFolder
 from crate_jax.training.save_times import SaveTimes
 from tests.training.test_resume import command, start, wait_for_step
 
@@ -181,6 +182,20 @@ def test_a_lock_that_cannot_be_removed_hides_no_error(tmp_path):
         lock._path.unlink()
         lock._path.mkdir()  # as root no folder is read-only
         raise UserError("the checkpoint could not be written")
+
+
+def test_a_folder_that_was_moved_or_deleted_is_whole_again_with_its_next_checkpoint(tmp_path):
+    """It was said that a checkpoint was saved, and the same command refused it for want of config.json."""
+    folder, source = RunFolder(tmp_path / "run"), types.SimpleNamespace(fingerprint="of the data", num_examples=5)
+    begins = run._Begins(folder, default_config(), source, types.SimpleNamespace(check=lambda: None))
+    begins.started(0)
+    written = {path.name: path.read_bytes() for path in folder.path.iterdir()}
+    folder.path.rename(tmp_path / "elsewhere")
+    begins.saving(3)
+    assert {path.name: path.read_bytes() for path in folder.path.iterdir()} == written and len(written) == 2
+    folder.config.write_text("of a person")
+    begins.saving(4)
+    assert folder.config.read_text() == "of a person"
 
 
 def test_a_lock_that_was_taken_over_ends_its_owner(tmp_path, monkeypatch):
