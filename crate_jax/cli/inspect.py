@@ -94,7 +94,7 @@ def print_counts(name, model, rows):
     import math
 
     from crate_jax.interop.export import initial_tensors
-    from crate_jax.interop.network import LINKS, links_of, parameter_shapes
+    from crate_jax.interop.network import has_official, links_of, parameter_shapes
     from crate_jax.models.flops import flops_per_image
     from crate_jax.models.overview import PUBLISHED, blocks_of
     from crate_jax.models.registry import create_model, num_parameters
@@ -104,7 +104,7 @@ def print_counts(name, model, rows):
         print(f"{block:<12}{numbers:>14,}  {numbers / count:6.1%}")
     print(f"{'trained here':<12}{count:>14,}")
     named = parameter_shapes(model) == parameter_shapes(create_model(name))  # else nobody else has a count of it
-    if named and type(model) in LINKS:
+    if named and has_official(model):
         held = parameter_shapes(model)
         ours = {link.official for link in links_of(model) if link.path in held}
         spare = {key: math.prod(shape) for key, (shape, _) in initial_tensors(model).items() if key not in ours}

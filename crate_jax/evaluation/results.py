@@ -14,7 +14,7 @@ from typing import Any
 import jax
 from etils import epath
 
-from crate_jax.errors import warn_once
+from crate_jax.errors import UserError, warn_once
 from crate_jax.figures import save_figure
 from crate_jax.storage import write_json
 
@@ -53,8 +53,17 @@ class Result:
         return f"<{self.kind}: {', '.join(shown)}>"
 
     def plot(self, name=None):
-        """A figure as a matplotlib `Figure`; `name` is a key of `figures`, None the first."""
-        return self.figures[name or next(iter(self.figures))]()
+        """A figure as a matplotlib `Figure`; `name` is a key of `figures`, None the first.
+
+        Raises:
+            UserError: there is no such figure.
+        """
+        name = next(iter(self.figures), None) if name is None else name
+        if name not in self.figures:
+            raise UserError(
+                f"this {self.kind} result has no figure {name}; it has {', '.join(self.figures) or 'none'}."
+            )
+        return self.figures[name]()
 
     def save(self, folder, *, suffix=""):
         """Writes KIND.json, whose path it returns, and figures/*.png into a folder (gs:// too); the first process does.

@@ -68,13 +68,18 @@ def parameter_shapes(model):
     return {path: leaf.shape for path, leaf in by_layer(tree).items()}
 
 
+def has_official(model):
+    """Whether a network has an official class, whose files it reads and can be written as."""
+    return type(model) in LINKS and names.is_official(model)
+
+
 def links_of(model):
     """The tensors of the official network that `model` is.
 
     Raises:
         UserError: no official network is like it.
     """
-    if type(model) not in LINKS or not names.is_official(model):
+    if not has_official(model):
         raise UserError(
             f"a {type(model).__name__} has no official class to convert to; --to=flax keeps it as it is, "
             f"and the pre-trained network that it began from can be converted."

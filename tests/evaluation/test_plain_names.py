@@ -4,8 +4,19 @@ import matplotlib
 import pytest
 from matplotlib.figure import Figure
 
+from crate_jax.errors import UserError
+from crate_jax.evaluation.results import Result
 from crate_jax.figures import save_figure
 from crate_jax.sweeps.comparison_tables import markdown
+
+
+def test_a_figure_that_a_result_lacks_is_refused_by_name():
+    result = Result("probe", {}, figures={"probe": lambda: None})
+    assert result.plot() is None and result.plot("probe") is None
+    with pytest.raises(UserError, match="this probe result has no figure x; it has probe"):
+        result.plot("x")
+    with pytest.raises(UserError, match="it has none"):
+        Result("probe", {}).plot()
 
 
 @pytest.mark.parametrize("name", ["a$b_$", "$$", "cost $5 to $9 {", r"$\nope$", "coding rate $R^c$ of $x"])

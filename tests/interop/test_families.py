@@ -199,6 +199,16 @@ def test_counts_beside_the_published(capsys, name, official, published):
     assert ("D: ISTA's dictionary" in said) == name.startswith("crate")
 
 
+@pytest.mark.parametrize(
+    "name",
+    ["tost_mae_tiny", "cbsa_mae_tiny", "crate_alpha_mae_small", "crate_convex_mae_tiny", "aot_mae_tiny", "tost_small"],
+)
+def test_a_network_without_an_official_class_is_inspected(capsys, name):
+    assert main(["inspect", f"--model={name}"]) == 0
+    said = capsys.readouterr().out
+    assert "GFLOP per image" in said and not re.search("^official", said, re.M)
+
+
 def test_inspect_a_config(capsys, tmp_path):
     """Settings, shardings and FLOPs of a config whose data are not here; a misspelt setting is one sentence."""
     overrides = ["--config.model.mask_mode=drop", f"--config.data.data_dir={tmp_path}"]
