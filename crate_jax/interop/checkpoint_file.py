@@ -14,10 +14,10 @@ import numpy as np
 from crate_jax.errors import UserError
 from crate_jax.interop.named_networks import located
 from crate_jax.interop.network import by_layer, needs_decoder, parameter_shapes
-from crate_jax.interop.tensor_files import finished, open_tensors, write_safetensors
+from crate_jax.interop.tensor_files import open_tensors, write_safetensors
 from crate_jax.interop.torch_checkpoint import OfficialCheckpoint, check_shapes, given, read_params
 from crate_jax.models.registry import create_model
-from crate_jax.storage import is_remote
+from crate_jax.storage import is_remote, write_json
 
 FORMAT = 1
 # a file's tensors hold these: a config file does not contradict them, only the command line can
@@ -168,8 +168,7 @@ def write_folder(checkpoint, folder):
     description = {"format": FORMAT, "name": checkpoint.name, "overrides": checkpoint.overrides}
     if checkpoint.encoder_only:
         description["encoder_only"] = True
-    with finished(folder / MODEL) as partial:
-        partial.write_text(json.dumps(description, indent=2) + "\n")
+    write_json(folder / MODEL, description)
 
 
 class ParamsCheckpoint:

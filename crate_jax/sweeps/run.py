@@ -26,7 +26,7 @@ from crate_jax.distributed.devices import chips
 from crate_jax.distributed.folder_lock import FolderLock
 from crate_jax.distributed.signals import stopping
 from crate_jax.errors import LOST_HOST, UserError
-from crate_jax.storage import is_remote, output_folder, write_json, write_whole
+from crate_jax.storage import is_remote, output_folder, write_json
 from crate_jax.storage_errors import user_errors
 from crate_jax.sweeps.machine import die_with_parent, shares
 from crate_jax.sweeps.points import as_flags
@@ -127,7 +127,7 @@ class Runner:
             if code == 0:
                 done = [*done, name]
                 note = {"commands": done, "overrides": point.overrides, "config": point.fingerprint}
-                write_whole(folder / DONE, json.dumps(note) + "\n")
+                write_json(folder / DONE, note)
                 continue
             if self.stopped.is_set():
                 self._record.set(point.name, "stopped")

@@ -51,7 +51,7 @@ def photograph(label):
 
 
 def crop_boxes(label, split, height, width):
-    """Which squares of a photograph of height x width pixels are its crops: the same ones always.
+    """Which squares of a height x width photograph are its crops: the same ones always.
 
     Returns:
         Top, left and side of each crop, Nx3: sides from SMALLEST up to what fits, evenly in their logarithm; those to
