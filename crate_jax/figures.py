@@ -1,107 +1,22 @@
 """How figures look: images in a labelled grid, curves in colours that the colour-blind can tell apart."""
 
-import functools
-import io
-import re
 import textwrap
 
 import numpy as np
 
-from crate_jax.storage import write_file
-
 COLOURS = ("#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#d55e00")  # Okabe and Ito 2008
 MARKERS = ("o", "s", "^", "D", "v", "P")
-SYMBOL = re.compile(r"\$[RUYZ][_^][a-z]\$")  # what a figure of ours writes as a formula, such as $R^c$
 GREY, WRONG = "#777777", COLOURS[5]
 PANEL = (3.6, 3.0)  # inches
 REMOVED = 0.5  # what stands for a removed patch in a picture
 COLUMNS = 8  # of a gallery, at most
 
 
-def png_of(figure, dpi=120):
-    """A matplotlib figure as a PNG file, bytes."""
-    from matplotlib import rc_context
-
-    held = io.BytesIO()
-    with rc_context({"text.usetex": False}):  # a person's matplotlibrc may ask for LaTeX, which may not be there
-        show_names(figure)
-        figure.savefig(held, format="png", dpi=dpi)
-    return held.getvalue()
-
-
-def save_figure(figure, path):
-    """Writes a matplotlib figure as a PNG file; the path is an `epath.Path`."""
-    write_file(path, png_of(figure))
-
-
-def show_names(figure):
-    """Draws class, file and run names as they are, in the scripts they are written in.
-
-    Two `$` in a name are no formula, only our own symbols are. Matplotlib's own font has no CJK letters: a text gets an
-    installed font that has its letters; letters that no font has are written as `\\u732b`.
-    """
-    from matplotlib.text import Text
-    from matplotlib.ticker import ScalarFormatter
-
-    axes = [one for axes in figure.axes for one in (axes.xaxis, axes.yaxis)]
-    for formatter in [axis.get_major_formatter() for axis in axes]:
-        if isinstance(formatter, ScalarFormatter):  # numbers that are no formulas, in spite of a matplotlibrc
-            formatter.set_usetex(False)
-            formatter.set_useMathText(False)
-    # first: asking for the tick labels makes those of a log scale, which are formulas
-    for text in figure.findobj(Text):
-        text.set_usetex(False)
-        text.set_parse_math("$" not in SYMBOL.sub("", text.get_text()))
-    for axis in axes:
-        labels = [label.get_text() for label in axis.get_ticklabels()]
-        shown = [drawable(label)[0] for label in labels]
-        if shown != labels:
-            axis.set_ticks(axis.get_ticklocs(), labels=shown, parse_math=False)
-    for text in figure.findobj(Text):
-        shown, family = drawable(text.get_text())
-        if shown != text.get_text():
-            text.set_text(shown)
-        if family:
-            text.set_fontfamily(["DejaVu Sans", family])
-
-
-@functools.lru_cache(maxsize=4096)
-def drawable(text):
-    """(what to draw, the font family beside DejaVu Sans that its letters need or None)."""
-    from matplotlib.font_manager import findfont
-
-    missing = {ord(letter) for letter in text if ord(letter) > 127}
-    missing -= _letters_of(findfont("DejaVu Sans")) if missing else set()
-    family = _family_with(frozenset(missing)) if missing else None
-    if missing and not family:
-        letters = (x.encode("unicode_escape").decode() if ord(x) in missing else x for x in text)
-        text = "".join(letters)
-    return text, family
-
-
-@functools.lru_cache(maxsize=256)
-def _letters_of(file):
-    from matplotlib.ft2font import FT2Font
-
-    try:
-        return frozenset(FT2Font(file).get_charmap())
-    except (RuntimeError, OSError):  # a font that FreeType cannot read
-        return frozenset()
-
-
-@functools.lru_cache(maxsize=4096)
-def _family_with(letters):
-    from matplotlib.font_manager import fontManager
-
-    fonts = sorted({(font.name, font.fname) for font in fontManager.ttflist if not font.name.startswith("Last Resort")})
-    return next((name for name, file in fonts if letters <= _letters_of(file)), None)
-
-
 def panels(columns, rows=1, *, size=PANEL, **options):
     """A figure with a grid of panels, and its axes as a list of rows."""
-    from matplotlib.figure import Figure
+    from crate_jax.notebook_figure import ShownFigure
 
-    figure = Figure(figsize=(size[0] * columns, size[1] * rows), layout="constrained")
+    figure = ShownFigure(figsize=(size[0] * columns, size[1] * rows), layout="constrained")
     return figure, figure.subplots(rows, columns, squeeze=False, **options)
 
 
@@ -149,7 +64,7 @@ def picture_grid(rows, *, columns=None, names=None, side=1.1, caption=""):
     Returns:
         A matplotlib figure.
     """
-    from matplotlib.figure import Figure
+    from crate_jax.notebook_figure import ShownFigure
 
     rows = [[cell if isinstance(cell, tuple | None) else (cell, {}) for cell in row] for row in rows]
     width, titles = max(len(row) for row in rows), [cell[1].get("title", "") for row in rows for cell in row if cell]
@@ -160,7 +75,7 @@ def picture_grid(rows, *, columns=None, names=None, side=1.1, caption=""):
     below = 0.06 + 0.14 * len(said)
     size = (across, top + below + len(rows) * (title + side + gap))
     # placed by hand: a layout engine takes seconds for a hundred axes
-    figure = Figure(figsize=size)
+    figure = ShownFigure(figsize=size)
     axes = figure.subplots(len(rows), width, squeeze=False)
     figure.subplots_adjust(
         left=left / size[0], right=1 - gap / size[0], bottom=(below + gap) / size[1], top=1 - (top + title) / size[1],

@@ -235,7 +235,10 @@ class Reconstruction:
         return f"<Reconstruction of {count} images, {self.mask_ratio:.0%} removed, masked MSE {error:.4f}>"
 
     def plot(self, most: int = 8):
-        """Original, masked, reconstruction and prediction of the first images, as a matplotlib figure."""
+        """Original, masked, reconstruction and prediction of the first images, as a matplotlib figure.
+
+        A notebook shows it as the last value of a cell, also without `%matplotlib inline`.
+        """
         rows = rows_of(self.completed, most)
         caption = f"{self.mask_ratio:.0%} of the patches removed. {NOTE}"
         return picture_grid(rows, columns=TITLES, side=1.4, caption=caption)

@@ -13,7 +13,7 @@ from crate_jax.analysis import findings
 from crate_jax.analysis import picture_figures as pictures
 from crate_jax.analysis.alarms import alarms
 from crate_jax.analysis.claims import DRAWS, FEWEST
-from crate_jax.figures import png_of
+from crate_jax.figure_files import png_of
 
 DPI = 130
 VERDICTS = ("supported", "not supported", "inconclusive")

@@ -27,20 +27,21 @@ def probe_figure(results, depth):
 
 
 def _by_layer(axis, results, depth):
-    place = {f"encoder_{layer:02d}": layer for layer in range(depth)} | {"last": depth}
+    place = {f"encoder_{layer:02d}": layer for layer in range(depth)} | {"last": depth - 1}
+    ticks = {}  # of the layers that were tried
     for key, style, alpha, of in (("held_out", "-", 1.0, ""), ("untrained_held_out", ":", 0.75, ", untrained")):
         lines = {}
         for name, value in results.get(key, {}).items():
             pooling, _, layer = name.partition("@")
             lines.setdefault(pooling, []).append((place[layer], 100 * value))
+            ticks[place[layer]] = "last" if layer == "last" else str(place[layer])
         for number, (pooling, points) in enumerate(lines.items()):
             look = {"color": COLOURS[number], "marker": MARKERS[number], "linestyle": style, "alpha": alpha}
             axis.plot(*zip(*sorted(points), strict=True), markersize=4, label=pooling + of, **look)
     chosen = results["features"]
     at = (place[chosen.partition("@")[2]], 100 * results["held_out"][chosen])
     axis.plot(*at, "o", markersize=11, markerfacecolor="none", markeredgecolor="black", label=f"chosen: {chosen}")
-    ticks = range(0, depth, max(1, depth // 8))
-    axis.set_xticks([*ticks, depth], [*map(str, ticks), "last"])
+    axis.set_xticks(list(ticks), list(ticks.values()))
     label(axis, title="held-out part of the training set", x="layer of the encoder", y="accuracy, %")
     axis.legend(fontsize=7, frameon=False, ncols=3, loc="upper center", bbox_to_anchor=(0.5, -0.17))
 

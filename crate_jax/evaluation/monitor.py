@@ -18,7 +18,8 @@ from crate_jax.evaluation.reconstruct import LIMIT, TITLES, completed, measure, 
 from crate_jax.evaluation.selection import compact_labels
 from crate_jax.evaluation.solver import fit
 from crate_jax.evaluation.subject import Subject
-from crate_jax.figures import curves, picture_grid, png_of
+from crate_jax.figure_files import png_of
+from crate_jax.figures import curves, picture_grid
 from crate_jax.models.masked_autoencoder import MaskedAutoencoder
 from crate_jax.training.loop import Observer
 from crate_jax.training.observers import on_one_device

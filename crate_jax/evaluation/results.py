@@ -15,7 +15,7 @@ import jax
 from etils import epath
 
 from crate_jax.errors import UserError, warn_once
-from crate_jax.figures import save_figure
+from crate_jax.figure_files import save_figure
 from crate_jax.storage import write_json
 
 SHOWN = 6  # numbers in a repr
@@ -53,7 +53,7 @@ class Result:
         return f"<{self.kind}: {', '.join(shown)}>"
 
     def plot(self, name=None):
-        """A figure as a matplotlib `Figure`; `name` is a key of `figures`, None the first.
+        """A figure as a matplotlib `Figure`, which a notebook shows; `name` is a key of `figures`, None the first.
 
         Raises:
             UserError: there is no such figure.
@@ -96,6 +96,12 @@ def identity_in(found):
     """The identity of the parameters that a result is of; None where it does not say."""
     source = (found or {}).get("source")
     return source.get("parameters") if isinstance(source, dict) else None
+
+
+def data_set_in(found):
+    """(name, split) of the data that a result is on; None where it does not say."""
+    data = (found or {}).get("data")
+    return (data.get("name"), data.get("split")) if isinstance(data, dict) else None
 
 
 def shown_as(value, form):

@@ -18,7 +18,7 @@ from crate_jax.config_schema import LEAVES
 from crate_jax.data.pipeline import num_train_examples
 from crate_jax.errors import UserError, nearest, warn_once
 from crate_jax.evaluation.results import read_result
-from crate_jax.figures import save_figure
+from crate_jax.figure_files import save_figure
 from crate_jax.models.flops import flops_per_image
 from crate_jax.models.registry import create_model, num_parameters
 from crate_jax.storage import folder_at, write_file

@@ -4,7 +4,8 @@ import math
 
 import numpy as np
 
-from crate_jax.figures import COLOURS, GREY, label, panels, save_figure
+from crate_jax.figure_files import save_figure
+from crate_jax.figures import COLOURS, GREY, label, panels
 from crate_jax.training.metrics_file import read_metrics
 
 SMOOTHED = 0.05  # of the logged lines: each is the loss of a single batch

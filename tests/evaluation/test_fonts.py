@@ -6,13 +6,13 @@ import pytest
 from etils import epath
 from matplotlib.figure import Figure
 
-from crate_jax import figures
+from crate_jax import figure_files
 
 
 def names_drawn(figure, path):
     with warnings.catch_warnings():
         warnings.simplefilter("error")  # "Glyph missing from font"
-        figures.save_figure(figure, epath.Path(path))
+        figure_files.save_figure(figure, epath.Path(path))
     axis = figure.axes[0]
     return axis.get_title(), [label.get_text() for label in axis.get_yticklabels()], axis.texts[0].get_text()
 
@@ -28,21 +28,24 @@ def figure():
 
 
 def test_spelled_out_where_no_font_has_them(figure, tmp_path, monkeypatch):
-    monkeypatch.setattr(figures, "_family_with", lambda letters: None)
-    figures.drawable.cache_clear()
+    monkeypatch.setattr(figure_files, "_family_with", lambda letters: None)
+    figure_files.drawable.cache_clear()
     title, ticks, text = names_drawn(figure, tmp_path / "x.png")
     assert title == r"\u732b (é, ✓)" and ticks == [r"\u72ac", "dog"] and text == r"\uace0\uc591\uc774 95 %"
-    figures.drawable.cache_clear()
+    figure_files.drawable.cache_clear()
 
 
 def test_a_font_that_has_them_is_taken(figure, tmp_path, monkeypatch):
-    monkeypatch.setattr(figures, "_family_with", lambda letters: "Liberation Serif")
-    figures.drawable.cache_clear()
-    assert figures.drawable("猫") == ("猫", "Liberation Serif") and figures.drawable("naïve ✓") == ("naïve ✓", None)
-    figures.show_names(figure)
+    monkeypatch.setattr(figure_files, "_family_with", lambda letters: "Liberation Serif")
+    figure_files.drawable.cache_clear()
+    assert figure_files.drawable("猫") == ("猫", "Liberation Serif") and figure_files.drawable("naïve ✓") == (
+        "naïve ✓",
+        None,
+    )
+    figure_files.show_names(figure)
     assert figure.axes[0].title.get_fontfamily() == ["DejaVu Sans", "Liberation Serif"]
-    figures.drawable.cache_clear()
+    figure_files.drawable.cache_clear()
 
 
 def test_fonts_are_searched_for_their_letters():
-    assert figures._family_with(frozenset([0x1D7D8])) and figures._family_with(frozenset([0x10FFFE])) is None
+    assert figure_files._family_with(frozenset([0x1D7D8])) and figure_files._family_with(frozenset([0x10FFFE])) is None

@@ -1,12 +1,17 @@
 """Names of classes, files and runs are drawn as they are; only our own symbols are formulas."""
 
+import pickle
+
 import matplotlib
+import numpy as np
 import pytest
 from matplotlib.figure import Figure
 
 from crate_jax.errors import UserError
+from crate_jax.evaluation.accuracy_figures import probe_figure
 from crate_jax.evaluation.results import Result
-from crate_jax.figures import save_figure
+from crate_jax.figure_files import save_figure
+from crate_jax.figures import picture_grid
 from crate_jax.sweeps.comparison_tables import markdown
 
 
@@ -17,6 +22,20 @@ def test_a_figure_that_a_result_lacks_is_refused_by_name():
         result.plot("x")
     with pytest.raises(UserError, match="it has none"):
         Result("probe", {}).plot()
+
+
+def test_a_notebook_shows_a_figure_by_itself():
+    figure = picture_grid([[np.zeros((8, 8, 3))]])
+    assert isinstance(figure, Figure) and figure._repr_png_().startswith(b"\x89PNG")
+    assert pickle.loads(pickle.dumps(figure)).axes
+
+
+def test_layers_that_were_not_tried_have_no_tick():
+    held_out = {f"mean@{layer}": 0.5 for layer in ("encoder_00", "encoder_02", "last")}
+    results = {"held_out": held_out, "features": "mean@last", "train_examples": 3, "test_examples": 3, "accuracy": 0.5}
+    left = probe_figure(results, 6).axes[0]
+    shown = {tick: label.get_text() for tick, label in zip(left.get_xticks(), left.get_xticklabels(), strict=True)}
+    assert shown == {0: "0", 2: "2", 5: "last"}
 
 
 @pytest.mark.parametrize("name", ["a$b_$", "$$", "cost $5 to $9 {", r"$\nope$", "coding rate $R^c$ of $x"])
