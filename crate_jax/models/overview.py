@@ -92,11 +92,14 @@ def meaning(model, path):
     """What a parameter is."""
     decoder = path.startswith("decoder/")
     heads = (getattr(model, "decoder_num_heads", None) if decoder else None) or model.num_heads
+    compression = None if isinstance(model, Transformer) else model.compression
     words = {
         "space": "V" if decoder else "U",
         "heads": heads,
         "size": model.width // heads,
-        "attention": "attention" if isinstance(model, Transformer) else "MSSA",
+        "queries": "; query, key, value" if compression == "mssa" else "",
+        "compression": f"{'expansion' if decoder else 'compression'} ({compression})" if compression else "attention",
+        "sparsification": f"sparsification ({getattr(model, 'sparsification', None)})",
         "head": "a token to class scores" if isinstance(model, Classifier) else "a token to its patch's pixels",
     }
     keys = sorted(_MEANINGS, key=len, reverse=True)

@@ -207,6 +207,8 @@ def test_a_network_without_an_official_class_is_inspected(capsys, name):
     assert main(["inspect", f"--model={name}"]) == 0
     said = capsys.readouterr().out
     assert "GFLOP per image" in said and not re.search("^official", said, re.M)
+    step = {"tost": "tssa", "cbsa": "cbsa"}.get(name.partition("_")[0], "mssa")
+    assert f"LayerNorm before compression ({step})" in said and ("query, key, value" in said) == (step == "mssa")
 
 
 def test_inspect_a_config(capsys, tmp_path):

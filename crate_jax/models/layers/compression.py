@@ -32,11 +32,11 @@ OFFICIAL = (
     ("fn.to_out.0.bias", "attention/output_bias", "same"),
 )
 MEANINGS = {
-    "attention/subspaces": "{space} = [{space}_1 .. {space}_K]: K={heads} bases of {size} columns; query, key, value",
+    "attention/subspaces": "{space} = [{space}_1 .. {space}_K]: K={heads} bases of {size} columns{queries}",
     "attention/output_kernel": "to_out: learned in the place of {space}, which the paper has there",
     "attention/fixed_output_kernel": "a random output projection that is never trained",
     "attention/output_bias": "to_out's bias",
-    "attention_norm": "LayerNorm before {attention}",
+    "attention_norm": "LayerNorm before {compression}",
     "kappa": "step size of the compression step",
     "layer_scale": "factor of the compression branch, per channel",
 }

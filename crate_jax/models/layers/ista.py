@@ -13,7 +13,7 @@ from crate_jax.operators.normalised import normalised_ista
 
 # the official ISTA multiplies x by W^T where the paper has D z: W is D as it stands
 OFFICIAL = (*official_norm("norm", "ista_norm"), ("fn.weight", "dictionary", "same"))
-MEANINGS = {"dictionary": "D: ISTA's dictionary, atoms in columns", "ista_norm": "LayerNorm before ISTA"}
+MEANINGS = {"dictionary": "D: ISTA's dictionary, atoms in columns", "ista_norm": "LayerNorm before {sparsification}"}
 
 
 class Ista(nn.Module):
