@@ -143,7 +143,8 @@ def knn(net, data=None, *, data_dir=None, features=None, k=20, temperature=0.07,
 
     Args:
         net, data, data_dir: see `subject_of`.
-        features: POOLING@LAYER; None chooses.
+        features: POOLING@LAYER; None is what a `probe` chose that is saved in the workdir (probe.json), else the best
+            on a held-out part of the training set. The result says which: `features_from`.
         k, temperature: neighbours that vote, and the temperature of their weights.
         images: a path or list of paths of pictures that take the place of the held-out split.
         approximate: find neighbours by `jax.lax.approx_max_k`, faster on TPU.

@@ -17,7 +17,9 @@ def add_arguments(parser):
     from crate_jax.cli.arguments import add_subject_arguments, whole
 
     add_subject_arguments(parser)
-    parser.add_argument("--images", help="pictures of your own: files separated by commas, or a folder")
+    parser.add_argument(
+        "--images", help="pictures of your own: files separated by commas, or a folder with its sub-folders"
+    )
     parser.add_argument("--limit", type=whole(2), default=64, help="images of the split that are measured")
     parser.add_argument("--baseline", help="workdir of a second run, measured on the same images and shown beside")
 
@@ -35,5 +37,6 @@ def run(arguments):
     for sentence in results["alarms"]:
         print(f"ALARM: {sentence}")
     for row in results["claims"]:
-        print(f"{row['verdict']:<13}  {row['claim']}  {row['shown']}  ({row['threshold']})")
+        others = "".join(f"; {name} {one['shown'] if one else '-'}" for name, one in row["baselines"].items())
+        print(f"{row['verdict']:<13}  {row['claim']}  {row['shown']}{others}  ({row['threshold']})")
     print(report)

@@ -17,8 +17,16 @@ def add_subject_arguments(parser, out="folder of the results; needed with --chec
     """`--workdir=D`, or `--checkpoint=P --config=F --out=DIR`: what is evaluated."""
     parser.add_argument("--workdir", help="of a pretrain or finetune; results are written there")
     parser.add_argument("--checkpoint", help=CHECKPOINT)
-    parser.add_argument("--config", help="with --checkpoint: file or name of the config that says the data set")
+    parser.add_argument(
+        "--config",
+        help="with --checkpoint: file or name of the config that says the data set (a network that ships has its own)",
+    )
     parser.add_argument("--out", help=out)
+
+
+def chosen_by(features_from):
+    """Who chose the features of a result, as the terminal shows it: of its `features_from`."""
+    return features_from if features_from in ("given", "default") else f"chosen by {features_from}"
 
 
 def whole(low, high=WORD):

@@ -2,7 +2,8 @@
 
     crate-jax demo --workdir=workdirs/quickstart
     crate-jax demo --workdir=workdirs/quickstart --baseline=workdirs/another
-    crate-jax demo --checkpoint=crate_base.pth --config=imagenet_base --out=results
+    crate-jax demo --checkpoint=photographs
+    crate-jax demo --checkpoint=crate_base.pth --config=imagenet_base
 
 The page is served on this machine only (127.0.0.1); --host=0.0.0.0 opens it to the network. In a notebook, Colab
 included, `crate_jax.cli.demo.page(...)` returns it.
@@ -106,6 +107,8 @@ def run(arguments):
     from crate_jax.evaluation.subject import of_run, resolve
 
     logging.getLogger("httpx").setLevel(logging.WARNING)  # Gradio asks itself whether it is there
+    if arguments.checkpoint and not arguments.out:  # it writes compiled programs only
+        arguments.out = tempfile.mkdtemp(prefix="crate-jax-")
     subject = resolve(arguments, with_decoder=True)
     baseline = of_run(arguments.baseline) if arguments.baseline else None
     keep_compiled(subject.out)

@@ -26,6 +26,7 @@ def run(arguments):
     """The command."""
     from etils import epath
 
+    from crate_jax.cli.arguments import chosen_by
     from crate_jax.errors import UserError
     from crate_jax.evaluation.export import export_encoder
     from crate_jax.evaluation.subject import resolve
@@ -37,6 +38,6 @@ def run(arguments):
         raise UserError(f"--out={file} is a file; a SavedModel is a folder, name a new one.")
     arguments.out = None if arguments.workdir else str(file.parent)
     subject = resolve(arguments)
-    features = arguments.features or subject.best_features() or "mean@last"
-    length = export_encoder(subject, features, file, arguments.to)
-    print(f"{features}, {length} numbers an image: {file}")
+    features, features_from = subject.features_or(arguments.features, lambda: "mean@last", "default")
+    length = export_encoder(subject, features, file, arguments.to, features_from=features_from)
+    print(f"{features} ({chosen_by(features_from)}), {length} numbers per image: {file}")

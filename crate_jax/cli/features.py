@@ -15,7 +15,7 @@ def add_arguments(parser):
 
     add_subject_arguments(parser, out="the .npz file to write")
     parser.add_argument("--split", help="of the data set")
-    parser.add_argument("--images", help="pictures in place of a split: files, or a folder")
+    parser.add_argument("--images", help="pictures in place of a split: files, or a folder with its sub-folders")
     parser.add_argument("--features", help="POOLING@LAYER, such as cells@encoder_01")
 
 
@@ -27,12 +27,13 @@ def run(arguments):
     import numpy as np
     from etils import epath
 
+    from crate_jax.cli.arguments import chosen_by
     from crate_jax.distributed.compilation_cache import keep_compiled
     from crate_jax.errors import UserError
     from crate_jax.evaluation.features import parse_features
     from crate_jax.evaluation.scatter import scatter_figure
     from crate_jax.evaluation.subject import resolve
-    from crate_jax.figures import save_figure
+    from crate_jax.figure_files import save_figure
     from crate_jax.storage import write_file, write_json
 
     if not arguments.out:
@@ -46,7 +47,7 @@ def run(arguments):
     subject = resolve(arguments)
     if arguments.workdir:
         keep_compiled(arguments.workdir)
-    features = arguments.features or subject.best_features() or "mean@last"
+    features, features_from = subject.features_or(arguments.features, lambda: "mean@last", "default")
     parse_features(features, subject.model.depth)
     arrays, labels_N, called, stamp = (
         of_pictures(subject, features, arguments.images)
@@ -59,12 +60,13 @@ def run(arguments):
     buffer = io.BytesIO()
     np.savez(buffer, **arrays)
     write_file(file, buffer.getvalue())
-    results = {"features": features, "split": arguments.split, "examples": len(features_NxG)}
-    results |= {"length": features_NxG.shape[1], "file": file.name} | stamp
+    results = {"features": features, "features_from": features_from, "split": arguments.split}
+    results |= {"examples": len(features_NxG), "length": features_NxG.shape[1], "file": file.name} | stamp
     write_json(f"{file}.json", results)
     caption = f"{features} of {stamp['data']['name']}, {stamp['data']['split'] or arguments.images}"
     save_figure(scatter_figure(features_NxG, labels_N, called, caption), epath.Path(f"{file}.png"))
-    print(f"{features_NxG.shape[0]} x {features_NxG.shape[1]} features {features} to {file}")
+    count, length = features_NxG.shape
+    print(f"{count} x {length} features {features} ({chosen_by(features_from)}) to {file}")
 
 
 def of_split(subject, features, split):

@@ -17,7 +17,10 @@ def add_arguments(parser):
     parser.add_argument("--workdir", help="of a pretrain")
     parser.add_argument("--checkpoint", help=CHECKPOINT)
     parser.add_argument("--config", help="the recipe: a file or an installed config (default: by the data set's size)")
-    parser.add_argument("--out", help="folder of this training (default: WORKDIR/finetune/RECIPE)")
+    parser.add_argument(
+        "--out",
+        help="folder of this training (default: WORKDIR/finetune/RECIPE, the recipe's name, which may be finetune too)",
+    )
     parser.add_argument("--labels_per_class", type=whole(1), help="train on K examples per class, and from scratch too")
     parser.add_argument("--draws", type=whole(1, 1000), help="with --labels_per_class: number of draws (default: 3)")
     parser.add_argument("--from_scratch", action="store_true", help="the same network without its pre-training")
@@ -35,23 +38,25 @@ def run(arguments):
     from crate_jax.errors import UserError
     from crate_jax.evaluation.finetune import check_flags, finetune
     from crate_jax.evaluation.recipe import folder_name, recipe_for
-    from crate_jax.evaluation.subject import of_checkpoint, of_run
+    from crate_jax.evaluation.subject import has_config, of_checkpoint, of_run
+    from crate_jax.interop.named_networks import located
     from crate_jax.training.run_folder import read_config
 
     if bool(arguments.workdir) == bool(arguments.checkpoint):
-        raise UserError("give either --workdir=D or --checkpoint=P --config=RECIPE --out=DIR.")
+        raise UserError("give either --workdir=D or --checkpoint=P --out=DIR, and --config=RECIPE to choose one.")
     if arguments.checkpoint and not arguments.out:
         raise UserError(f"--checkpoint={arguments.checkpoint} also needs --out.")
     check_flags(arguments.labels_per_class, arguments.draws, arguments.from_scratch)
     name = arguments.config
+    pretrained = arguments.workdir or (located(arguments.checkpoint) if has_config(arguments.checkpoint) else None)
     if not name:
-        pretrained = read_config(arguments.workdir) if arguments.workdir else default_config()
-        name = recipe_for(pretrained, arguments.overrides, arguments.labels_per_class)
+        config = read_config(pretrained) if pretrained else default_config()
+        name = recipe_for(config, arguments.overrides, arguments.labels_per_class)
     recipe = load_config(name, arguments.overrides)
     if arguments.workdir:
         subject = of_run(arguments.workdir)
-    else:
-        subject = of_checkpoint(arguments.checkpoint, recipe, arguments.out)
+    else:  # a file that no config lies beside: the recipe says what its tensors do not
+        subject = of_checkpoint(arguments.checkpoint, None if pretrained else recipe, arguments.out)
     out = epath.Path(arguments.out or epath.Path(arguments.workdir) / "finetune" / folder_name(name))
     keep_compiled(out)
     result = finetune(
@@ -65,7 +70,7 @@ def run(arguments):
     )
     if result is None:
         return recipe.distributed.preemption_exit_code
-    subject.save(result, also=out)
+    file = subject.save(result, also=out)
     if jax.process_index() == 0:
         if arguments.labels_per_class:
             print(
@@ -74,4 +79,5 @@ def run(arguments):
             )
         else:
             print(f"{result.accuracy:.1%} on {result.test_examples} examples, after {result.steps} steps: {out}")
+        print(file)
     return 0

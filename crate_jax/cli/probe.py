@@ -29,7 +29,9 @@ def add_arguments(parser):
     )
     parser.add_argument("--baselines", default="untrained,raw", help="some of untrained,raw, or none")
     parser.add_argument("--protocol", default="ours", help="ours, paper, mae or attentive")
-    parser.add_argument("--images", help="pictures in place of the held-out split: files, or a folder")
+    parser.add_argument(
+        "--images", help="pictures in place of the held-out split: files, or a folder with its sub-folders"
+    )
 
 
 def run(arguments):

@@ -16,7 +16,9 @@ def add_arguments(parser):
     from crate_jax.cli.arguments import add_subject_arguments, whole
 
     add_subject_arguments(parser)
-    parser.add_argument("--images", help="pictures in place of the held-out split: files, or a folder")
+    parser.add_argument(
+        "--images", help="pictures in place of the held-out split: files, or a folder with its sub-folders"
+    )
     parser.add_argument("--limit", type=whole(1), default=1024, help="images of the split that are measured at most")
 
 

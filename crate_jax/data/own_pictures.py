@@ -8,7 +8,7 @@ import numpy as np
 from PIL import Image
 
 from crate_jax.data.augment import centre_crop
-from crate_jax.data.folder_listing import entries_of, is_file, is_picture, is_there, printable, read_file
+from crate_jax.data.folder_listing import is_file, is_there, pictures_below, printable, read_file
 from crate_jax.data.picture import CorruptPicture, decoded
 from crate_jax.errors import UserError, first_line
 from crate_jax.storage import is_remote
@@ -20,13 +20,17 @@ LONGEST = 4096  # letters of a path; no longer one can be there
 def picture_paths(text):
     """What `--images=` names: files and folders, local or remote, separated by commas, or a list of them.
 
-    A comma may be part of a name: the longest name that exists is taken. Of a folder, the pictures directly in it.
+    A comma may be part of a name: the longest name that exists is taken. Of a folder, the pictures in it and in its
+    sub-folders, as `image_folder` reads it.
+
+    Returns:
+        A list of (path, name): of a picture in a folder the name is relative to it, such as cat/1.jpg.
 
     Raises:
         UserError: there is no such file, or no picture in the folder.
     """
     if isinstance(text, list | tuple):
-        found = [path for one in text for path in picture_paths(one)]
+        found = [pair for one in text for pair in picture_paths(one)]
         if not found:
             raise UserError("--images: there is no file named.")
         return found
@@ -53,13 +57,14 @@ def picture_paths(text):
 
 
 def _pictures_at(path):
-    """What a path names: the pictures directly in a folder (no hidden ones, regular files only), a file, or None."""
+    """What a path names: the pictures below a folder (no hidden ones, regular files only), a file, or None."""
     if not is_there(path):
-        return [path] if is_file(path) else None
-    names = [entry.name for entry in entries_of(path) if entry.kind == "file" and is_picture(entry.name)]
-    if not names:
+        return [(path, printable(os.path.basename(path)))] if is_file(path) else None
+    found = [(os.path.join(path, name), printable(name)) for name, _ in pictures_below(path)[0]]
+    found = [pair for pair in found if is_remote(path) or os.path.isfile(pair[0])]
+    if not found:
         raise UserError(f"--images={printable(path)}: the folder holds no pictures.")
-    return [os.path.join(path, name) for name in names]
+    return found
 
 
 def read_pictures(text, shape, channels, settings):
@@ -78,10 +83,10 @@ def read_pictures(text, shape, channels, settings):
         UserError: see `picture_paths`; or a file that is no picture.
     """
     images, names = [], []
-    for path in picture_paths(text):
+    for path, name in picture_paths(text):
         picture = read_picture(path, channels, settings.max_pixels, "--images")
         images.append(fitted(picture, shape, settings.interpolation))
-        names.append(printable(os.path.basename(path)))
+        names.append(name)
     return np.stack(images), names
 
 

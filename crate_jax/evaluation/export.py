@@ -24,13 +24,14 @@ PLATFORMS = ("cpu", "cuda", "tpu")
 TOLERANCE = 1e-4  # of the largest feature, between the exported program and the network
 
 
-def export_encoder(subject, features, path, form="stablehlo"):
+def export_encoder(subject, features, path, form="stablehlo", *, features_from="given"):
     """Writes the program and `path`.json, which says what goes in, what comes out and of which network it is.
 
     Args:
         features: POOLING@LAYER.
         path: a file (stablehlo) or a folder (savedmodel) to write.
         form: one of `FORMS`.
+        features_from: who chose them, of `Subject.features_or`.
 
     Returns:
         The length of a feature vector.
@@ -58,6 +59,7 @@ def export_encoder(subject, features, path, form="stablehlo"):
         raise UserError(f"--features={features}: the exported program is {difference:.2g} off; report this network.")
     described = {
         "features": features,
+        "features_from": features_from,
         "form": form,
         "input": {"dtype": "uint8", "shape": ["batch", *shape], "values": "pixels, 0 to 255"},
         "output": {"dtype": "float32", "shape": ["batch", expected.shape[1]]},

@@ -24,6 +24,7 @@ from crate_jax.evaluation.selection import CHOSEN_ON, held_out_mask, interval_of
 from crate_jax.figures import WRONG, picture_grid, shortened
 
 NEIGHBOURS, TEMPERATURE = 20, 0.07
+HELD_OUT_CHOICE = "held-out training examples"
 SHOWN, DRAWN = 8, 8  # rows of the figure, and neighbours in a row
 
 
@@ -120,8 +121,8 @@ def knn(subject, *, features=None, k=NEIGHBOURS, temperature=TEMPERATURE, pictur
     """Runs the classifier: a `Result`, whose numbers are what `knn.json` holds.
 
     Args:
-        features: POOLING@LAYER; None is what `probe` chose for these parameters, else the best on a held-out part of
-            the training set.
+        features: POOLING@LAYER; None is what `probe` chose for these parameters, where its probe.json is in the
+            subject's folder, else the best on a held-out part of the training set. `features_from` says which.
         k, temperature: neighbours that vote, and T.
         pictures: of `--images=`: they take the place of the held-out split.
         approximate: see `nearest`.
@@ -138,7 +139,9 @@ def knn(subject, *, features=None, k=NEIGHBOURS, temperature=TEMPERATURE, pictur
         open_held_out(settings, classify=True)
     else:
         images, names = subject.read_pictures(pictures)
-    features = features or subject.best_features() or choose_features(subject, k=k, temperature=temperature)
+    features, features_from = subject.features_or(
+        features, lambda: choose_features(subject, k=k, temperature=temperature), HELD_OUT_CHOICE
+    )
     train = labelled_rows(subject, settings.train_split, (features,))
     class_C, train_N = np.unique(train.label_N, return_inverse=True)
     if len(class_C) < 2:
@@ -153,7 +156,7 @@ def knn(subject, *, features=None, k=NEIGHBOURS, temperature=TEMPERATURE, pictur
     share_QxC = votes(cosine_QxK, train_N[row_QxK], temperature=temperature, num_classes=len(class_C))
     called = subject.class_names(settings.train_split, settings.validation_split)
     results = {"k": k, "temperature": temperature, "approximate": approximate, "features": features}
-    results |= {"train_examples": len(train_N)}
+    results |= {"features_from": features_from, "train_examples": len(train_N)}
     if pictures is not None:
         said = _verdicts(names, train, class_C, called, share_QxC, cosine_QxK, row_QxK)
         results |= {"images": said} | subject.stamp(data=picture_data(images))

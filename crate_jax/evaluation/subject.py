@@ -18,14 +18,14 @@ from crate_jax.data.own_pictures import read_pictures
 from crate_jax.data.sources import open_source
 from crate_jax.distributed.jax_settings import check_jax_settings
 from crate_jax.errors import UserError
-from crate_jax.evaluation.results import identity_in, read_result
+from crate_jax.evaluation.results import data_set_in, identity_in, read_result
 from crate_jax.interop.checkpoint_file import MODEL, open_checkpoint, open_for
 from crate_jax.interop.named_networks import located
 from crate_jax.interop.tensor_files import check_finite
 from crate_jax.interop.torch_checkpoint import read_params
 from crate_jax.models.registry import boxed_shapes, create_model, digest_of, init_params
 from crate_jax.operators.patches import image_shape
-from crate_jax.storage import check_writable
+from crate_jax.storage import check_writable, is_remote
 from crate_jax.training.checkpoint import Checkpoints
 from crate_jax.training.objective import channel_statistics
 from crate_jax.training.run_folder import RunFolder, load_step, read_config
@@ -33,6 +33,7 @@ from crate_jax.version import __version__
 
 logger = logging.getLogger(__name__)
 
+TRAINED_WITH = ("data.mean", "data.std", "norm_pix_loss")
 # of the network, what may be another than in training
 FREE = {f"model.{leaf}" for leaf in ("image_size", "table_image_size", "mask_ratio", "dtype", "scan_layers", "remat",
                                      "attention_kernel", "product_kernel", "drop_path")}  # fmt: skip
@@ -115,22 +116,32 @@ class Subject:
         """
         here, own = (data["name"], data["split"]), self.own_data
         if own is None:
-            held = (read_result(self.out / f"{kind}.json") or {}).get("data")
-            own = (held.get("name"), held.get("split")) if isinstance(held, dict) else here
+            own = data_set_in(read_result(self.out / f"{kind}.json")) or here
         if here == tuple(own):
             return ""
         words = [data["name"]] if data["name"] != own[0] else [data["name"], data["split"]]
         return "-" + "-".join(re.sub(r"[^A-Za-z0-9._=+-]+", "_", str(word)).strip("_") for word in words)
 
-    def best_features(self):
-        """The features that `probe` chose for these parameters, or None."""
+    def features_or(self, given, choose, how):
+        """What features are taken, and who says so, which results hold as `features_from`.
+
+        Args:
+            given: POOLING@LAYER, or None.
+            choose: a function to the features where nothing is given and no `probe` of these parameters is saved (of
+                several, the one on these data counts).
+            how: it chooses, in words.
+
+        Returns:
+            (POOLING@LAYER, "given", the name of the `probe`'s file, or `how`).
+        """
+        if given is not None:
+            return given, "given"
         folders = dict.fromkeys(one for one in (self.out, epath.Path(self.source)) if one.is_dir())
-        for file in [file for folder in folders for file in sorted(folder.glob("probe*.json"))]:
-            found = read_result(file)
-            if identity_in(found) == self.identity and found.get("chosen"):
-                logger.info("features %s, which %s chose", found["features"], file.name)
-                return found["features"]
-        return None
+        saved = [(file.name, read_result(file)) for folder in folders for file in sorted(folder.glob("probe*.json"))]
+        chosen = [(name, one) for name, one in saved if identity_in(one) == self.identity and one.get("chosen")]
+        here = (self.config.data.name, self.config.data.validation_split)
+        chosen.sort(key=lambda pair: [a != b for a, b in zip(data_set_in(pair[1]) or ("", ""), here, strict=True)])
+        return (chosen[0][1]["features"], chosen[0][0]) if chosen else (choose(), how)
 
 
 def resolve(arguments, *, with_decoder=False):
@@ -149,12 +160,24 @@ def resolve(arguments, *, with_decoder=False):
             raise UserError(f"--config: the run in {arguments.workdir} has its own; leave it out.")
         return of_run(arguments.workdir, arguments.overrides, arguments.out)
     missing = [f"--{name}" for name in ("config", "out") if not getattr(arguments, name)]
+    if "--config" in missing and has_config(arguments.checkpoint):
+        missing.remove("--config")
     if missing:
         raise UserError(f"--checkpoint={arguments.checkpoint} also needs {' and '.join(missing)}.")
-    config = load_config(arguments.config, arguments.overrides)
+    config = load_config(arguments.config, arguments.overrides) if arguments.config else None
     return of_checkpoint(
         arguments.checkpoint, config, arguments.out, with_decoder=with_decoder, overrides=arguments.overrides
     )
+
+
+def has_config(path):
+    """Whether its training's config lies beside a checkpoint, as by `Pretrained.save` and of a network that ships.
+
+    Raises:
+        UserError: as `named_networks.located`.
+    """
+    where = located(path)
+    return not is_remote(where) and all(os.path.exists(os.path.join(where, name)) for name in ("config.json", MODEL))
 
 
 def of_checkpoint(path, config=None, out=".", *, with_decoder=False, overrides=()):
@@ -164,7 +187,8 @@ def of_checkpoint(path, config=None, out=".", *, with_decoder=False, overrides=(
         path: `.pth`, `.safetensors`, a folder that `convert` or `Pretrained.save` wrote, or the name of a network
             (`interop.named_networks`).
         config: says the data set, and by its `model.*` what the file does not hold; None is the config saved beside the
-            file, else the defaults.
+            file, else the defaults. Where one is saved beside the file, its normalisation of images and of the loss's
+            targets, `TRAINED_WITH`, count over those of `config`.
         with_decoder: refuse a file that holds an encoder only.
         overrides: pairs (dotted leaf, value) of the command line: their `model.*` can contradict the file.
 
@@ -173,9 +197,12 @@ def of_checkpoint(path, config=None, out=".", *, with_decoder=False, overrides=(
     """
     check_jax_settings()
     where = located(path)
+    own = read_config(where, overrides) if has_config(path) else None
     if config is None:
-        ours = all((epath.Path(where) / name).exists() for name in ("config.json", MODEL))
-        config = read_config(where, overrides) if ours else override(default_config(), overrides)
+        config = own or override(default_config(), overrides)
+    elif own is not None:
+        trained = flatten(own)
+        config = override(config, [(leaf, trained[leaf]) for leaf in TRAINED_WITH])
     explicit = {name.removeprefix("model.") for name, _ in overrides if name.startswith("model.")}
     opened = open_for(where, model_overrides(config), explicit)
     if with_decoder and opened.encoder_only:

@@ -68,6 +68,9 @@ def test_a_checkpoint_from_the_command_line(folder, data_folder, tmp_path, capsy
     assert results["source"]["path"] == str(checkpoint) and len(results["source"]["parameters"]) == 16
     claimed = {row["name"]: row for row in results["claims"]}
     assert len(claimed) == len(results["claims"]) >= 12
+    printed = capsys.readouterr().out
+    for row in claimed.values():  # the untrained network beside the trained one
+        assert f"{row['claim']}  {row['shown']}; untrained {row['baselines']['untrained']['shown']}  (" in printed
     for row in claimed.values():  # four images decide nothing, parameters do
         assert (row["verdict"] != "inconclusive") == row["exact"]
         assert row["baselines"]["untrained"]["value"] is not None and row["claim"] and row["threshold"]

@@ -64,9 +64,13 @@ def test_other_data_have_other_names_and_the_best_layer_is_remembered(workdir, c
     assert found["data"]["examples"] == 60 and found["data"]["fingerprint"] != own["data"]["fingerprint"]
     assert "untrained_accuracy" not in found and "raw_pixel_accuracy" not in found
     assert main(["knn", f"--workdir={workdir}"]) == 0
-    assert read(workdir / "knn.json")["features"] == own["features"]
+    assert f"by {own['features']} (chosen by probe.json), k = 20" in capsys.readouterr().out
+    near = read(workdir / "knn.json")
+    assert (near["features"], near["features_from"]) == (own["features"], "probe.json")
+    assert crate_jax.knn(workdir).features_from == "probe.json"  # a function of what is saved, in Python too
     assert main(["features", f"--workdir={workdir}", "--split=test[:9]", f"--out={workdir}/best.npz"]) == 0
     assert read(workdir / "best.npz.json")["features"] == own["features"]
+    assert read(workdir / "best.npz.json")["features_from"] == "probe.json"
     assert read(workdir / "best.npz.json")["data"]["examples"] == 9
 
 
@@ -76,11 +80,24 @@ def test_results_that_are_damaged_or_old_are_left_out(workdir, tmp_path, caplog)
     subject = dataclasses.replace(of_run(workdir), out=epath.Path(tmp_path))
     assert subject.suffix("probe", {"name": "x", "split": "y"}) == "-x"
     assert read_result(tmp_path / "probe.json") is None and "probe.json is damaged" in caplog.text
-    # what `probe` chose is found in the run's own folder too
-    chosen = {"chosen": True, "features": "cls@encoder_00", "source": {"parameters": subject.identity}}
-    (workdir / "probe-chosen.json").write_text(json.dumps(chosen))
-    assert subject.best_features() == "cls@encoder_00"
-    (workdir / "probe-chosen.json").unlink()
+    # what `probe` chose is found in the run's own folder too, and on these data before others
+    source = {"chosen": True, "source": {"parameters": subject.identity}}
+    shutil.copytree(workdir, run := tmp_path / "run", ignore=lambda *_: ["probe.json"])
+    subject = dataclasses.replace(subject, source=str(run))
+    for name, features, data in (
+        ("probe-cifar10", "mean@encoder_00", {"name": "cifar10"}),
+        ("probe-x", "cells@encoder_00", {"name": "embedded_digits", "split": "x"}),
+        ("probe-y", "cls@encoder_00", {"name": "embedded_digits", "split": "test[:100]"}),
+    ):
+        (run / f"{name}.json").write_text(json.dumps(source | {"features": features, "data": data}))
+    assert subject.features_or(None, None, "") == ("cls@encoder_00", "probe-y.json")
+    (run / "probe-y.json").unlink()
+    assert subject.features_or(None, None, "") == ("cells@encoder_00", "probe-x.json")
+    (run / "probe-x.json").unlink()
+    assert subject.features_or(None, None, "") == ("mean@encoder_00", "probe-cifar10.json")
+    (run / "probe-cifar10.json").unlink()
+    assert subject.features_or(None, lambda: "cls@last", "default") == ("cls@last", "default")
+    assert subject.features_or("mean@last", None, "") == ("mean@last", "given")
 
 
 def test_a_log_that_was_deleted_costs_the_curve_alone(tmp_path):
@@ -101,8 +118,9 @@ def test_reconstruct_writes_numbers_and_figures(workdir):
         assert (workdir / "figures" / name).stat().st_size > 5000
 
 
-def test_few_labels_compare_on_the_same_examples(workdir):
+def test_few_labels_compare_on_the_same_examples(workdir, capsys):
     assert main(["finetune", f"--workdir={workdir}", "--labels_per_class=2", "--draws=2", *SHORT]) == 0
+    assert capsys.readouterr().out.splitlines()[-1] == str(workdir / "few_labels.json")
     results = read(workdir / "few_labels.json")
     assert results["labels_per_class"] == 2 and results["draws"] == 2
     for kind in ("pretrained", "from_scratch", "raw_pixels"):

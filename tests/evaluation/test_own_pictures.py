@@ -71,7 +71,9 @@ def test_rows_keep_their_numbers_where_a_picture_is_corrupt(workdir, folder, tmp
 
 
 def named(text):
-    return [path.rpartition("/")[2] for path in picture_paths(text)]
+    found = picture_paths(text)
+    assert all(path.endswith(name) for path, name in found)
+    return [name for _, name in found]
 
 
 def test_what_images_names(tmp_path):
@@ -81,6 +83,12 @@ def test_what_images_names(tmp_path):
     os.mkfifo(tmp_path / "pipe.png")
     os.symlink(tmp_path / "gone", tmp_path / "link.png")
     assert named(str(tmp_path)) == ["a.png", "b,c.png", "d.png"]
+    for name in ("cat", "dog/old"):  # as an image folder is
+        (tmp_path / "classes" / name).mkdir(parents=True)
+        Image.new("L", (8, 8)).save(tmp_path / "classes" / name / "a.png")
+    assert named(f"{tmp_path}/classes") == ["cat/a.png", "dog/old/a.png"]
+    assert named(str(tmp_path)) == ["a.png", "b,c.png", "classes/cat/a.png", "classes/dog/old/a.png", "d.png"]
+    shutil.rmtree(tmp_path / "classes")
     assert named(f"{tmp_path}/a.png, {tmp_path}/b,c.png,{tmp_path}/e.txt,") == ["a.png", "b,c.png", "e.txt"]
     assert named(f"{tmp_path}/d.png,{tmp_path}") == ["d.png", "a.png", "b,c.png", "d.png"]
     for text, sentence in (

@@ -211,10 +211,25 @@ def test_what_is_saved_opens_as_the_same_network(net, tmp_path, name):
         assert "identity of the parameters" in (tmp_path / name / "README.md").read_text()
         out = tmp_path / "out"
         assert main(["convert", "--to=safetensors", str(tmp_path / name), str(out / "y.safetensors")]) == 0
-        assert main(["knn", f"--checkpoint={tmp_path / name}", "--config=quickstart_digits", f"--out={out}",
-                     "--features=cls@last", "--config.data.train_split=train[:99]",
-                     "--config.data.validation_split=test[:20]"]) == 0  # fmt: skip
-        assert json.loads((out / "knn.json").read_text())["source"]["parameters"] == net.subject.identity
+        small = ["--features=cls@last", "--config.data.train_split=train[:99]"]
+        small += ["--config.data.validation_split=test[:20]", f"--out={out}"]
+        for config in (["--config=quickstart_digits"], []):  # its own lies beside it
+            assert main(["knn", f"--checkpoint={tmp_path / name}", *config, *small]) == 0
+            assert json.loads((out / "knn.json").read_text())["source"]["parameters"] == net.subject.identity
+            (out / "knn.json").unlink()
+
+
+def test_a_config_beside_a_network_says_how_it_was_trained(net, tmp_path):
+    net.save(tmp_path / "net")
+    described = json.loads((tmp_path / "net" / "config.json").read_text())
+    described["norm_pix_loss"], described["data"]["mean"], described["data"]["std"] = True, [0.3], [0.2]
+    (tmp_path / "net" / "config.json").write_text(json.dumps(described))
+    for config in (None, crate_jax.load_config("quickstart_digits")):
+        found = of_checkpoint(tmp_path / "net", config)
+        assert found.config.norm_pix_loss and found.statistics == ((0.3,), (0.2,))
+    mean = [("data.mean", 0.4)]
+    given = of_checkpoint(tmp_path / "net", crate_jax.load_config("quickstart_digits", mean), overrides=mean)
+    assert given.statistics == ((0.4,), (0.2,))
 
 
 def test_official_tensors_in_an_npz(net, tmp_path):
