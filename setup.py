@@ -66,6 +66,7 @@ setup(
         "torch": ["torch>=2.6"],
         "demo": ["gradio>=5,<7"],
         "wandb": ["wandb>=0.22"],
+        "onnx": ["onnx>=1.20.1", "onnx-ir>=0.2.1", "onnxruntime>=1.24.1"],  # beside jax2onnx, installed with --no-deps
         "hub": ["huggingface_hub>=0.30"],
         "docs": ["sphinx>=8", "myst-nb>=1.2", "furo>=2024.8.6", "latex2mathml>=3.77"],
         "notebook": ["ipykernel>=6", "nbclient>=0.10", "nbformat>=5.10"],

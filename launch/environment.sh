@@ -29,6 +29,10 @@ make_environment() {
             echo "launch: the installation failed; see pip's message above" >&2
             return 1
         }
+        if [[ ,$extras, == *,onnx,* ]]; then # what it requires would replace Orbax, and is not used
+            "$venv/bin/python" -m pip install -qq --disable-pip-version-check --no-compile --no-deps \
+                --constraint "$root/constraints.txt" jax2onnx || return 1
+        fi
         echo "$wanted" >"$stamp"
     fi
     CRATE_JAX_PYTHON=$venv/bin/python

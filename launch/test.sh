@@ -6,7 +6,7 @@ set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 # shellcheck source=launch/environment.sh
 source launch/environment.sh
-make_environment cpu,tpu,tensorflow,dev,notebook,docs,torch
+make_environment cpu,tpu,tensorflow,dev,notebook,docs,torch,onnx
 export JAX_PLATFORMS=cpu TF_CPP_MIN_LOG_LEVEL=2
 "$CRATE_JAX_PYTHON" -m ruff check .
 "$CRATE_JAX_PYTHON" -m ruff format --check .

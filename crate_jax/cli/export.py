@@ -6,11 +6,12 @@
 It takes uint8 images at the network's own size, any number of them, on CPU, GPU or TPU; normalisation is included. To
 run a StableHLO file: jax.export.deserialize(bytearray(open("encoder.stablehlo", "rb").read())).call(images). A
 SavedModel is a folder for TensorFlow (extra `tensorflow`), which must be of jax's age: 2.21 runs what jax 0.11 writes,
-not what jax 0.12 does. OUT.json says what goes in and comes out. Without --features those that `probe` chose are taken,
-else mean@last.
+not what jax 0.12 does. ONNX is a file for onnxruntime, computed in float32; it takes the extra `onnx` and
+`pip install --no-deps jax2onnx`, since what that requires would replace Orbax by an older one. OUT.json says what goes
+in and comes out. Without --features those that `probe` chose are taken, else mean@last.
 """
 
-FORMS = ("stablehlo", "savedmodel")
+FORMS = ("stablehlo", "savedmodel", "onnx")
 
 
 def add_arguments(parser):

@@ -2,10 +2,12 @@
 
     stablehlo    jax.export.deserialize(bytearray(open(FILE, "rb").read())).call(images_BxHxWxC)
     savedmodel   tf.saved_model.load(FOLDER).signatures["serving_default"](images=images_BxHxWxC)["features"]
+    onnx         onnxruntime.InferenceSession(FILE).run(["features"], {"images": images_BxHxWxC})[0]
 
 Images are uint8 in batches of any size. Normalisation is part of the program, and the parameters are constants of it.
-ONNX is not written: its converter, jax2onnx, requires an Orbax older than the one that checkpoints are written with.
 """
+
+import logging
 
 import jax
 import jax.numpy as jnp
@@ -29,7 +31,7 @@ def export_encoder(subject, features, path, form="stablehlo", *, features_from="
 
     Args:
         features: POOLING@LAYER.
-        path: a file (stablehlo) or a folder (savedmodel) to write.
+        path: a file (stablehlo, onnx) or a folder (savedmodel) to write.
         form: one of `FORMS`.
         features_from: who chose them, of `Subject.features_or`.
 
@@ -37,12 +39,14 @@ def export_encoder(subject, features, path, form="stablehlo", *, features_from="
         The length of a feature vector.
 
     Raises:
-        UserError: no such feature, no TensorFlow or one that is too old for this jax, or a program that does not
-            compute what the network does.
+        UserError: no such feature, no TensorFlow or one that is too old for this jax, no jax2onnx or an operation that
+            it does not know, or a program that does not compute what the network does.
     """
     model, params, statistics = subject.model, jax.device_get(subject.params), subject.statistics
     parse_features(features, model.depth)
     kernels = {name: "xla" for name in ("attention_kernel", "product_kernel") if hasattr(model, name)}
+    if form == "onnx":
+        kernels |= {"dtype": "float32", "scan_layers": False, "remat": "none"}  # what jax2onnx knows
     model = model.clone(**kernels)  # what every platform runs
 
     def serve(images_BxHxWxC):
@@ -63,7 +67,7 @@ def export_encoder(subject, features, path, form="stablehlo", *, features_from="
         "form": form,
         "input": {"dtype": "uint8", "shape": ["batch", *shape], "values": "pixels, 0 to 255"},
         "output": {"dtype": "float32", "shape": ["batch", expected.shape[1]]},
-        "platforms": PLATFORMS,
+        "platforms": ("any",) if form == "onnx" else PLATFORMS,
         "jax": jax.__version__,
     }
     stamp = subject.stamp(data={"name": subject.config.data.name, "split": None, "fingerprint": None, "examples": 0})
@@ -110,4 +114,31 @@ def _savedmodel(serve, shape, path):
     return compute
 
 
-FORMS = {"stablehlo": _stablehlo, "savedmodel": _savedmodel}
+def _onnx(serve, shape, path):
+    """Writes a file of ONNX; returns what the file computes.
+
+    jax2onnx requires an Orbax older than the one that checkpoints are written with and does not use it here.
+    """
+    onnxruntime = library("onnxruntime", "onnx", "--to=onnx", beside="jax2onnx")
+    jax2onnx = library("jax2onnx", "onnx", "--to=onnx", beside="jax2onnx")
+    logging.getLogger("onnx_ir").setLevel(logging.ERROR)  # a line for every shape that it infers
+    jax.clear_caches()  # jax2onnx replaces functions of JAX's while it traces; no trace may be shared with it
+    try:
+        program = jax2onnx.to_onnx(
+            serve,
+            [jax.ShapeDtypeStruct(("batch", *shape), jnp.uint8)],
+            model_name="encoder",
+            input_names=("images",),
+            output_names=("features",),
+        ).SerializeToString()
+    except Exception as error:  # anything, of an operation that it does not know
+        said = f"{type(error).__name__}: {error}".splitlines()[0]
+        raise UserError(f"--to=onnx: jax2onnx does not convert this network ({said}); take --to=stablehlo.") from error
+    finally:
+        jax.clear_caches()
+    write_file(path, program)
+    session = onnxruntime.InferenceSession(path.read_bytes(), providers=["CPUExecutionProvider"])
+    return lambda images: session.run(["features"], {"images": images})[0]
+
+
+FORMS = {"stablehlo": _stablehlo, "savedmodel": _savedmodel, "onnx": _onnx}

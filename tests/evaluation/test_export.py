@@ -70,3 +70,30 @@ def test_tensorflow_serves_the_same(workdir, tmp_path, monkeypatch):
     assert json.loads((tmp_path / "encoder.json").read_text())["form"] == "savedmodel"
     monkeypatch.setitem(sys.modules, "tensorflow", None)
     assert main(line) == 1
+
+
+def test_onnxruntime_serves_the_same(workdir, tmp_path, monkeypatch, capsys):
+    """Of a network that is scanned, recomputes and computes in bfloat16, none of which jax2onnx knows."""
+    onnxruntime, jax2onnx = pytest.importorskip("onnxruntime"), pytest.importorskip("jax2onnx")
+    file = tmp_path / "encoder.onnx"
+    line = ["export", f"--workdir={workdir}", "--to=onnx", f"--out={file}", "--features=cells@encoder_00"]
+    line += [f"--config.model.{name}" for name in ("dtype=bfloat16", "scan_layers=True", "remat=full")]
+    assert main(line) == 0
+    images = np.random.default_rng(0).integers(0, 256, (3, 28, 28, 1)).astype(np.uint8)
+    net, session = crate_jax.from_pretrained(str(workdir)), onnxruntime.InferenceSession(file.read_bytes())
+    expected = np.asarray(net.features(net.preprocess(images), "cells@encoder_00"))
+    for part in (slice(0, 1), slice(0, 3)):
+        (found,) = session.run(["features"], {"images": images[part]})
+        np.testing.assert_allclose(found, expected[part], atol=1e-4)
+
+    def unknown(*arguments, **options):
+        raise NotImplementedError("no plugin for cholesky\nand more")
+
+    monkeypatch.setattr(jax2onnx, "to_onnx", unknown)
+    assert main(line) == 1
+    said = capsys.readouterr().err.splitlines()[-1]
+    assert "does not convert this network (NotImplementedError: no plugin for cholesky); take --to=stablehlo" in said
+    monkeypatch.setitem(sys.modules, "jax2onnx", None)
+    assert main(line) == 1
+    said = capsys.readouterr().err.splitlines()[-1]
+    assert "pip install 'crate-jax[onnx]' and pip install --no-deps jax2onnx" in said
