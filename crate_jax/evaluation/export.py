@@ -8,6 +8,7 @@ Images are uint8 in batches of any size. Normalisation is part of the program, a
 """
 
 import logging
+import warnings
 
 import jax
 import jax.numpy as jnp
@@ -121,20 +122,22 @@ def _onnx(serve, shape, path):
     """
     onnxruntime = library("onnxruntime", "onnx", "--to=onnx", beside="jax2onnx")
     jax2onnx = library("jax2onnx", "onnx", "--to=onnx", beside="jax2onnx")
-    logging.getLogger("onnx_ir").setLevel(logging.ERROR)  # a line for every shape that it infers
+    logging.disable(logging.WARNING)  # a line for every shape, and a traceback for every library that is not here
     jax.clear_caches()  # jax2onnx replaces functions of JAX's while it traces; no trace may be shared with it
     try:
-        program = jax2onnx.to_onnx(
-            serve,
-            [jax.ShapeDtypeStruct(("batch", *shape), jnp.uint8)],
-            model_name="encoder",
-            input_names=("images",),
-            output_names=("features",),
-        ).SerializeToString()
+        with warnings.catch_warnings(action="ignore"):
+            program = jax2onnx.to_onnx(
+                serve,
+                [jax.ShapeDtypeStruct(("batch", *shape), jnp.uint8)],
+                model_name="encoder",
+                input_names=("images",),
+                output_names=("features",),
+            ).SerializeToString()
     except Exception as error:  # anything, of an operation that it does not know
         said = f"{type(error).__name__}: {error}".splitlines()[0]
         raise UserError(f"--to=onnx: jax2onnx does not convert this network ({said}); take --to=stablehlo.") from error
     finally:
+        logging.disable(logging.NOTSET)
         jax.clear_caches()
     write_file(path, program)
     session = onnxruntime.InferenceSession(path.read_bytes(), providers=["CPUExecutionProvider"])
