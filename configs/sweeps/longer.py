@@ -3,8 +3,8 @@
     crate-jax sweep --config=longer --workdir=workdirs/longer
     crate-jax compare workdirs/longer --out=workdirs/longer --baseline=vit
 
-Question: at 1,000 steps a ViT-MAE completes better than CRATE-MAE at equal parameters, CRATE-alpha's residual closes the
-gap, and an overcomplete dictionary with a read-out of its own has the best neighbours (kNN). Is that so after 6,000
+Question: at 1,000 steps a ViT-MAE completes better than CRATE-MAE at equal parameters, CRATE-alpha's residual closes
+the gap, and an overcomplete dictionary with a read-out of its own has the best neighbours (kNN). Is that so after 6,000
 steps? One seed, Muon, the quickstart's data and batch; twelve to twenty minutes per point on one CPU core.
 """
 
