@@ -19,24 +19,29 @@ MEANINGS = {
 }
 
 
+def dense(module, name, z, size, axes):
+    """z W + b, ... x `size`: parameters `{name}_kernel`, whose axes have these logical names, and `{name}_bias`."""
+    kernel = module.param(f"{name}_kernel", partitioned(xavier, *axes), (z.shape[-1], size))
+    return affine(z, kernel, module.param(f"{name}_bias", partitioned(zeros, None), (size,)))
+
+
+def gelu_mlp(module, z_BxNxD, expansion, epsilon):
+    """W2 gelu(W1 LN(z) + b1) + b2 with `expansion` times D hidden units, with parameters of `module`."""
+    width = z_BxNxD.shape[-1]
+    x_BxNxD = LayerNorm(epsilon, name="mlp_norm", parent=module)(z_BxNxD)
+    hidden_BxNxH = jax.nn.gelu(dense(module, "up", x_BxNxD, expansion * width, ("embed", "hidden")), approximate=False)
+    hidden_BxNxH = constrain(hidden_BxNxH, "images", None, "hidden")
+    return dense(module, "down", hidden_BxNxH, width, ("hidden", "embed"))
+
+
 class Mlp(nn.Module):
-    """W2 gelu(W1 LN(z) + b1) + b2."""
+    """The MLP as a sparsification step."""
 
     settings: LayerSettings
 
     @nn.compact
     def __call__(self, z_BxNxD):
-        width = z_BxNxD.shape[-1]
-        hidden = self.settings.expansion * width
-        x_BxNxD = LayerNorm(self.settings.layer_norm_epsilon, name="mlp_norm")(z_BxNxD)
-        up_DxH = self.param("up_kernel", partitioned(xavier, "embed", "hidden"), (width, hidden))
-        up_H = self.param("up_bias", partitioned(zeros, None), (hidden,))
-        down_HxD = self.param("down_kernel", partitioned(xavier, "hidden", "embed"), (hidden, width))
-        down_D = self.param("down_bias", partitioned(zeros, None), (width,))
-        hidden_BxNxH = constrain(
-            jax.nn.gelu(affine(x_BxNxD, up_DxH, up_H), approximate=False), "images", None, "hidden"
-        )
-        return affine(hidden_BxNxH, down_HxD, down_D)
+        return gelu_mlp(self, z_BxNxD, self.settings.expansion, self.settings.layer_norm_epsilon)
 
 
 def cost(settings, num_heads, width, tokens):

@@ -7,12 +7,11 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from crate_jax.models.layers.initializers import xavier, zeros
+from crate_jax.models.layers.mlp import dense, gelu_mlp
 from crate_jax.models.layers.norm import LayerNorm, official_norm
 from crate_jax.models.layers.settings import Cost
 from crate_jax.models.layers.stochastic_depth import drop_path
-from crate_jax.models.layout import constrain, partitioned
-from crate_jax.operators.affine import affine
+from crate_jax.models.layout import constrain
 from crate_jax.operators.subspace_attention import split_heads
 
 _DENSE = (("attn.qkv", "qkv"), ("attn.proj", "output"), ("mlp.fc1", "up"), ("mlp.fc2", "down"))
@@ -38,26 +37,18 @@ class ViTLayer(nn.Module):
     def __call__(self, z_BxNxD, keep_2xBx1x1=(None, None)):
         width = z_BxNxD.shape[-1]
         self.sow("intermediates", "input", z_BxNxD)
-
-        def dense(name, z, size, axes):
-            kernel = self.param(f"{name}_kernel", partitioned(xavier, *axes), (z.shape[-1], size))
-            bias = self.param(f"{name}_bias", partitioned(zeros, None), (size,))
-            return affine(z, kernel, bias)
-
         normed_BxNxD = LayerNorm(1e-6, name="attention_norm")(z_BxNxD)
         self.sow("intermediates", "normed", normed_BxNxD)
-        qkv_BxNx3D = constrain(dense("qkv", normed_BxNxD, 3 * width, ("embed", "heads")), "images", None, "heads")
+        qkv_BxNx3D = constrain(dense(self, "qkv", normed_BxNxD, 3 * width, ("embed", "heads")), "images", None, "heads")
         query, key, value = (split_heads(x, self.num_heads) for x in jnp.split(qkv_BxNx3D, 3, -1))
         self.sow("intermediates", "query", query)
         self.sow("intermediates", "key", key)
         attended_BxNxD = jax.nn.dot_product_attention(query, key, value).reshape(z_BxNxD.shape)
-        attended_BxNxD = constrain(dense("output", attended_BxNxD, width, ("heads", "embed")), "images", None, None)
-        z_BxNxD = z_BxNxD + drop_path(attended_BxNxD, keep_2xBx1x1[0])
+        attended_BxNxD = dense(self, "output", attended_BxNxD, width, ("heads", "embed"))
+        z_BxNxD = z_BxNxD + drop_path(constrain(attended_BxNxD, "images", None, None), keep_2xBx1x1[0])
         self.sow("intermediates", "compressed", z_BxNxD)
-        hidden = dense("up", LayerNorm(1e-6, name="mlp_norm")(z_BxNxD), 4 * width, ("embed", "hidden"))
-        hidden = constrain(jax.nn.gelu(hidden, approximate=False), "images", None, "hidden")
-        hidden = constrain(dense("down", hidden, width, ("hidden", "embed")), "images", None, None)
-        z_BxNxD = z_BxNxD + drop_path(hidden, keep_2xBx1x1[1])
+        mlp_BxNxD = constrain(gelu_mlp(self, z_BxNxD, 4, 1e-6), "images", None, None)
+        z_BxNxD = z_BxNxD + drop_path(mlp_BxNxD, keep_2xBx1x1[1])
         self.sow("intermediates", "output", z_BxNxD)
         return z_BxNxD
 
