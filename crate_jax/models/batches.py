@@ -15,7 +15,7 @@ def batch_size(images_BxHxWxC):
 
 
 def over_images(measure, images_BxHxWxC, *more, axis=-1, size=None):
-    """Applies `measure` to batches of equal size and joins what it returns.
+    """Applies `measure` to batches of equal size and joins what it returns, as NumPy arrays.
 
     Args:
         measure: images (and further arrays with the same first axis) to a tree of arrays with one entry an image along
@@ -24,17 +24,13 @@ def over_images(measure, images_BxHxWxC, *more, axis=-1, size=None):
         *more: arrays that are cut up in the same way.
         axis: of the images in the results.
         size: images a batch, where another set of images shall share its compilation; None: `batch_size`.
-
-    Returns:
-        A tree of NumPy arrays.
     """
     count = len(images_BxHxWxC)
     size = size or batch_size(images_BxHxWxC)
     parts = []
     for first in range(0, count, size):
-        rows = np.arange(first, first + size)
-        kept = int(np.sum(rows < count))
-        rows = rows % count  # what fills the last batch are other images: no image counts twice in a batch
+        rows = np.arange(first, first + size) % count  # the last batch is filled with other images than its own
         found = jax.device_get(measure(images_BxHxWxC[rows], *(array[rows] for array in more)))
-        parts.append(jax.tree.map(lambda x, kept=kept: np.take(x, range(kept), axis), found))
+        kept = range(min(size, count - first))
+        parts.append(jax.tree.map(lambda x, kept=kept: np.take(x, kept, axis), found))
     return jax.tree.map(lambda *x: np.concatenate(x, axis), *parts)

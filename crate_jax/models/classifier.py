@@ -67,10 +67,11 @@ class Classifier(Encoder):
         rate_L = jnp.linspace(0.0, self.drop_path, self.depth) if self.depth > 1 else jnp.full(1, self.drop_path)
         keep_Lx1x1 = 1 - rate_L[:, None, None]
         key, shape = self.make_rng("dropout"), (self.depth, self.branches)
-        index_B = jnp.arange(batch) if index_B is None else index_B
-        draw = jax.vmap(lambda index: jax.random.uniform(jax.random.fold_in(key, index), shape, jnp.float32))
-        drawn_BxLxS = draw(index_B)
-        drawn_LxSxB = jnp.moveaxis(drawn_BxLxS, 0, -1)
+
+        def draw(index):
+            return jax.random.uniform(jax.random.fold_in(key, index), shape, jnp.float32)
+
+        drawn_LxSxB = jax.vmap(draw, out_axes=-1)(jnp.arange(batch) if index_B is None else index_B)
         return jnp.where(drawn_LxSxB < keep_Lx1x1, 1 / keep_Lx1x1, 0)[..., None, None]
 
     def encode(self, images_BxHxWxC):
@@ -88,9 +89,6 @@ class Classifier(Encoder):
             images_BxHxWxC: normalised; H and W are multiples of the patch.
             train: stochastic depth is on; needs an rng named "dropout" where drop_path is not 0.
             index_B: see `kept_branches`.
-
-        Returns:
-            A `Classified`.
         """
         keep = self.kept_branches(images_BxHxWxC.shape[0], index_B) if train and self.drop_path else None
         z_BxTxD = self.encode_tokens(images_BxHxWxC, keep=keep)

@@ -93,12 +93,9 @@ def check_model(model):
             f"model.{key}={given} is not divisible by model.patch_size={model.patch_size}; choose a size that is, "
             f"such as {good}."
         )
-    pairs = [("width", "num_heads")]
-    if getattr(model, "decoder_width", None) or getattr(model, "decoder_num_heads", None):
-        pairs.append(("decoder_width", "decoder_num_heads"))
-    for width_name, heads_name in pairs:
-        width = getattr(model, width_name) or model.width
-        heads = getattr(model, heads_name) or model.num_heads
+    for width_name, heads_name in (("width", "num_heads"), ("decoder_width", "decoder_num_heads")):
+        width = getattr(model, width_name, None) or model.width
+        heads = getattr(model, heads_name, None) or model.num_heads
         if width % heads:
             fits = (width // heads) * heads or heads
             raise UserError(
@@ -164,15 +161,7 @@ def initial(model, key):
 
 
 def init_params(model, key):
-    """Fresh parameters, as plain arrays.
-
-    Args:
-        model: from `create_model`.
-        key: a PRNG key.
-
-    Returns:
-        The tree that `model.apply({"params": ...}, images)` takes.
-    """
+    """Fresh parameters from a PRNG key, as plain arrays: the tree that `model.apply({"params": ...}, images)` takes."""
     return nn.meta.unbox(initial(model, key))
 
 

@@ -85,12 +85,9 @@ def apply_stack(layer, params, z_BxNxD, *, scan, remat, keep=None, traced=False)
         return z_BxNxD, {path[-1]: values[0] for path, values in flat.items()}
 
     inputs = (params,) if keep is None else (params, keep)
-    if remat == "names":
-        one = jax.checkpoint(
-            one, policy=jax.checkpoint_policies.save_only_these_names(*NAMED_RESIDUALS), prevent_cse=False
-        )
-    elif remat == "full":
-        one = jax.checkpoint(one, prevent_cse=False)
+    if remat != "none":
+        policy = jax.checkpoint_policies.save_only_these_names(*NAMED_RESIDUALS) if remat == "names" else None
+        one = jax.checkpoint(one, policy=policy, prevent_cse=False)
     if scan or remat != "none":
         return jax.lax.scan(one, z_BxNxD, inputs)
     seen = []

@@ -29,29 +29,13 @@ def num_visible(num_patches, ratio):
 
 
 def mask_from_noise(noise_BxN, visible):
-    """The mask under which the `visible` patches of least noise stay; ties go to the earlier patch.
-
-    Args:
-        noise_BxN: any numbers.
-        visible: how many patches stay.
-
-    Returns:
-        mask_BxN, float32: exactly `visible` zeros per row.
-    """
+    """The mask_BxN (float32) under which the `visible` patches of least noise stay; ties go to the earlier patch."""
     rank_BxN = jnp.argsort(jnp.argsort(noise_BxN, axis=-1, stable=True), axis=-1)
     return (rank_BxN >= visible).astype(jnp.float32)
 
 
 def visible_first(mask_BxN, visible):
-    """The indices of the visible patches, in increasing order.
-
-    Args:
-        mask_BxN: exactly `visible` zeros per row.
-        visible: V.
-
-    Returns:
-        place_BxV, integers.
-    """
+    """The indices B x V of the visible patches, in increasing order; each row of the mask has V = `visible` zeros."""
     return jnp.argsort(mask_BxN, axis=-1, stable=True)[:, :visible]
 
 
@@ -87,17 +71,17 @@ def _block_noise(key, rows, columns):
     keys = jax.random.split(key, 5)
     low, high = (share * rows * columns for share in _BLOCK_AREA)
     area_M = jax.random.uniform(keys[0], (_BLOCKS,), jnp.float32, minval=low, maxval=high)
-    aspect_M = jnp.exp(
-        jax.random.uniform(keys[1], (_BLOCKS,), jnp.float32, jnp.log(_BLOCK_ASPECT[0]), jnp.log(_BLOCK_ASPECT[1]))
-    )
-    covers_MxN = jnp.ones((_BLOCKS, rows * columns), bool)
-    sides = (jnp.sqrt(area_M * aspect_M), rows), (jnp.sqrt(area_M / aspect_M), columns)
-    for (side_M, size), key_, place_N in zip(
-        sides, keys[2:4], jnp.indices((rows, columns)).reshape(2, -1), strict=True
-    ):
+    shortest, tallest = (jnp.log(aspect) for aspect in _BLOCK_ASPECT)
+    aspect_M = jnp.exp(jax.random.uniform(keys[1], (_BLOCKS,), jnp.float32, shortest, tallest))
+    row_N, column_N = jnp.indices((rows, columns)).reshape(2, -1)
+
+    def within(side_M, size, key, place_N):
         side_M = jnp.clip(jnp.round(side_M), 1, size)
-        start_M = jnp.floor(jax.random.uniform(key_, (_BLOCKS,), jnp.float32) * (size - side_M + 1))
-        covers_MxN &= (place_N >= start_M[:, None]) & (place_N < (start_M + side_M)[:, None])
+        start_M = jnp.floor(jax.random.uniform(key, (_BLOCKS,), jnp.float32) * (size - side_M + 1))
+        return (place_N >= start_M[:, None]) & (place_N < (start_M + side_M)[:, None])
+
+    in_rows_MxN = within(jnp.sqrt(area_M * aspect_M), rows, keys[2], row_N)
+    covers_MxN = in_rows_MxN & within(jnp.sqrt(area_M / aspect_M), columns, keys[3], column_N)
     last_N = _BLOCKS + jax.random.uniform(keys[4], (rows * columns,), jnp.float32)
     return -jnp.where(jnp.any(covers_MxN, 0), jnp.argmax(covers_MxN, 0), last_N)
 
@@ -116,16 +100,7 @@ def _grid_noise(key, rows, columns):
 
 
 def random_mask(key, batch, num_patches, ratio):
-    """Random masks, one per image.
-
-    Args:
-        key: a PRNG key.
-        batch: B.
-        num_patches: N.
-        ratio: fraction removed.
-
-    Returns:
-        mask_BxN, float32: 1 where removed; int(N (1 - ratio)) zeros per row.
+    """Random masks, one per image: mask_BxN, float32, 1 where removed; int(N (1 - ratio)) zeros per row.
 
     Raises:
         ValueError: a ratio that is no fraction.

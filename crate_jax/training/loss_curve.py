@@ -21,10 +21,9 @@ def plot_loss(metrics, path):
     figure, ((axis,),) = panels(1, size=(6.4, 3.6))
     values = [line.get("masked_error", line["loss"]) for line in lines]  # the loss less its other terms
     width = round(SMOOTHED * len(lines))
-    if width < 2:
-        axis.plot(steps, values, color=COLOURS[0], label="a training batch")
-    else:
-        axis.plot(steps, values, color=COLOURS[0], linewidth=0.7, alpha=0.4, label="a training batch")
+    faint = {"linewidth": 0.7, "alpha": 0.4} if width >= 2 else {}
+    axis.plot(steps, values, color=COLOURS[0], label="a training batch", **faint)
+    if faint:
         axis.plot(steps, moving_average(values, width), color=COLOURS[0], label=f"mean of {2 * width + 1} batches")
     held_out = [(line["step"], line["evaluation/loss"]) for line in lines if _is_finite(line.get("evaluation/loss"))]
     if held_out:

@@ -21,12 +21,7 @@ from crate_jax.operators.patches import patchify, unpatchify
 
 
 def normalise(images_BxHxWxC, mean, std):
-    """uint8 pixels to the network's units: (x / 255 - mean) / std, float32.
-
-    Args:
-        images_BxHxWxC: 0 to 255.
-        mean, std: a number a channel, or one for all.
-    """
+    """Pixels from 0 to 255 to the network's units, float32: (x / 255 - mean) / std, by channel or alike for all."""
     mean_C, std_C = jnp.asarray(mean, jnp.float32) * 255, jnp.asarray(std, jnp.float32) * 255
     return (images_BxHxWxC.astype(jnp.float32) - mean_C) / std_C
 
@@ -38,10 +33,7 @@ def denormalise(images_BxHxWxC, mean, std):
 
 
 def channel_statistics(config, channels):
-    """(mean, std) of the config, a number a channel.
-
-    One number serves all channels, and three serve one by their average.
-    """
+    """(mean, std) of the config, a number a channel: one serves all channels, and three serve one by their average."""
 
     def fit(values):
         return tuple(values) if len(values) == channels else (sum(values) / len(values),) * channels
@@ -57,11 +49,11 @@ class MaskedCompletion:
     norm_pix_loss: bool  # targets are each patch's standardised pixels
     mean: tuple  # of `normalise`
     std: tuple
-    mask_kind: str = "random"  # of `operators.masking.example_masks`
-    mask_ratios: tuple = ()  # each step draws one of these; () is the model's own ratio. Each is compiled once
-    mask_per_step: bool = False  # all images of a step share one mask
-    rate_weight: float = 0.0  # gamma of error - gamma R_eps(features), R of a micro-batch; 0 is the error alone
-    rate_epsilon: float = 0.5  # eps of that coding rate
+    mask_kind: str  # of `operators.masking.example_masks`
+    mask_ratios: tuple  # each step draws one of these; () is the model's own ratio. Each is compiled once
+    mask_per_step: bool  # all images of a step share one mask
+    rate_weight: float  # gamma of error - gamma R_eps(features), R of a micro-batch; 0 is the error alone
+    rate_epsilon: float  # eps of that coding rate
 
     def __call__(self, params, batch, key):
         """The loss of a batch.

@@ -113,13 +113,5 @@ def build_program(config, num_examples, *, mesh=None, model=None, objective=None
     step = make_train_step(
         objective, optimizer, learning_rate(config, num_examples), accumulate=settings.accumulate, ema=settings.ema
     )
-    return Program(
-        config=config,
-        model=model,
-        mesh=mesh,
-        optimizer=optimizer,
-        objective=objective,
-        abstract=abstract,
-        step=jit_train_step(step, abstract, mesh, rules),
-        total_steps=total_steps(config, num_examples),
-    )
+    step = jit_train_step(step, abstract, mesh, rules)
+    return Program(config, model, mesh, optimizer, objective, abstract, step, total_steps(config, num_examples))

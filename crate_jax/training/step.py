@@ -34,24 +34,22 @@ def make_train_step(objective, optimizer, schedule, *, accumulate=1, ema=None):
     gradient = jax.value_and_grad(objective, has_aux=True)
 
     def gradients(params, batch, key):
+        """((loss, scalars), gradient in the parameters), means over the micro-batches."""
         if accumulate == 1:
-            (loss, scalars), grads = gradient(params, batch, key)
-            return loss, scalars, grads
+            return gradient(params, batch, key)
         parts = jax.tree.map(lambda x: micro_batches(x, accumulate), batch)
 
-        def one(total, part):
-            (loss, scalars), grads = gradient(params, part, key)
-            return jax.tree.map(jnp.add, total, (loss, scalars, grads)), None
+        def add(total, part):
+            return jax.tree.map(jnp.add, total, gradient(params, part, key)), None
 
-        first = jax.tree.map(lambda x: x[0], parts)
-        shapes = jax.eval_shape(lambda: gradient(params, first, key))
-        (loss, scalars), grads = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
-        total, _ = jax.lax.scan(one, (loss, scalars, grads), parts)
+        shapes = jax.eval_shape(gradient, params, jax.tree.map(lambda x: x[0], parts), key)
+        total, _ = jax.lax.scan(add, jax.tree.map(jnp.zeros_like, shapes), parts)
         return jax.tree.map(lambda x: x / accumulate, total)
 
     def train_step(state, batch, seed):
         batch = objective.prepare(batch) if hasattr(objective, "prepare") else batch
-        loss, scalars, grads = gradients(state.params, batch, jax.random.fold_in(jax.random.key(seed), state.step))
+        key = jax.random.fold_in(jax.random.key(seed), state.step)
+        (loss, scalars), grads = gradients(state.params, batch, key)
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
         grad_norm = optax.tree.norm(grads)

@@ -37,25 +37,24 @@ class EventWriter:
 
     def write_scalars(self, step, scalars):
         """Numbers by name, for one step."""
-        event = self._event()
-        for name, value in scalars.items():
-            event.summary.value.add(tag=name, simple_value=float(value))
-        self._write(step=int(step), summary=event.summary)
-        self._records.flush()
+        self._write_values(step, [{"tag": name, "simple_value": float(value)} for name, value in scalars.items()])
 
     def write_pictures(self, step, pictures):
         """Pictures by name, for one step: PNG files as bytes."""
-        event = self._event()
+        values = []
         for name, png in pictures.items():
             width, height = struct.unpack(">II", png[16:24])  # of its header
             picture = {"encoded_image_string": png, "height": height, "width": width, "colorspace": 3}
-            event.summary.value.add(tag=name, image=picture)
-        self._write(step=int(step), summary=event.summary)
-        self._records.flush()
+            values.append({"tag": name, "image": picture})
+        self._write_values(step, values)
 
     def close(self):
         """Writes what is left."""
         self._records.close()
+
+    def _write_values(self, step, values):
+        self._write(step=int(step), summary={"value": values})
+        self._records.flush()
 
     def _write(self, **fields):
         self._records.write(self._event(wall_time=time.time(), **fields).SerializeToString())
