@@ -35,15 +35,7 @@ def layer_costs(model):
 
 
 def flops_per_image(model, *, training=True):
-    """FLOPs of one image through a masked autoencoder or a classifier.
-
-    Args:
-        model: from `create_model`, at its own image size.
-        training: forward and backward; else forward alone, as in training (with the mask).
-
-    Returns:
-        A number; multiply-adds count twice.
-    """
+    """FLOPs of one image of the network's own size: forward and backward, or forward alone as in training (masked)."""
     pixels = model.patch_size**2 * model.channels
     embedding = 2 * model.num_patches * pixels * model.width
     if isinstance(model, Classifier):

@@ -78,15 +78,7 @@ class MaskedAutoencoder(Encoder):
         self.head_bias = self.param("head_bias", partitioned(zeros, None), (pixels,))
 
     def encode(self, images_BxHxWxC, mask_BxN=None):
-        """Images to the encoder's tokens.
-
-        Args:
-            images_BxHxWxC: normalised; H and W are multiples of the patch.
-            mask_BxN: 1 where removed; None: nothing is.
-
-        Returns:
-            latent_BxTxD after the final norm.
-        """
+        """Images to the encoder's tokens, latent_BxTxD, after the final norm; arguments as of a call."""
         masked = {}
         if mask_BxN is not None and self.mask_mode == "drop":
             masked = {"visible_BxV": visible_first(mask_BxN, num_visible(mask_BxN.shape[1], self.mask_ratio))}
@@ -95,15 +87,12 @@ class MaskedAutoencoder(Encoder):
         return self.encoder_norm(self.encode_tokens(images_BxHxWxC, **masked))
 
     def decode(self, latent_BxTxD, images_BxHxWxC, mask_BxN=None):
-        """The encoder's tokens to pixels.
+        """The encoder's tokens to pixels, prediction_BxNxF.
 
         Args:
             latent_BxTxD: as `encode` returns it.
             images_BxHxWxC: only its shape is used.
             mask_BxN: the mask that `encode` was given.
-
-        Returns:
-            prediction_BxNxF.
         """
         y_BxTxD = latent_BxTxD
         if self.has_decoder_embedding:

@@ -4,7 +4,8 @@
     R^c_eps(Z | U) = 1/2 sum_k logdet(I + P/(N eps^2) (U_k^T Z) (U_k^T Z)^T)  K subspaces of P dimensions
 
 Pai et al. 2024 (arXiv 2404.02446), section 2; Ma et al. 2007 (lossy coding). Both determinants, of the N x N and the
-P x P Gram matrix, are the same number (Sylvester); the smaller matrix is used. Rates are in nats, float32.
+P x P Gram matrix, are the same number (Sylvester); the smaller matrix is used. Rates are in nats, float32;
+codes_BxNxKxP are the N tokens' coordinates U_k^T z in each of the K subspaces.
 """
 
 from functools import partial
@@ -31,11 +32,8 @@ def logdet_gram(x_NxP, scale):
     factorisation of [I; sqrt(scale) x], which never squares the numbers.
 
     Args:
-        x_NxP: any leading axes may come before; computed in float32.
+        x_NxP: any leading axes may come before, and are the result's; computed in float32.
         scale: a non-negative number.
-
-    Returns:
-        The log-determinants, one per leading index, float32.
     """
     x_NxP = x_NxP.astype(jnp.float32)
     if x_NxP.shape[-2] < x_NxP.shape[-1]:
@@ -58,28 +56,18 @@ def logdet_gram(x_NxP, scale):
 
 
 def coding_rate(z_BxNxD, *, epsilon=EPSILON):
-    """R_eps(Z) of each set of tokens.
+    """R_eps(Z) of B sets of N tokens, which are not normalised here: rate_B, 0 for tokens that are all zero.
 
-    Args:
-        z_BxNxD: B sets of N tokens, not normalised here.
-        epsilon: the distortion, in units of z.
-
-    Returns:
-        rate_B, nats, float32; 0 for tokens that are all zero.
+    The distortion `epsilon` is in units of z.
     """
     num_tokens, width = z_BxNxD.shape[-2:]
     return logdet_gram(z_BxNxD, width / (num_tokens * epsilon**2)) / 2
 
 
 def subspace_coding_rate(codes_BxNxKxP, *, epsilon=EPSILON):
-    """R^c_eps(Z | U), from the codes U_k^T z.
+    """R^c_eps(Z | U) from the codes, summed over the subspaces: rate_B.
 
-    Args:
-        codes_BxNxKxP: the N tokens' coordinates in each of the K subspaces.
-        epsilon: the distortion, in units of the codes.
-
-    Returns:
-        rate_B, nats, float32: summed over the subspaces.
+    The distortion `epsilon` is in units of the codes.
     """
     num_tokens, size = codes_BxNxKxP.shape[-3], codes_BxNxKxP.shape[-1]
     codes_BxKxNxP = jnp.swapaxes(codes_BxNxKxP, -3, -2)
@@ -96,7 +84,7 @@ def coding_rate_gradient(codes_BxNxKxP, *, epsilon=EPSILON):
     I + a w_k^T w_k: there eps is raised, to where it is 1e6.
 
     Args:
-        codes_BxNxKxP: the N tokens' coordinates in each of the K subspaces, float32 or bfloat16; computed in float32.
+        codes_BxNxKxP: float32 or bfloat16; computed in float32.
         epsilon: the distortion, in units of the codes.
 
     Returns:
@@ -142,13 +130,7 @@ def inverse_factor(matrix_PxP):
         M = [A B; B^T C]:    X = [X_A 0; -X_S G^T X_A  X_S],    G = X_A B,    S = C - G^T G
 
     A and S have eigenvalues of at least 1 where M has. G is as small as the root of M's largest eigenvalue; A^-1 B in
-    its place would lose twice the digits.
-
-    Args:
-        matrix_PxP: M; any leading axes may come before; float32.
-
-    Returns:
-        Shape of `matrix_PxP`, lower triangular.
+    its place would lose twice the digits. Any leading axes may come before M's; float32; X is lower triangular.
     """
     size = matrix_PxP.shape[-1]
     if size <= _SMALL:
@@ -181,18 +163,12 @@ def _inverse_factor_by_rows(matrix_PxP):
 
 
 def official_coding_rate(codes_BxNxKxP, *, epsilon=OFFICIAL_EPSILON):
-    """The official layer script's variant of R^c: unit codes, and an eps that is not squared.
+    """The official layer script's variant of R^c: unit codes, and an eps that is not squared; rate_B.
 
         1/2 sum_k logdet(I + P/(N eps) W_k^T W_k),   every column of W_k = U_k^T Z scaled to length one
 
-    Ma-Lab-Berkeley/CRATE, `vis_utils/coding_rate.py`. A code of length zero counts as zero (the script gives NaN).
-
-    Args:
-        codes_BxNxKxP: the N tokens' coordinates in each of the K subspaces.
-        epsilon: as the script takes it.
-
-    Returns:
-        rate_B, nats, float32.
+    Ma-Lab-Berkeley/CRATE, `vis_utils/coding_rate.py`; `epsilon` is as the script takes it. A code of length zero counts
+    as zero (the script gives NaN).
     """
     return subspace_coding_rate(unit_length(codes_BxNxKxP), epsilon=epsilon**0.5)
 
@@ -206,9 +182,6 @@ def features_coding_rate(latent_BxTxD, *, epsilon=EPSILON):
     Args:
         latent_BxTxD: B images' tokens, the class token first.
         epsilon: the distortion; features have length one.
-
-    Returns:
-        The rate, nats, float32, one number.
     """
     mean_BxD = jnp.mean(latent_BxTxD[:, 1:].astype(jnp.float32), 1)
     return coding_rate(unit_length(mean_BxD), epsilon=epsilon)

@@ -61,11 +61,8 @@ def contract_broadcast_attention(
 
     Args:
         codes_BxNxKxP: w, the tokens' coordinates U_k^T z, float32 or bfloat16; softmaxes and sums are float32.
-        grid: (rows, columns) of the patches that are pooled; None pools them in their order
-            (`pooled_representatives`).
-        step_tokens_K: s_x, float32.
-        step_representatives_K: s_r, float32.
-        pool: representatives along each side.
+        grid, pool: as of `pooled_representatives`.
+        step_tokens_K, step_representatives_K: s_x and s_r, float32.
         class_token: where it is: "first"; "none"; "last" pools the first N - 1 tokens, as the official code does
             although its class token is the first. It takes part in everything but the pool.
 

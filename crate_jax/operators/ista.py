@@ -39,9 +39,7 @@ def lasso_objective(code_BxNxD, z_BxNxD, dictionary_DxD, *, sparsity):
 
     Args:
         code_BxNxD: a, or B x N x A for a dictionary of A atoms.
-        z_BxNxD: the tokens to code.
-        dictionary_DxD: D, atoms in columns.
-        sparsity: lambda.
+        z_BxNxD, dictionary_DxD, sparsity: as of `ista`.
 
     Returns:
         objective_BxN, one number per token, float32.

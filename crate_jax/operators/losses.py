@@ -8,9 +8,6 @@ from crate_jax.operators.patches import patchify
 def standardised_patches(patches_BxNxF):
     """Each patch's pixels minus their mean, over their standard deviation (unbiased, variance + 1e-6).
 
-    Args:
-        patches_BxNxF: pixels.
-
     Returns:
         (standardised_BxNxF, mean_BxNx1, deviation_BxNx1), float32; standardised * deviation + mean is the pixels.
     """
@@ -24,10 +21,7 @@ def patch_mse(images_BxHxWxC, prediction_BxNxF, patch_size, norm_pix=False):
     """Mean squared error of every patch, removed or not.
 
     Args:
-        images_BxHxWxC: the whole images, normalised as the network saw them.
-        prediction_BxNxF: the network's pixels, F = p p C.
-        patch_size: p.
-        norm_pix: the target is each patch's standardised pixels.
+        images_BxHxWxC, prediction_BxNxF, patch_size, norm_pix: as of `masked_mse`.
 
     Returns:
         error_BxN, float32.
@@ -52,7 +46,7 @@ def masked_mse(images, prediction, mask, patch_size, norm_pix=False):
 
     Args:
         images: B x H x W x C, normalised as the network saw them.
-        prediction: B x N x F, the network's pixels.
+        prediction: B x N x F, the network's pixels, F = p p C.
         mask: B x N, 1 where removed.
         patch_size: p.
         norm_pix: the target is each patch's standardised pixels.

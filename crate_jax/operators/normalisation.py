@@ -15,16 +15,7 @@ def unit_length(z_BxNxD):
 
 
 def layer_norm(z_BxNxD, scale_D, bias_D, *, epsilon):
-    """LayerNorm of every token.
-
-    Args:
-        z_BxNxD: tokens, float32 or bfloat16; statistics are float32 either way.
-        scale_D, bias_D: learned.
-        epsilon: added to the variance.
-
-    Returns:
-        Shape and dtype of z.
-    """
+    """LayerNorm of every token, in shape and dtype of z, float32 or bfloat16; statistics are float32 either way."""
     z32_BxNxD = z_BxNxD.astype(jnp.float32)
     centred = z32_BxNxD - jnp.mean(z32_BxNxD, -1, keepdims=True)
     inverse = jax.lax.rsqrt(jnp.mean(jnp.square(centred), -1, keepdims=True) + epsilon)

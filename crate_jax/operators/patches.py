@@ -13,11 +13,7 @@ def image_shape(image_size):
 
 
 def grid_of(image_size, patch_size):
-    """(rows, columns) of an image's patches.
-
-    Args:
-        image_size: pixels, one number for a square or (height, width).
-        patch_size: likewise.
+    """(rows, columns) of an image's patches; each size is in pixels, one number for a square or (height, width).
 
     Raises:
         ValueError: the patch does not divide the image.
@@ -29,14 +25,7 @@ def grid_of(image_size, patch_size):
 
 
 def patchify(images_BxHxWxC, patch_size):
-    """Cuts images into patches.
-
-    Args:
-        images_BxHxWxC: H and W are multiples of patch_size.
-        patch_size: p, pixels; or (height, width).
-
-    Returns:
-        patches_BxNxF, N = H W / p^2, F = p p C.
+    """Cuts images of any dtype into patches_BxNxF, N = H W / p^2, F = p p C; `patch_size` is p, or (height, width).
 
     Raises:
         ValueError: the patch does not divide the images.
@@ -48,15 +37,7 @@ def patchify(images_BxHxWxC, patch_size):
 
 
 def unpatchify(patches_BxNxF, patch_size, *, grid=None):
-    """The inverse of `patchify`.
-
-    Args:
-        patches_BxNxF: F = p p C, any number of channels C.
-        patch_size: p, pixels; or (height, width).
-        grid: (rows, columns) of patches; None: a square.
-
-    Returns:
-        images_BxHxWxC.
+    """The inverse of `patchify`, for any number of channels; `grid` is (rows, columns) of patches, None a square.
 
     Raises:
         ValueError: N is not rows * columns, or F no multiple of p p.

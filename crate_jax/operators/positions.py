@@ -3,8 +3,7 @@
     [sin(x w), cos(x w), sin(y w), cos(y w)],   w_i = 10000^(-i / (D/4)),   x the column, y the row
 
 He et al. 2022 (MAE); the class token's row is zero. The resize is PyTorch's bicubic kernel (a = -0.75, half-pixel
-centres, border repeated, no antialiasing) at the scale (new + 0.1) / old that the official code
-inherits from DINO.
+centres, border repeated, no antialiasing) at the scale (new + 0.1) / old that the official code inherits from DINO.
 """
 
 import jax.numpy as jnp
@@ -12,14 +11,7 @@ import numpy as np
 
 
 def sincos_positions(grid, width):
-    """The table.
-
-    Args:
-        grid: (rows, columns) of patches.
-        width: D, a multiple of 4.
-
-    Returns:
-        table_TxD, float32, T = rows * columns + 1; row 0 is the class token's.
+    """table_TxD for a grid of (rows, columns), float32, T = rows * columns + 1; row 0 is the class token's.
 
     Raises:
         ValueError: D is not a multiple of 4.
@@ -51,16 +43,9 @@ def bicubic_matrix(old, new):
 
 
 def resize_positions(table_TxD, old_grid, new_grid):
-    """A table for another grid of patches; the class token's row is kept.
+    """The table for another grid of patches, in its dtype; the class token's row is kept.
 
     Works on a learned table as well (arrays of JAX or NumPy); the same grid returns the table untouched.
-
-    Args:
-        table_TxD: T = rows * columns + 1.
-        old_grid, new_grid: (rows, columns).
-
-    Returns:
-        The table for `new_grid`, in the table's dtype.
     """
     if tuple(old_grid) == tuple(new_grid):
         return table_TxD

@@ -29,7 +29,7 @@ def subspace_attention_weights(codes_BxNxKxP, *, scale):
     """softmax(scale w_k w_k^T): the weight of every token in each other, per subspace.
 
     Args:
-        codes_BxNxKxP: w, the tokens' coordinates U_k^T z.
+        codes_BxNxKxP: w, the tokens' coordinates U_k^T z; float32 or bfloat16.
         scale: of the logits; the official code's is P ** -0.5, the paper's 1.
 
     Returns:
@@ -41,15 +41,7 @@ def subspace_attention_weights(codes_BxNxKxP, *, scale):
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(1,))
 def subspace_self_attention(codes_BxNxKxP, scale):
-    """SSA in every subspace at once: softmax(scale w_k w_k^T) w_k.
-
-    Args:
-        codes_BxNxKxP: w, the tokens' coordinates U_k^T z; float32 or bfloat16 (scores are float32 either way).
-        scale: of the logits.
-
-    Returns:
-        Shape and dtype of the codes.
-    """
+    """SSA in every subspace at once: softmax(scale w_k w_k^T) w_k, in shape and dtype of the codes; float32 scores."""
     return _forward(codes_BxNxKxP, scale)[0]
 
 
@@ -164,13 +156,9 @@ def mssa(z_BxNxD, subspaces_DxKP, *, num_heads, scale):
     R^c(Z | U) up to the factor P/(N eps^2), which the caller's step size holds.
 
     Args:
-        z_BxNxD: tokens.
+        z_BxNxD: tokens; the result has their shape and dtype.
         subspaces_DxKP: [U_1 .. U_K], bases in columns, K P columns.
-        num_heads: K.
-        scale: of the logits.
-
-    Returns:
-        Shape and type of z.
+        num_heads, scale: as of `attend`.
     """
     codes_BxNxKP = product(z_BxNxD, subspaces_DxKP)
     return attend(codes_BxNxKP, num_heads=num_heads, scale=scale, weight_KPxD=subspaces_DxKP, transposed=True)

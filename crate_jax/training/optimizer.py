@@ -63,17 +63,10 @@ def make_optimizer(config, num_examples, scale_by_layer=None):
 
 
 def scale_by_muon(settings, adam):
-    """Muon for the matrices of the layers, Adam for everything else (Jordan et al. 2024; Liu et al. 2025).
+    """Muon for the matrices of the layers, `adam` for everything else (Jordan et al. 2024; Liu et al. 2025).
 
-    The momentum of a matrix is replaced by the nearest semi-orthogonal matrix (five Newton-Schulz iterations), scaled
-    to the root mean square 0.2 of an AdamW update, so that AdamW's learning rates and decays hold.
-
-    Args:
-        settings: `config.optimizer`.
-        adam: an `optax.GradientTransformation` for everything else.
-
-    Returns:
-        An `optax.GradientTransformation`; each layer of a stack is orthogonalised by itself.
+    The momentum of a matrix of one layer is replaced by the nearest semi-orthogonal matrix (five Newton-Schulz
+    iterations), scaled to the root mean square 0.2 of an AdamW update, so that AdamW's learning rates and decays hold.
     """
 
     def labels(params):
