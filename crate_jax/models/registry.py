@@ -78,11 +78,7 @@ def create_model(name, **overrides):
 
 
 def check_model(model):
-    """Refuses a network that cannot work.
-
-    Raises:
-        UserError: naming the settings that do not go together, and a value that would do.
-    """
+    """Raises UserError for a network that cannot work, naming the settings and a value that would do."""
     for key in ("image_size", "table_image_size"):
         size = getattr(model, key)
         if size is None or not any(side % model.patch_size for side in image_shape(size)):

@@ -112,11 +112,7 @@ class _Log:
 
 
 def check_finite(bad_step, checkpoints):
-    """Ends a run whose numbers are no longer numbers.
-
-    Raises:
-        UserError: naming the step, and the checkpoint that is still good.
-    """
+    """Raises UserError for numbers that are none any more, naming the step and the checkpoint that is still good."""
     if bad_step >= 0:
         steps = checkpoints.steps()
         last = f"the last good checkpoint is of step {steps[-1]}" if steps else "there is no checkpoint yet"

@@ -12,11 +12,7 @@ PRE_TRAINING = ("init_from", "norm_pix_loss", "masking.", "objective.")
 
 
 def check_autoencoder(name):
-    """Refuses the name of a network that cannot be pre-trained.
-
-    Raises:
-        UserError: a classifier, or no network at all.
-    """
+    """Raises UserError for a network that cannot be pre-trained: a classifier, or none of this name."""
     if not hasattr(model_class(name), "mask_ratio"):
         raise UserError(
             f"model.name={name} is a classifier; pretrain trains masked autoencoders, such as "
@@ -25,22 +21,14 @@ def check_autoencoder(name):
 
 
 def check_effect(config, beginnings, here, there):
-    """Refuses settings of this prefix that are not at their defaults: `here` ignores them, `there` does not.
-
-    Raises:
-        UserError: naming the first of them.
-    """
+    """Raises UserError for a setting of these beginnings that is not at its default: `here` ignores it, `there` not."""
     for name, value in flatten(config).items():
         if name.startswith(beginnings) and value != LEAVES[name].default:
             raise UserError(f"{name}={shown(value)} has no effect on {here}, only on {there}; leave it out.")
 
 
 def check_objective(config, model):
-    """Refuses what the objective of pre-training would ignore, and targets that are not defined for a network.
-
-    Raises:
-        UserError: a setting of fine-tuning only; targets of a single pixel that are to be standardised.
-    """
+    """Raises UserError for a setting of fine-tuning only, and for targets of one pixel that are to be standardised."""
     check_effect(config, FINE_TUNING, "pre-training", "finetune")
     if config.norm_pix_loss and model.patch_size**2 * model.channels < 2:
         raise UserError(
