@@ -11,6 +11,7 @@ import dataclasses
 import math
 
 import flax
+from clu.parameter_overview import make_table
 
 from crate_jax.models.classifier import Classifier
 from crate_jax.models.encoder import Transformer
@@ -51,6 +52,7 @@ class Row:
     axes: tuple  # the logical name of each axis (`models.layout`)
     layers: int  # how many there are
     meaning: str  # what it is in the mathematics
+    sharded: tuple = ()  # the mesh axis of each axis, where they are known
 
     @property
     def size(self):
@@ -117,18 +119,14 @@ def blocks_of(rows):
 
 
 def table_text(rows, split=None):
-    """The rows as text; `split` is a function from a logical axis name to a mesh axis name, or prints the former."""
-    lines = []
-    for row in rows:
-        shape = " x ".join(map(str, row.shape))
-        where = ", ".join(row.axes if split is None else (split(axis) or "-" for axis in row.axes))
-        layers = f"{row.layers} x" if row.layers > 1 else ""
-        lines.append((row.path, layers, shape, f"{row.size:,}", where, row.meaning))
-    where = "logical axes" if split is None else "sharded over"
-    lines.insert(0, ("parameter", "layers", "shape", "numbers", where, "what it is"))
-    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    aligned = "<><><<"  # numbers to the right
-    return "\n".join(
-        "  ".join(f"{cell:{side}{w}}" for cell, side, w in zip(line, aligned, widths, strict=True)).rstrip()
-        for line in lines
-    )
+    """The rows as text; with `split`, a function from a logical axis name to a mesh axis name, how they are sharded."""
+    if split is not None:
+        rows = [dataclasses.replace(row, sharded=tuple(split(axis) or "-" for axis in row.axes)) for row in rows]
+
+    def cell(value):
+        if isinstance(value, tuple):
+            return ", ".join(map(str, value))
+        return f"{value:,}" if isinstance(value, int) else value
+
+    columns = ["path", "layers", "shape", "size", "sharded" if split else "axes", "meaning"]
+    return make_table(rows, column_names=columns, value_formatter=cell)
