@@ -17,8 +17,7 @@ import jax
 import jax.numpy as jnp
 
 from crate_jax.models.encoder import Encoder, Transformer, WhiteBox
-from crate_jax.models.layers.initializers import zeros
-from crate_jax.models.layout import partitioned
+from crate_jax.models.layers.initializers import linear
 from crate_jax.operators.affine import affine
 
 
@@ -48,10 +47,7 @@ class Classifier(Encoder):
     def setup(self):
         self.encoder_parameters()
         small = nn.initializers.truncated_normal(2e-5)  # MAE's: the first step moves the head only
-        self.head_kernel = self.param(
-            "head_kernel", partitioned(small, "embed", "classes"), (self.width, self.num_classes)
-        )
-        self.head_bias = self.param("head_bias", partitioned(zeros, None), (self.num_classes,))
+        self.head = linear(self, "head", (self.width, self.num_classes), ("embed", "classes"), kernel=small)
 
     def kept_branches(self, batch, index_B=None):
         """Stochastic depth's factor of each layer's S residual branches: 0 or 1 / (1 - rate).
@@ -93,7 +89,7 @@ class Classifier(Encoder):
         keep = self.kept_branches(images_BxHxWxC.shape[0], index_B) if train and self.drop_path else None
         z_BxTxD = self.encode_tokens(images_BxHxWxC, keep=keep)
         pooled_BxD = self.encoder_norm(self.pool(z_BxTxD))
-        logits_BxC = affine(pooled_BxD, self.head_kernel, self.head_bias)
+        logits_BxC = affine(pooled_BxD, *self.head)
         return Classified(logits_BxC.astype(jnp.float32), self.encoder_norm(z_BxTxD))
 
 

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 
 from crate_jax.errors import UserError
 from crate_jax.models.layers.crate import EncoderLayer
-from crate_jax.models.layers.initializers import xavier, zeros
+from crate_jax.models.layers.initializers import linear, zeros
 from crate_jax.models.layers.norm import LayerNorm
 from crate_jax.models.layers.settings import LayerSettings, settings_of
 from crate_jax.models.layers.vit import ViTLayer
@@ -75,10 +75,8 @@ class Encoder(nn.Module):
         if self.embedding_norms:
             self.patch_norm = LayerNorm()
             self.embedding_norm = LayerNorm()
-        self.embedding_kernel = self.param(
-            "embedding_kernel", partitioned(xavier, "pixels", "embed"), (pixels, self.width)
-        )
-        self.embedding_bias = self.param("embedding_bias", partitioned(self.embedding_bias_init, None), (self.width,))
+        shape, axes = (pixels, self.width), ("pixels", "embed")
+        self.embedding = linear(self, "embedding", shape, axes, bias=self.embedding_bias_init)
         self.class_token = self.param("class_token", partitioned(self.class_token_init, None), (self.width,))
         if self.learned_positions:
             shape = (self.table_grid[0] * self.table_grid[1] + 1, self.width)
@@ -120,7 +118,7 @@ class Encoder(nn.Module):
             patches_BxNxF = jnp.where(mask_BxN[..., None] > 0, 0, patches_BxNxF)
         if self.embedding_norms:
             patches_BxNxF = self.patch_norm(patches_BxNxF)
-        z_BxNxD = affine(patches_BxNxF, self.embedding_kernel, self.embedding_bias)
+        z_BxNxD = affine(patches_BxNxF, *self.embedding)
         if self.embedding_norms:
             z_BxNxD = self.embedding_norm(z_BxNxD)
         if mask_BxN is not None and mask_token_D is not None:

@@ -13,7 +13,7 @@ import numpy as np
 from crate_jax.errors import UserError
 from crate_jax.models.encoder import Encoder, Transformer, WhiteBox
 from crate_jax.models.layers.crate import DecoderLayer
-from crate_jax.models.layers.initializers import xavier, zeros
+from crate_jax.models.layers.initializers import linear
 from crate_jax.models.layers.norm import LayerNorm
 from crate_jax.models.layers.settings import settings_of
 from crate_jax.models.layers.vit import ViTLayer
@@ -68,14 +68,10 @@ class MaskedAutoencoder(Encoder):
             token = nn.initializers.normal(0.02)
             self.mask_token = self.param("mask_token", partitioned(token, None), (inner,))
         if self.has_decoder_embedding:
-            self.decoder_embedding_kernel = self.param(
-                "decoder_embedding_kernel", partitioned(xavier, "embed", None), (self.width, inner)
-            )
-            self.decoder_embedding_bias = self.param("decoder_embedding_bias", partitioned(zeros, None), (inner,))
+            self.decoder_embedding = linear(self, "decoder_embedding", (self.width, inner), ("embed", None))
         self.decoder = stack_parameters(self, "decoder", self.decoder_layer(), self.decoder_depth, inner)
         self.decoder_norm = LayerNorm(1e-6)
-        self.head_kernel = self.param("head_kernel", partitioned(xavier, "embed", "pixels"), (inner, pixels))
-        self.head_bias = self.param("head_bias", partitioned(zeros, None), (pixels,))
+        self.head = linear(self, "head", (inner, pixels), ("embed", "pixels"))
 
     def encode(self, images_BxHxWxC, mask_BxN=None):
         """Images to the encoder's tokens, latent_BxTxD, after the final norm; arguments as of a call."""
@@ -96,7 +92,7 @@ class MaskedAutoencoder(Encoder):
         """
         y_BxTxD = latent_BxTxD
         if self.has_decoder_embedding:
-            y_BxTxD = affine(y_BxTxD, self.decoder_embedding_kernel, self.decoder_embedding_bias)
+            y_BxTxD = affine(y_BxTxD, *self.decoder_embedding)
         grid = grid_of(images_BxHxWxC.shape[1:3], self.patch_size)
         table_1xTxD = self.resized_positions(y_BxTxD.shape[-1], grid)
         if self.mask_mode == "drop":
@@ -107,7 +103,7 @@ class MaskedAutoencoder(Encoder):
         if self.positions == "subtracted":
             y_BxTxD = y_BxTxD - table_1xTxD
         y_BxNxD = self.decoder_norm(y_BxTxD)[:, 1:]
-        return affine(y_BxNxD, self.head_kernel, self.head_bias)
+        return affine(y_BxNxD, *self.head)
 
     def _insert_mask_tokens(self, y_BxVxD, mask_BxN):
         """Visible tokens back to their places, mask tokens between them."""

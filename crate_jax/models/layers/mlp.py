@@ -6,10 +6,10 @@ z+ = z + W2 gelu(W1 LN(z) + b1) + b2            (the residual is the layer's)
 import flax.linen as nn
 import jax
 
-from crate_jax.models.layers.initializers import xavier, zeros
+from crate_jax.models.layers.initializers import linear
 from crate_jax.models.layers.norm import LayerNorm
 from crate_jax.models.layers.settings import Cost, LayerSettings
-from crate_jax.models.layout import constrain, partitioned
+from crate_jax.models.layout import constrain
 from crate_jax.operators.affine import affine
 
 MEANINGS = {
@@ -19,19 +19,13 @@ MEANINGS = {
 }
 
 
-def dense(module, name, z, size, axes):
-    """z W + b, ... x `size`: parameters `{name}_kernel`, whose axes have these logical names, and `{name}_bias`."""
-    kernel = module.param(f"{name}_kernel", partitioned(xavier, *axes), (z.shape[-1], size))
-    return affine(z, kernel, module.param(f"{name}_bias", partitioned(zeros, None), (size,)))
-
-
 def gelu_mlp(module, z_BxNxD, expansion, epsilon):
     """W2 gelu(W1 LN(z) + b1) + b2 with `expansion` times D hidden units, with parameters of `module`."""
-    width = z_BxNxD.shape[-1]
+    width, hidden = z_BxNxD.shape[-1], expansion * z_BxNxD.shape[-1]
     x_BxNxD = LayerNorm(epsilon, name="mlp_norm", parent=module)(z_BxNxD)
-    hidden_BxNxH = jax.nn.gelu(dense(module, "up", x_BxNxD, expansion * width, ("embed", "hidden")), approximate=False)
-    hidden_BxNxH = constrain(hidden_BxNxH, "images", None, "hidden")
-    return dense(module, "down", hidden_BxNxH, width, ("hidden", "embed"))
+    hidden_BxNxH = affine(x_BxNxD, *linear(module, "up", (width, hidden), ("embed", "hidden")))
+    hidden_BxNxH = constrain(jax.nn.gelu(hidden_BxNxH, approximate=False), "images", None, "hidden")
+    return affine(hidden_BxNxH, *linear(module, "down", (hidden, width), ("hidden", "embed")))
 
 
 class Mlp(nn.Module):

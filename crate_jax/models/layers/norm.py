@@ -2,7 +2,6 @@
 
 import flax.linen as nn
 
-from crate_jax.models.layers.initializers import ones, zeros
 from crate_jax.models.layout import partitioned
 from crate_jax.operators.normalisation import layer_norm
 
@@ -16,8 +15,8 @@ class LayerNorm(nn.Module):
     def __call__(self, z_BxNxD, *, parameters_only=False):
         """The normalised tokens, or (scale, bias) for an operator that normalises them itself."""
         width = z_BxNxD.shape[-1]
-        scale_D = self.param("scale", partitioned(ones, None), (width,))
-        bias_D = self.param("bias", partitioned(zeros, None), (width,))
+        scale_D = self.param("scale", partitioned(nn.initializers.ones, None), (width,))
+        bias_D = self.param("bias", partitioned(nn.initializers.zeros, None), (width,))
         if parameters_only:
             return scale_D, bias_D
         return layer_norm(z_BxNxD, scale_D, bias_D, epsilon=self.epsilon)

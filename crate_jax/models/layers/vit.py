@@ -7,11 +7,13 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from crate_jax.models.layers.mlp import dense, gelu_mlp
+from crate_jax.models.layers.initializers import linear
+from crate_jax.models.layers.mlp import gelu_mlp
 from crate_jax.models.layers.norm import LayerNorm, official_norm
 from crate_jax.models.layers.settings import Cost
 from crate_jax.models.layers.stochastic_depth import drop_path
 from crate_jax.models.layout import constrain
+from crate_jax.operators.affine import affine
 from crate_jax.operators.subspace_attention import split_heads
 
 _DENSE = (("attn.qkv", "qkv"), ("attn.proj", "output"), ("mlp.fc1", "up"), ("mlp.fc2", "down"))
@@ -39,12 +41,13 @@ class ViTLayer(nn.Module):
         self.sow("intermediates", "input", z_BxNxD)
         normed_BxNxD = LayerNorm(1e-6, name="attention_norm")(z_BxNxD)
         self.sow("intermediates", "normed", normed_BxNxD)
-        qkv_BxNx3D = constrain(dense(self, "qkv", normed_BxNxD, 3 * width, ("embed", "heads")), "images", None, "heads")
+        qkv_BxNx3D = affine(normed_BxNxD, *linear(self, "qkv", (width, 3 * width), ("embed", "heads")))
+        qkv_BxNx3D = constrain(qkv_BxNx3D, "images", None, "heads")
         query, key, value = (split_heads(x, self.num_heads) for x in jnp.split(qkv_BxNx3D, 3, -1))
         self.sow("intermediates", "query", query)
         self.sow("intermediates", "key", key)
         attended_BxNxD = jax.nn.dot_product_attention(query, key, value).reshape(z_BxNxD.shape)
-        attended_BxNxD = dense(self, "output", attended_BxNxD, width, ("heads", "embed"))
+        attended_BxNxD = affine(attended_BxNxD, *linear(self, "output", (width, width), ("heads", "embed")))
         z_BxNxD = z_BxNxD + drop_path(constrain(attended_BxNxD, "images", None, None), keep_2xBx1x1[0])
         self.sow("intermediates", "compressed", z_BxNxD)
         mlp_BxNxD = constrain(gelu_mlp(self, z_BxNxD, 4, 1e-6), "images", None, None)
