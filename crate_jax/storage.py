@@ -1,5 +1,6 @@
 """Folders and files that may be local or in an object store (`gs://`): names, and writes of whole files."""
 
+import errno
 import json
 import os
 import re
@@ -91,6 +92,28 @@ def _is_text(name):
         return bool(name.encode())
     except UnicodeEncodeError:  # bytes that are no UTF-8 stand in it as lone surrogates
         return False
+
+
+def check_reachable(path, what):
+    """Refuses a local path that may not be looked at; `exists` says of such a one that it is not there.
+
+    Args:
+        path: of a file or folder, which need not exist.
+        what: could not be read, for the message, such as "--workdir=D".
+
+    Raises:
+        UserError: a folder above it is closed to this user, or its disk fails.
+    """
+    if is_remote(path):
+        return
+    with user_errors(f"{what} cannot be read"):
+        try:
+            os.stat(path)
+        except ValueError:  # a name that no file can have
+            return
+        except OSError as error:
+            if error.errno not in (errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG):
+                raise
 
 
 def check_writable(folder, flag):

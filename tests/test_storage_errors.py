@@ -2,6 +2,9 @@
 
 import errno
 import os
+import shutil
+import subprocess
+import sys
 
 import pytest
 
@@ -161,3 +164,46 @@ def test_a_converted_file_that_cannot_be_written_is_named_and_leaves_nothing(tmp
             partial.write_bytes(b"half")
             raise error
     assert not list((tmp_path / "new").iterdir())
+
+
+CLOSED = """
+import os, sys
+from crate_jax.cli.main import main
+from crate_jax.pretrained import from_pretrained
+from crate_jax.errors import UserError
+folder, out = sys.argv[1:]
+for line in (
+    ["knn", f"--workdir={folder}", f"--out={out}"],
+    ["finetune", f"--workdir={folder}", f"--out={out}"],
+    ["compare", folder, f"--out={out}"],
+    ["convert", "--to=flax", folder, f"{out}/x"],
+    ["knn", f"--checkpoint={folder}", f"--out={out}"],
+    ["knn", f"--checkpoint={folder}/x.pth", "--config=quickstart", f"--out={out}"],
+    ["pretrain", f"--config={folder}/x.py", f"--workdir={out}"],
+    ["reconstruct", "--checkpoint=photographs", f"--images={folder}/x.png", f"--out={out}"],
+):
+    print(main(line), line)
+for source in (folder, f"{folder}/x.pth"):
+    try:
+        from_pretrained(source)
+    except UserError as error:
+        print("crate-jax:", error, file=sys.stderr)
+"""
+
+
+def test_what_another_user_closed_is_not_said_to_be_missing(tmp_path):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "config.json").write_text("{}")
+    (tmp_path / "run").chmod(0)
+    as_others = []
+    if os.access(tmp_path / "run", os.X_OK):  # root, who may read all the same
+        if not (setpriv := shutil.which("setpriv")):
+            pytest.skip("no setpriv to take root's rights away")
+        rights = "-dac_override,-dac_read_search"
+        as_others = [setpriv, f"--bounding-set={rights}", f"--inh-caps={rights}"]
+    line = [*as_others, sys.executable, "-c", CLOSED, tmp_path / "run", tmp_path / "out"]
+    ended = subprocess.run(line, capture_output=True, text=True, timeout=300)
+    (tmp_path / "run").chmod(0o755)
+    told = [line for line in ended.stderr.splitlines() if line.startswith("crate-jax: ")]
+    assert len(told) == 10 and ended.stdout.count("1 [") == 8, ended.stderr
+    assert all("cannot be read" in line and "Permission denied" in line for line in told), told
