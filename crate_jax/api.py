@@ -13,9 +13,10 @@ from crate_jax.config import flatten, load_config, override, shown
 from crate_jax.config_files import installed_configs
 from crate_jax.data.listed_once import listed_once
 from crate_jax.data.sources import open_source
-from crate_jax.errors import UserError, names_arguments
+from crate_jax.errors import UserError, check_flag, check_path, names_arguments
 from crate_jax.evaluation.results import Result
 from crate_jax.pretrained import Pretrained, from_pretrained
+from crate_jax.storage import check_writable
 
 
 def list_models() -> list[str]:
@@ -45,6 +46,7 @@ def pretrain(config, workdir):
         UserError: settings, data or a workdir that will not do.
         KeyboardInterrupt: Ctrl-C was pressed (a cell was stopped); a checkpoint was saved first.
     """
+    check_path("workdir", workdir)
     from crate_jax.analysis import watching
     from crate_jax.training.pretraining import pretrain as run
 
@@ -66,8 +68,15 @@ def subject_of(net, data=None, data_dir=None, out=None):
         out: folder of what is written on the way; None is the workdir.
 
     Raises:
-        UserError: no such network or data set.
+        UserError: no such network, data set or folder.
     """
+    if not isinstance(net, Pretrained | str | os.PathLike):
+        raise UserError(f"net={shown(net)}: give what from_pretrained(...) returns, or a workdir, a file or a name.")
+    if data_dir is not None:
+        check_path("data_dir", data_dir)
+    if out is not None:
+        check_path("out", out)
+        check_writable(os.path.expanduser(out), "out")
     subject = (net if isinstance(net, Pretrained) else from_pretrained(net)).subject
     leaves, data = {}, os.fspath(data) if isinstance(data, os.PathLike) else data
     if data is not None and (not isinstance(data, str) or data in installed_configs() or data.endswith(".py")):
@@ -82,7 +91,7 @@ def subject_of(net, data=None, data_dir=None, out=None):
         leaves["data.data_dir"] = str(data_dir)
     if leaves:
         subject = dataclasses.replace(subject, config=override(subject.config, leaves.items()))
-    return dataclasses.replace(subject, out=epath.Path(os.path.expanduser(out))) if out else subject
+    return subject if out is None else dataclasses.replace(subject, out=epath.Path(os.path.expanduser(out)))
 
 
 def _config(argument, value):
@@ -204,13 +213,17 @@ def finetune(
     from crate_jax.evaluation import finetune as module
     from crate_jax.evaluation.recipe import folder_name, recipe_for
 
+    check_flag("from_scratch", from_scratch)
     module.check_flags(labels_per_class, draws, from_scratch)
+    if out is not None:
+        check_path("out", out)
     subject = subject_of(net, data, data_dir)
     if recipe is None:
         recipe = recipe_for(subject.config, labels_per_class=labels_per_class)
     recipe = os.fspath(recipe) if isinstance(recipe, os.PathLike) else recipe
     config = _config("recipe", recipe)
-    folder = epath.Path(os.path.expanduser(out)) if out else subject.out / "finetune" / folder_name(recipe)
+    own = subject.out / "finetune" / folder_name(recipe)
+    folder = own if out is None else epath.Path(os.path.expanduser(out))
     return module.finetune(
         subject, config, folder, labels_per_class=labels_per_class, draws=draws, from_scratch=from_scratch
     )

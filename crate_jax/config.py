@@ -119,7 +119,7 @@ def override(config, overrides=(), *, source="the config"):
             raise UserError(f"{source}: there is no setting {name}{nearest(name, LEAVES)}")
         flat[name] = value
     leaves = given(config)
-    for name, value in overrides.items() if isinstance(overrides, dict) else overrides:
+    for name, value in _pairs(overrides):
         if name not in LEAVES:
             raise UserError(f"--config.{name}: there is no such setting{nearest(name, LEAVES)}")
         flat[name] = _parse(name, value) if isinstance(value, str) else value
@@ -128,6 +128,21 @@ def override(config, overrides=(), *, source="the config"):
         if isinstance(path := flat[name], str) and path.strip() and "://" not in path:
             flat[name] = local(os.path.abspath(os.path.expanduser(path)))
     return _nest({name: check_leaf(name, value) for name, value in flat.items()}, leaves)
+
+
+def _pairs(overrides):
+    """The pairs of `override`'s argument.
+
+    Raises:
+        UserError: it holds something else.
+    """
+    pairs = overrides.items() if isinstance(overrides, dict) else overrides
+    try:
+        return [(str(name), value) for name, value in pairs]
+    except (TypeError, ValueError):
+        raise UserError(
+            f'overrides={shown(overrides)}: give a dictionary, such as {{"seed": 1}}, or pairs of setting and value.'
+        ) from None
 
 
 def _parse(name, text):

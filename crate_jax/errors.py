@@ -10,6 +10,7 @@ import functools
 import logging
 import math
 import numbers
+import os
 import re
 
 LONGEST_LIST = 900  # characters; a longer list of known names is no help
@@ -49,6 +50,18 @@ def check_real(name, value, low, high):
     is_real = isinstance(value, numbers.Real) and not isinstance(value, bool) and math.isfinite(value)
     if not is_real or not low <= value <= high:
         raise UserError(f"{name}={_short(value)}: give a number from {low:g} to {high:g}.")
+
+
+def check_path(name, value):
+    """Refuses what is no path; `name` as of `check_whole`."""
+    if not isinstance(value, str | os.PathLike):
+        raise UserError(f"{name}={_short(value)}: give a path, a text or a pathlib.Path.")
+
+
+def check_flag(name, value):
+    """Refuses what is neither True nor False; `name` as of `check_whole`."""
+    if not isinstance(value, bool):
+        raise UserError(f"{name}={_short(value)}: give True or False.")
 
 
 def _short(value):

@@ -18,7 +18,7 @@ import numpy as np
 
 from crate_jax.config import model_overrides, to_json
 from crate_jax.data.own_pictures import fitted, read_picture
-from crate_jax.errors import UserError, check_real, check_whole, first_line, names_arguments, nearest
+from crate_jax.errors import UserError, check_path, check_real, check_whole, first_line, names_arguments, nearest
 from crate_jax.evaluation.features import check_images, extract_features
 from crate_jax.evaluation.reconstruct import NOTE, TITLES, complete_tiles, rows_of
 from crate_jax.evaluation.results import identity_in, read_result
@@ -151,6 +151,7 @@ class Pretrained:
         Raises:
             UserError: no official class is like the network, the folder holds something else, or a remote path.
         """
+        check_path("path", path)
         path = local_target(path)
         checkpoint = ParamsCheckpoint(self.model, self.params, self.config.model.name, model_overrides(self.config))
         ending = path.suffix.lower()
@@ -239,6 +240,7 @@ class Reconstruction:
 
         A notebook shows it as the last value of a cell, also without `%matplotlib inline`.
         """
+        check_whole("most", most, 1)
         rows = rows_of(self.completed, most)
         caption = f"{self.mask_ratio:.0%} of the patches removed. {NOTE}"
         return picture_grid(rows, columns=TITLES, side=1.4, caption=caption)
@@ -297,5 +299,6 @@ def load(workdir, step: int | None = None) -> tuple:
     Raises:
         UserError: no run, or no checkpoint in it.
     """
+    check_path("workdir", workdir)
     subject = of_run(str(workdir), step=step)
     return subject.model, subject.params

@@ -16,7 +16,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from crate_jax.data.own_pictures import picture_data
 from crate_jax.data.sources import open_held_out
 from crate_jax.distributed.mesh import make_mesh
-from crate_jax.errors import UserError, check_real, check_whole
+from crate_jax.errors import UserError, check_flag, check_real, check_whole
 from crate_jax.evaluation.feature_store import evenly_spaced, image_features, labelled_rows, split_images
 from crate_jax.evaluation.features import candidate_names, parse_features
 from crate_jax.evaluation.results import Result
@@ -132,6 +132,7 @@ def knn(subject, *, features=None, k=NEIGHBOURS, temperature=TEMPERATURE, pictur
     """
     check_whole("--k", k, 1)
     check_real("--temperature", temperature, 1e-3, 1000)
+    check_flag("--approximate", approximate)
     if features is not None:
         parse_features(features, subject.model.depth)
     settings = subject.config.data

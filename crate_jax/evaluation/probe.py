@@ -11,6 +11,7 @@ network and the raw pixels get the same choice.
 
 import dataclasses
 import logging
+from collections.abc import Collection
 from typing import NamedTuple
 
 import numpy as np
@@ -114,13 +115,14 @@ def probe(
 
 def _solved(subject, features, shots, baselines, pictures):
     """The probe by a solver: of the network and the baselines."""
-    shots = (shots,) if np.ndim(shots) == 0 and shots is not None else shots
+    shots = shots if shots is None else tuple(np.atleast_1d(np.asarray(shots, object)).ravel())
     for one in shots or ():  # how many a class has is known after minutes only
         check_whole("--shots", one, 1)
     baselines = [baselines] if isinstance(baselines, str) else baselines
-    wrong = [one for one in baselines if one not in BASELINES]
-    if wrong:
-        raise UserError(f"--baselines={','.join(wrong)}: give some of {', '.join(BASELINES)}, or none.")
+    known = isinstance(baselines, Collection) and all(one in BASELINES for one in baselines)
+    if not known:
+        text = baselines if not isinstance(baselines, Collection) else ",".join(map(str, baselines))
+        raise UserError(f"--baselines={text}: give some of {', '.join(BASELINES)}, or none, an empty list in Python.")
     settings, depth = subject.config.data, subject.model.depth
     if features is not None:
         parse_features(features, depth)

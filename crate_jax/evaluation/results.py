@@ -14,7 +14,7 @@ from typing import Any
 import jax
 from etils import epath
 
-from crate_jax.errors import UserError, warn_once
+from crate_jax.errors import UserError, check_path, warn_once
 from crate_jax.figure_files import save_figure
 from crate_jax.storage import write_json
 
@@ -59,7 +59,7 @@ class Result:
             UserError: there is no such figure.
         """
         name = next(iter(self.figures), None) if name is None else name
-        if name not in self.figures:
+        if not isinstance(name, str) or name not in self.figures:
             raise UserError(
                 f"this {self.kind} result has no figure {name}; it has {', '.join(self.figures) or 'none'}."
             )
@@ -70,6 +70,7 @@ class Result:
 
         `suffix` is that of every name, before the ending.
         """
+        check_path("folder", folder)
         folder = epath.Path(os.path.expanduser(folder))
         file = folder / f"{self.kind}{suffix}.json"
         if jax.process_index() == 0:

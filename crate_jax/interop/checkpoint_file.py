@@ -11,7 +11,7 @@ import pathlib
 
 import numpy as np
 
-from crate_jax.errors import UserError
+from crate_jax.errors import UserError, check_path
 from crate_jax.interop.named_networks import located
 from crate_jax.interop.network import by_layer, needs_decoder, parameter_shapes
 from crate_jax.interop.tensor_files import open_tensors, write_safetensors
@@ -146,6 +146,7 @@ def load_torch_checkpoint(path, **overrides):
     Raises:
         UserError: unreadable, of another network, or with a tensor missing or of a wrong shape.
     """
+    check_path("path", path)
     checkpoint = open_checkpoint(path, given(overrides))
     return checkpoint.model, read_params(checkpoint)
 

@@ -108,8 +108,10 @@ class Encoder(nn.Module):
             z_BxTxD, class token first.
 
         Raises:
-            UserError: images of integers.
+            UserError: images of integers, or no array.
         """
+        if not hasattr(images_BxHxWxC, "dtype"):
+            raise UserError(f"images are a {type(images_BxHxWxC).__name__}, no array of NumPy or JAX.")
         if not jnp.issubdtype(jnp.result_type(images_BxHxWxC), jnp.floating):
             raise UserError(f"images of {images_BxHxWxC.dtype}: the network takes normalised floats, not pixels.")
         grid = grid_of(images_BxHxWxC.shape[1:3], self.patch_size)

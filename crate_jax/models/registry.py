@@ -25,7 +25,7 @@ def model_class(name):
     Raises:
         UserError: no network has this name.
     """
-    if name not in NETWORKS:
+    if not isinstance(name, str) or name not in NETWORKS:
         raise UserError(f"model.name={name!r}: there is no such network{nearest(name, NETWORKS)}")
     return NETWORKS[name][0]
 
@@ -71,7 +71,10 @@ def create_model(name, **overrides):
         checked = isinstance(value, str) if key == "dtype" else f"model.{key}" in LEAVES and key != "channels"
         settings[key] = check_leaf(f"model.{key}", value) if checked else value
     if "dtype" in settings:
-        settings["dtype"] = jnp.dtype(settings["dtype"]).type
+        try:
+            settings["dtype"] = jnp.dtype(settings["dtype"]).type
+        except TypeError:
+            raise UserError(f"model.dtype={settings['dtype']}: give float32 or bfloat16.") from None
     model = model_class(name)(**settings)
     check_model(model)
     return model

@@ -126,6 +126,42 @@ def test_numbers_out_of_range_are_refused(net):
             call()
 
 
+def test_arguments_of_a_wrong_type_are_refused(net, tmp_path):
+    result = crate_jax.evaluation.results.Result("probe", {"a": 1}, {}, {"x": lambda: None})
+    given = {"features": "cls@last", "baselines": ()}
+    for call in (
+        *(lambda one=one: crate_jax.probe(net, **given, shots=one) for one in (0, "5", 2.5, True, [True], {5, 10})),
+        lambda: crate_jax.probe(net, **given, shots=np.array([5.0])),
+        *(lambda one=one: crate_jax.probe(net, features="cls@last", baselines=one) for one in (None, 0, [0], True)),
+        *(lambda one=one: crate_jax.probe(net, features=one) for one in (0, "", ["cls@last"], b"cls@last")),
+        *(lambda one=one: crate_jax.probe(net, data=one) for one in (5, True, [], np.zeros((2, 28, 28, 1)))),
+        lambda: crate_jax.probe(net, data="image_folder", data_dir=5),
+        lambda: crate_jax.knn(net, approximate="no"),
+        *(lambda one=one: crate_jax.analyze(net, out=one) for one in (5, [], "", "/dev/null/x")),
+        *(lambda one=one: crate_jax.finetune(net, out=one) for one in (5, [])),
+        lambda: crate_jax.finetune(net, from_scratch="no"),
+        *(lambda one=one: crate_jax.knn(one) for one in (5, None, tuple(net), net.params)),
+        *(lambda one=one: crate_jax.pretrain("quickstart", one) for one in (None, 5, True)),
+        *(lambda one=one: net.save(one) for one in (None, 5, [])),
+        *(lambda one=one: result.save(one) for one in (None, 5, [])),
+        *(lambda one=one: crate_jax.load(one) for one in (None, 5)),
+        lambda: crate_jax.load_torch_checkpoint(5),
+        *(lambda one=one: crate_jax.load_config("quickstart", one) for one in (5, ["seed=3"], None)),
+        *(lambda one=one: net.reconstruct(net.preprocess(pixels()), 0.6).plot(one) for one in (0, "x", None)),
+        lambda: crate_jax.create_model("crate_mae_tiny", dtype=5),
+    ):
+        with pytest.raises(UserError, match=r"give|name a folder|write POOLING"):
+            call()
+    with pytest.raises(UserError, match="has no figure"):
+        result.plot([])
+    with pytest.raises(UserError, match="no such network"):
+        crate_jax.create_model([])
+    with pytest.raises(UserError, match="list, no array"):
+        crate_jax.trace(*net, [1])
+    found = crate_jax.probe(net, **given, shots=np.array([1, 2]))
+    assert list(found.few_shot) == ["1", "2"] and json.loads(found.save(tmp_path).read_text())["few_shot"].keys()
+
+
 def test_what_is_no_batch_of_images_is_refused(net, workdir):
     images, (model, params) = net.preprocess(pixels()), net
     mask = np.asarray(crate_jax.random_mask(jax.random.key(0), 3, 49, model.mask_ratio))
