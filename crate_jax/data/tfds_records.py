@@ -143,10 +143,10 @@ def read_only_builder(name, data_dir):
     """
     try:
         tfds = import_tfds()
-    except UserError:
-        if os.path.isdir(os.path.expanduser(name)):  # of pictures, which need none of it
-            raise UserError(_folder(name)) from None
-        raise
+    except UserError as error:
+        if not (hint := _folder(name)):
+            raise
+        raise UserError(hint if _is_path(name) else f"{error} {hint}") from None  # mnist may be meant as either
     from google.protobuf.json_format import ParseError
 
     root = os.path.expanduser(str(data_dir or os.environ.get("TFDS_DATA_DIR") or tfds.core.constants.DATA_DIR))
@@ -170,20 +170,28 @@ def read_only_builder(name, data_dir):
 
 def _missing(name, root):
     """One sentence on a data set that is not there."""
-    bare = name.partition("/")[0].partition(":")[0]
+    bare, hint = name.partition("/")[0].partition(":")[0], _folder(name)
     known = {*import_tfds().list_builders(with_community_datasets=False), *EMBEDDED, "image_folder"}
-    if os.path.isdir(os.path.expanduser(name)):
-        return _folder(name)
+    if hint and (_is_path(name) or bare not in known):
+        return hint
     if bare not in known:
         return f"data.name={name} is neither prepared in {root} nor known to TFDS{nearest(bare, known)}"
     command = f"tfds build {name} --data_dir={root} --file_format=array_record"
     tars = f" (after putting ILSVRC2012_img_train.tar and ILSVRC2012_img_val.tar into {root}/downloads/manual)"
     by_hand = tars if bare == "imagenet2012" else ""
-    return f"data.name={name} is not prepared in {root}; run {command}{by_hand}, or set data.data_dir."
+    said = f"data.name={name} is not prepared in {root}; run {command}{by_hand}, or set data.data_dir."
+    return f"{said} {hint}" if hint else said
 
 
 def _folder(name):
-    return f"data.name={name} is a folder; set data.name=image_folder and data.data_dir={name}."
+    """A sentence where a folder of this name is here, which `data.name` never reads; else an empty text."""
+    if not os.path.isdir(os.path.expanduser(name)):
+        return ""
+    return f"{name} is a folder; for its pictures set data.name=image_folder and data.data_dir={name}."
+
+
+def _is_path(name):
+    return name.startswith((".", "~", os.sep))
 
 
 def open_records(name, split, data_dir):

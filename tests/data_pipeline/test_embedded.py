@@ -71,8 +71,24 @@ def test_a_tfds_that_cannot_be_imported_is_one_sentence(monkeypatch, tmp_path):
     monkeypatch.setitem(sys.modules, "tensorflow_datasets", types.ModuleType("tensorflow_datasets"))
     with pytest.raises(UserError, match=r"TensorFlow Datasets cannot be imported.*protobuf>=6.31.1"):
         open_source("cifar10", "train", tmp_path)
-    with pytest.raises(UserError, match=r"is a folder; set data.name=image_folder and data.data_dir="):
+    with pytest.raises(UserError, match=rf"^{tmp_path} is a folder; for its pictures set data.name=image_folder and "):
         open_source(str(tmp_path), "train")
+    (tmp_path / "mnist").mkdir()
+    monkeypatch.chdir(tmp_path)  # as a data set or as a folder of pictures: what each needs
+    with pytest.raises(UserError, match=r"cannot be imported.*mnist is a folder; for its pictures set data.name=image"):
+        open_source("mnist", "train")
+
+
+def test_a_folder_that_is_called_as_a_data_set_is_not_taken_for_it(has_tfds, monkeypatch, tmp_path):
+    if not has_tfds:
+        pytest.skip("TensorFlow Datasets cannot be imported")
+    for name in ("mnist", "mine"):
+        (tmp_path / name).mkdir()
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match=r"data.name=mnist is not prepared in .*build mnist .*mnist is a folder; for"):
+        open_source("mnist", "train", tmp_path)
+    with pytest.raises(UserError, match=r"^mine is a folder; for its pictures set data.name=image_folder and "):
+        open_source("mine", "train", tmp_path)
 
 
 @pytest.mark.parametrize("name", ["embedded_photographs", "embedded_digits"])

@@ -183,7 +183,7 @@ def test_what_is_no_batch_of_images_is_refused(net, workdir):
         (lambda: crate_jax.from_pretrained(tuple(net)), "is no name or path"),
         (lambda: crate_jax.from_pretrained(" "), "is no name or path"),
         (lambda: crate_jax.from_pretrained(workdir / "checkpoints" / "4"), "is a run: name that folder"),
-        (lambda: crate_jax.knn(net, data=workdir), "set data.name=image_folder and data.data_dir="),
+        (lambda: crate_jax.knn(net, data=workdir), "for its pictures set data.name=image_folder and data.data_dir="),
     ]
     for call, said in wrong:
         with pytest.raises(UserError, match=said):
