@@ -12,6 +12,7 @@ import math
 import numbers
 import os
 import re
+import signal
 
 LONGEST_LIST = 900  # characters; a longer list of known names is no help
 FLAG = re.compile(r"^--(?=[a-z])")
@@ -104,3 +105,16 @@ def nearest(name, known, limit=3):
         return f"; did you mean {', '.join(close)}?"
     names = ", ".join(sorted(known))
     return f"; known: {names}" if len(names) <= LONGEST_LIST else "; no known name is close to it."
+
+
+def how_ended(code):
+    """The end of a child process in words, such as "was killed by signal 11 (SIGSEGV)".
+
+    Args:
+        code: its exit code; minus the number of the signal that ended it.
+    """
+    if code >= 0:
+        return f"ended with exit code {code}"
+    name = signal.Signals(-code).name if -code in list(signal.Signals) else "unknown"
+    memory = ", often for want of memory" if -code == signal.SIGKILL else ""  # the kernel's or a container's limit
+    return f"was killed by signal {-code} ({name}){memory}"

@@ -55,6 +55,7 @@ REFUSED = re.compile(
 BUSY = re.compile(
     r"unavailable|deadline.exceeded|resource.exhausted|too many requests|timed out|\b(408|429|50[0-9])\b", re.I
 )
+MEMORY = re.compile(r"(Jax|Xla)RuntimeError: .*(RESOURCE_EXHAUSTED|[Oo]ut of memory)", re.S)
 TENSORSTORE = re.compile("UNAVAILABLE|DEADLINE_EXCEEDED|PERMISSION_DENIED|UNAUTHENTICATED|RESOURCE_EXHAUSTED|ABORTED")
 
 
@@ -164,13 +165,20 @@ def retried(work, path, what="read"):
 
 
 def explained(error):
-    """An exception that nobody expected, as a `UserError`; None where it is a fault of this package, perhaps.
+    """An exception that nobody expected, as a `UserError`: of storage, or for want of memory; None for any other.
+
+    The latter may be a fault of this package.
 
     Args:
         error: what ends the program.
     """
     if isinstance(error, UserError):
         return error
+    if isinstance(error, MemoryError) or MEMORY.search(f"{type(error).__name__}: {error}"):
+        return UserError(
+            f"there is too little memory ({first_line(error)[:300]}); in a training --config.optimizer.accumulate=2 "
+            "(with equal results), --config.model.remat=names or a smaller --config.batch_size need less."
+        )
     failure = storage_failure(error)
     if failure is None or failure.passes is None or failure.number in (errno.ENOENT, errno.ENODEV):
         return None

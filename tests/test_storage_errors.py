@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 
+import jax
 import pytest
 
 from crate_jax import storage_errors
@@ -189,6 +190,20 @@ for source in (folder, f"{folder}/x.pth"):
     except UserError as error:
         print("crate-jax:", error, file=sys.stderr)
 """
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory while trying to allocate 8589934592 bytes."),
+        jax.errors.JaxRuntimeError("INTERNAL: Error dispatching computation: Out of memory allocating 13503 bytes."),
+        MemoryError("Unable to allocate 8.00 GiB for an array with shape (1073741824,) and data type float64"),
+    ],
+)
+def test_too_little_memory_is_a_sentence_with_advice(error):
+    told = str(explained(error))
+    assert told.startswith("there is too little memory (") and "accumulate=2" in told and str(error)[-20:] in told
+    assert explained(jax.errors.JaxRuntimeError("INTERNAL: something else")) is None
 
 
 def test_what_another_user_closed_is_not_said_to_be_missing(tmp_path):

@@ -17,7 +17,7 @@ import numpy as np
 
 from crate_jax.data.example import Source
 from crate_jax.data.loader import loaded
-from crate_jax.errors import UserError
+from crate_jax.errors import UserError, how_ended
 
 FEWEST_READ = 1000  # examples (or all, if there are fewer) before a fraction of them means anything
 JOIN_SECONDS = 5  # that `close` waits for a worker which is reading
@@ -137,8 +137,8 @@ def _explained(error):
 
 def _lost_worker(code):
     return UserError(
-        f"a process that prepares images ended (exit code {code}), perhaps for want of memory; choose fewer "
-        "data.num_workers, or data.worker_processes=0."
+        f"a process that prepares images {how_ended(int(code))}; choose fewer data.num_workers, or "
+        "data.worker_processes=0."
     )
 
 

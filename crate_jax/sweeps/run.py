@@ -25,7 +25,7 @@ from crate_jax.distributed.compilation_cache import shared_cache
 from crate_jax.distributed.devices import chips
 from crate_jax.distributed.folder_lock import FolderLock
 from crate_jax.distributed.signals import stopping
-from crate_jax.errors import LOST_HOST, UserError
+from crate_jax.errors import LOST_HOST, UserError, how_ended
 from crate_jax.storage import is_remote, output_folder, write_json
 from crate_jax.storage_errors import user_errors
 from crate_jax.sweeps.machine import die_with_parent, shares
@@ -133,6 +133,7 @@ class Runner:
                 self._record.set(point.name, "stopped")
                 return "stopped"
             why, status = _last_line(log), "lost" if code == LOST_HOST else "failed"
+            why = why if code > 0 else f"it {how_ended(code)}; its last line: {why}"
             self._record.set(point.name, status, command=name, exit_code=code, error=why)
             logger.error("%s failed in %s: %s", point.name, name, why)
             return status

@@ -94,7 +94,7 @@ def test_processes_change_nothing_and_pass_on_errors(when, config, tmp_path, mon
     if when == "while it sends":
         time.sleep(1)  # until what lies ahead is made, and the pipe is full
     worker.kill()
-    with pytest.raises(UserError, match=r"exit code -9.*fewer data\.num_workers"):
+    with pytest.raises(UserError, match=r"killed by signal 9 \(SIGKILL\), often for want of memory; choose fewer"):
         for _ in range(100):
             next(iterator)
     iterator.close()

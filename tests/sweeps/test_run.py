@@ -28,13 +28,14 @@ def told(monkeypatch):
 
     class Told(list):
         fail = ()
+        code = 1
 
     lines = Told()
 
     def child(self, arguments, log, environment, cores):
         lines.append(arguments)
         log.write_text("crate-jax: no such thing\n")
-        return 1 if any(word in " ".join(arguments) for word in lines.fail) else 0
+        return lines.code if any(word in " ".join(arguments) for word in lines.fail) else 0
 
     monkeypatch.setattr(run.Runner, "_child", child)
     monkeypatch.setenv("JAX_PLATFORMS", "cpu")
@@ -57,6 +58,12 @@ def test_a_failing_point_stops_no_other_and_goes_on_from_its_command(sweep, tmp_
     assert statuses == {"seed=0": "done", "seed=1": "failed", "seed=2": "done"}
     failed = json.loads((tmp_path / "sweep.json").read_text())["points"][1]
     assert failed["error"] == "crate-jax: no such thing" and failed["command"] == "probe"
+    told.code = -9
+    run.run_sweep(sweep, tmp_path)
+    failed = json.loads((tmp_path / "sweep.json").read_text())["points"][1]
+    assert failed["error"].startswith(
+        "it was killed by signal 9 (SIGKILL), often for want of memory; its last line: cra"
+    )
     told.fail, before = (), len(told)
     assert run.run_sweep(sweep, tmp_path)["seed=1"] == "done"
     assert [arguments[0] for arguments in told[before:]] == ["probe", "knn"]
