@@ -14,7 +14,7 @@ are in `descent`, more steps in `longer`. Three to seven minutes per point on on
 Answer (docs/results.md; Muon, three seeds of all): CRATE-alpha's layers come within 0.28 dB [-0.15, 0.70] of the
 ViT-MAE of the same configuration, mirrored in the decoder within 0.14 dB [-0.53, 0.80]; CRATE-MAE is 0.87 dB below it.
 It is the residual that does so. Without it an overcomplete dictionary with a read-out of its own has the best features:
-kNN 5 to 6 points above CRATE-MAE and both ViT-MAE; probes separate no two networks. AdamW (eight of the networks): the
+kNN 5 to 6 points above both ViT-MAE; probes separate no two networks. AdamW (eight of the networks): the
 same order, 0.7 to 1.1 dB lower, and no such lead of features.
 """
 
