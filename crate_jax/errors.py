@@ -55,7 +55,7 @@ def check_real(name, value, low, high):
 
 def check_path(name, value):
     """Refuses what is no path; `name` as of `check_whole`."""
-    if not isinstance(value, str | os.PathLike):
+    if not isinstance(value, str | os.PathLike) or not os.fspath(value).strip():
         raise UserError(f"{name}={_short(value)}: give a path, a text or a pathlib.Path.")
 
 
