@@ -148,7 +148,7 @@ LEAVES = {
     "model.attention_kernel": Leaf(
         None,
         str,
-        "how MSSA is computed; the result is the same",
+        "how MSSA and CBSA are computed; the result is the same",
         resume=True,
         choices=("auto", "xla", "recompute", "pallas"),
     ),

@@ -9,7 +9,7 @@ order.
 import flax.linen as nn
 
 from crate_jax.models.layers.compression import Compression, step_cost
-from crate_jax.models.layout import partitioned
+from crate_jax.models.layout import partitioned, spec_of
 from crate_jax.operators.contract_broadcast import contract_broadcast_attention
 from crate_jax.operators.subspace_attention import split_heads
 
@@ -29,7 +29,8 @@ class ContractBroadcast(Compression):
         moved_BxNxKxP = contract_broadcast_attention(
             split_heads(step.codes_BxNxKP, self.num_heads), self.grid, step_tokens_K=step_tokens_K,
             step_representatives_K=step_representatives_K, pool=self.settings.pool_size,
-            class_token=self.settings.pool_class_token,
+            class_token=self.settings.pool_class_token, kernel=self.settings.attention_kernel,
+            spec=spec_of((step.codes_BxNxKP.shape[0], 1, self.num_heads), "images", None, "heads"),
         )  # fmt: skip
         return step.projection(moved_BxNxKxP.reshape(step.codes_BxNxKP.shape))
 

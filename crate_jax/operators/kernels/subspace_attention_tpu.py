@@ -42,7 +42,7 @@ def vmem_bytes(num_tokens, width, num_heads, itemsize):
     return _SQUARES * 4 * rows * lanes + block * (8 * itemsize + 8)  # four arrays, two copies of each; two sums
 
 
-def _windows(width, num_heads):
+def windows(width, num_heads):
     """For each head of a block: the lanes [first, end) to read, whole tiles of them, and [low, high), its own."""
     size = width // num_heads
     for head in range(num_heads):
@@ -50,7 +50,7 @@ def _windows(width, num_heads):
         yield low // LANES * LANES, min(-(-high // LANES) * LANES, width), low, high
 
 
-def _window(block_ref, first, end, low, high):
+def window(block_ref, first, end, low, high):
     """N x (end - first): a head's lanes of a block, and zeros where its neighbours are."""
     values = block_ref[0, :, first:end]
     if (first, end) == (low, high):
@@ -65,7 +65,7 @@ def _softmax(w_NxL, scale):
     return risen_NxN / jnp.sum(risen_NxN, 1, keepdims=True)
 
 
-def _store(out_ref, parts):
+def store(out_ref, parts):
     """Sums windows that overlap, and writes each tile of lanes once.
 
     Args:
@@ -84,18 +84,18 @@ def _store(out_ref, parts):
 def forward_kernel(codes_ref, out_ref, *, num_heads, scale):
     """o = softmax(scale w w^T) w, a group of heads of one image; references to 1 x N x lanes."""
     parts = []
-    for window in _windows(codes_ref.shape[-1], num_heads):
-        w_NxL = _window(codes_ref, *window)
+    for place in windows(codes_ref.shape[-1], num_heads):
+        w_NxL = window(codes_ref, *place)
         attention_NxN = _softmax(w_NxL, scale).astype(w_NxL.dtype)
-        parts.append((window[0], product(attention_NxN, w_NxL, (1, 0))))
-    _store(out_ref, parts)
+        parts.append((place[0], product(attention_NxN, w_NxL, (1, 0))))
+    store(out_ref, parts)
 
 
 def backward_kernel(codes_ref, cotangent_ref, out_ref, *moved_ref, num_heads, scale):
     """dw = A^T g + scale (dS + dS^T) w, and o once more if there is a reference for it."""
     parts, moved = [], []
-    for window in _windows(codes_ref.shape[-1], num_heads):
-        w_NxL, g_NxL = _window(codes_ref, *window), _window(cotangent_ref, *window)
+    for place in windows(codes_ref.shape[-1], num_heads):
+        w_NxL, g_NxL = window(codes_ref, *place), window(cotangent_ref, *place)
         attention_NxN = _softmax(w_NxL, scale)
         product_NxN = product(g_NxL, w_NxL, (1, 1))
         inner_Nx1 = jnp.sum(attention_NxN * product_NxN, 1, keepdims=True)
@@ -103,12 +103,12 @@ def backward_kernel(codes_ref, cotangent_ref, out_ref, *moved_ref, num_heads, sc
         symmetric_NxN = (slope_NxN + slope_NxN.T).astype(w_NxL.dtype)
         low_NxN = attention_NxN.astype(w_NxL.dtype)
         by_value_NxL = product(low_NxN, g_NxL, (0, 0))
-        parts.append((window[0], by_value_NxL + product(symmetric_NxN, w_NxL, (1, 0))))
+        parts.append((place[0], by_value_NxL + product(symmetric_NxN, w_NxL, (1, 0))))
         if moved_ref:
-            moved.append((window[0], product(low_NxN, w_NxL, (1, 0))))
-    _store(out_ref, parts)
+            moved.append((place[0], product(low_NxN, w_NxL, (1, 0))))
+    store(out_ref, parts)
     if moved_ref:
-        _store(moved_ref[0], moved)
+        store(moved_ref[0], moved)
 
 
 def _call(*arrays, kernel, num_heads, scale, products, outputs, interpret):
