@@ -57,15 +57,14 @@ def repeated_flops(model):
     """FLOPs of one image that the backward pass of training computes once more, to save fewer residuals.
 
     With `remat` "full" that is the forward pass of the layers, with "names" each layer's `Cost.recomputed`
-    (`operators.residuals`); without it, an attention kernel that recomputes the scores repeats two products.
+    (`operators.residuals`); without it each layer's `Cost.repeated`: the attention of a kernel that does not save it.
     """
-    remat, kernel = model.remat, getattr(model, "attention_kernel", "auto")
-    again = 0
+    again, remat = 0, model.remat
     for depth, cost in layer_costs(model):
         if remat == "full":
             again += depth * (cost.linear + cost.attention)
         elif remat == "names":
             again += depth * cost.recomputed
-        if remat == "none" and kernel in ("pallas", "recompute"):
-            again += depth * cost.attention
+        else:
+            again += depth * cost.repeated
     return again

@@ -9,7 +9,7 @@ from benchmarks.memory_traffic import by_purpose, memory_bytes, padded_bytes
 from crate_jax import create_model
 from crate_jax.config import default_config, override
 from crate_jax.errors import UserError
-from crate_jax.models.flops import flops_per_image
+from crate_jax.models.flops import flops_per_image, repeated_flops
 from crate_jax.planning import ahead_of_time
 from crate_jax.planning.chips import CHIPS, find_topology
 from crate_jax.planning.collectives import BETWEEN_SLICES, Collective, collectives, type_bytes
@@ -197,6 +197,21 @@ def test_flops_are_counted_by_hand():
     # two products of scores and the codes in every layer, ISTA in the encoder's
     repeated = 24 * 4 * 197**2 * 768 + 24 * 2 * 197 * 768**2 + 12 * 4 * 197 * 768**2
     assert model_flops(config, kernels, 16) == 64 * (flops_per_image(base) + repeated)
+
+
+def test_an_attention_that_is_computed_again_is_counted_where_it_is():
+    """ "recompute" is MSSA's alone; CBSA's kernel repeats its attention, as MSSA's does."""
+
+    def again(name, kernel):
+        return repeated_flops(create_model(name, attention_kernel=kernel))
+
+    for name, repeating in (("crate_mae_tiny", {"recompute", "pallas"}), ("cbsa_mae_tiny", {"pallas"}),
+                            ("tost_mae_tiny", set())):  # fmt: skip
+        found = {kernel for kernel in ("auto", "xla", "recompute", "pallas") if again(name, kernel)}
+        assert found == repeating, name
+    model = create_model("cbsa_mae_tiny", attention_kernel="pallas")
+    attention = 2 * 384 * (3 * 64 * 197 + 2 * 64**2)  # three products of 64 x 197 and two of 64 x 64 per channel
+    assert repeated_flops(model) == (model.depth + model.decoder_depth) * attention
 
 
 @pytest.mark.parametrize(

@@ -39,4 +39,4 @@ def cost(settings, num_heads, width, tokens):
     """Three products of M x N and one pair of M x M per head."""
     representatives = settings.pool_size**2
     attention = 2 * width * (3 * representatives * tokens + 2 * representatives**2)
-    return step_cost(settings, num_heads, width, tokens, attention)
+    return step_cost(settings, num_heads, width, tokens, attention, repeating=("pallas",))

@@ -173,8 +173,15 @@ class Compression(nn.Module):
         return self.param("kappa", partitioned(nn.initializers.constant(self.settings.kappa)), ())
 
 
-def step_cost(settings, num_heads, width, tokens, attention=0.0, attention_training=3.0):
-    """`Cost` of a step on one image: U, the output projection, and products of tokens with tokens."""
+def step_cost(settings, num_heads, width, tokens, attention=0.0, attention_training=3.0, repeating=()):
+    """`Cost` of a step on one image: U, the output projection, and products of tokens with tokens.
+
+    Args:
+        settings, num_heads, width, tokens: of the layer.
+        attention, attention_training: as in `Cost`.
+        repeating: attention kernels whose backward pass computes the attention again.
+    """
     maps = settings.output_projection != "identity" and (settings.output_projection != "learned" or num_heads > 1)
     codes = 2 * tokens * width**2
-    return Cost(codes * (1 + maps), attention, attention_training, recomputed=codes + attention)
+    repeated = attention if settings.attention_kernel in repeating else 0.0
+    return Cost(codes * (1 + maps), attention, attention_training, recomputed=codes + attention, repeated=repeated)

@@ -46,4 +46,5 @@ class SubspaceAttention(Compression):
 
 def cost(settings, num_heads, width, tokens):
     """Scores and weighted sum, for which the backward pass needs three products, not four."""
-    return step_cost(settings, num_heads, width, tokens, 4 * tokens**2 * width, attention_training=2.5)
+    repeating = ("pallas", "recompute")
+    return step_cost(settings, num_heads, width, tokens, 4 * tokens**2 * width, 2.5, repeating)

@@ -50,10 +50,10 @@ class Cost:
     attention: float = 0.0  # products of tokens with tokens
     attention_training: float = 3.0  # forward and backward cost of `attention`, as a multiple of the forward pass
     recomputed: float = 0.0  # what remat="names" computes again in the backward pass
+    repeated: float = 0.0  # what an attention kernel computes again there without remat
 
     def __add__(self, other):
         total = self.attention + other.attention
         weighted = self.attention * self.attention_training + other.attention * other.attention_training
-        return Cost(
-            self.linear + other.linear, total, weighted / total if total else 3.0, self.recomputed + other.recomputed
-        )
+        recomputed, repeated = self.recomputed + other.recomputed, self.repeated + other.repeated
+        return Cost(self.linear + other.linear, total, weighted / total if total else 3.0, recomputed, repeated)
