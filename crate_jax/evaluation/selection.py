@@ -97,15 +97,14 @@ def choose(candidates, label_N, num_classes, Cs=STRENGTHS):
     return chosen
 
 
-def _best(candidates, draws, label_DxM, num_classes, Cs, held_DxFxM, level, least=0):
+def _best(candidates, draws, label_DxM, num_classes, Cs, held_DxFxM, level):
     """The `Choice` of each draw; `draws` select its examples, label_DxM and held_DxFxM (parts that are held out) are
-    of those. `least` is that of `solver.make_problems`; accuracies are logged at a level.
+    of those. Accuracies are logged at a level.
     """
     shares_NxDxC, count_Dx1 = [], held_DxFxM.sum((1, 2))[:, None]
-    examples = max(label_DxM.shape[1], least)
+    examples = label_DxM.shape[1]
     lengths = [min(label_DxM.shape[1], features_NxG.shape[1]) for features_NxG in candidates.values()]
-    if examples <= SMALL:
-        least = max(least, *lengths)
+    least = max(lengths) if examples <= SMALL else 0
     for (name, features_NxG), length in zip(candidates.items(), lengths, strict=True):
         together = max(1, IN_FLOAT32 // (4 * examples * max(length, least)))
         right = []
@@ -178,7 +177,7 @@ def few_shot_classifiers(train, label_N, num_classes, Cs=STRENGTHS, *, shots, dr
         label_DxM, names, folds = label_N[index_DxM], list(train), min(FOLDS, one)
         if folds > 1:
             held_DxFxM = rank_M[order_DxM][:, None] % folds == np.arange(folds)[:, None]
-            choices = _best(train, index_DxM, label_DxM, num_classes, Cs, held_DxFxM, logging.DEBUG, least)
+            choices = _best(train, index_DxM, label_DxM, num_classes, Cs, held_DxFxM, logging.DEBUG)
         else:  # nothing can be held out: the middle of what there is
             choices = [Choice(names[len(names) // 2], Cs[len(Cs) // 2], 0.0, {})] * draws
         examples = [

@@ -4,9 +4,7 @@
 
 That is scikit-learn's `LogisticRegression` objective over C M: the same minimum at the same C; b is not regularised.
 Neighbouring cells of an image are so alike that first-order methods need thousands of iterations. So features are
-standardised and rotated onto the eigenvectors of their covariance, once for all C, and the coordinates of each class
-are divided by the square root of its curvature c * eigenvalue + 1 / (C M), c = mean_n p_n (1 - p_n) at the start.
-Newton's equations are solved roughly, by conjugate gradients, and steps are halved until the objective descends.
+standardised and rotated onto the eigenvectors of their covariance, once for all C (`newton`).
 
 All problems of one shape are one XLA program: designs (draws of examples) and folds are axes of it.
 """
@@ -19,7 +17,8 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.scipy.sparse.linalg import cg
+
+from crate_jax.evaluation.newton import newton
 
 logger = logging.getLogger(__name__)
 
@@ -28,7 +27,6 @@ PRECISION = 3e-4  # of it, which sums in float32 reach for any features
 ROUGH = 1e-3  # enough to compare strengths
 MAX_ITERATIONS = 100  # steps of Newton's method
 MAX_ROUGH = 12  # of them, to compare strengths
-RESIDUAL, MAX_PRODUCTS = 0.25, 40  # Newton's equations are solved to this share, in at most so many products
 LARGEST_ROTATED = 4096  # features (or examples, if fewer); beyond, the eigenvectors would cost more than they save
 ROWS = 8192  # read or predicted at once
 IN_FLOAT32 = 2**30  # bytes of standardised features; larger ones are stored in float16
@@ -179,7 +177,7 @@ def make_problems(designs, label_DxN, num_classes, weight_DxFxN=None, *, least=0
 class Solutions(NamedTuple):
     """Solutions of `Problems`, each at one C."""
 
-    point_DxFxPxK: Any  # kernel in the design's basis, and bias in the last row
+    point_DxFxKxP: Any  # kernel in the design's basis, and bias as the last number
     gradient_DxF: Any  # largest entry at the end of each
     iterations_DxF: Any  # of Newton's method
     right_DxF: Any  # how many examples that do not count in a fold its solution classifies rightly
@@ -199,111 +197,17 @@ def solve(problems, num_classes, C, *, start=None, tolerance=TOLERANCE, max_iter
     designs, _, _, folds = problems.weight_DxSxMxF.shape
     C_D = np.broadcast_to(np.float32(C), designs) * np.float32(0.5 if num_classes == 2 else 1.0)
     if start is None:
-        point_DxFxPxK = np.zeros((designs, folds, problems.x_DxSxMxR.shape[-1] + 1, num_classes), np.float32)
+        point_DxFxKxP = np.zeros((designs, folds, num_classes, problems.x_DxSxMxR.shape[-1] + 1), np.float32)
     else:
-        point_DxFxPxK = start.point_DxFxPxK
-    solved = _compiled(jax.default_backend())(problems, point_DxFxPxK, C_D, tolerance, max_iterations)
+        point_DxFxKxP = start.point_DxFxKxP
+    solved = _compiled(jax.default_backend())(problems, point_DxFxKxP, C_D, tolerance, max_iterations)
     return Solutions(*solved)
 
 
 @functools.cache
 def _compiled(backend):
     # on CPU LLVM's last level costs a third of the compilation and gains nothing
-    return jax.jit(_solve, compiler_options={"xla_backend_optimization_level": 1} if backend == "cpu" else None)
-
-
-def _solve(problems, point_DxFxPxK, C_D, tolerance, max_iterations):
-    of_a_design = jax.vmap(_newton, (None, None, None, -1, 0, None, None, None))
-    of_all = jax.vmap(of_a_design, (0, 0, 0, 0, 0, 0, None, None))
-    return of_all(*problems, point_DxFxPxK, C_D, tolerance, max_iterations)
-
-
-def _losses(own_MxK, logits_MxK, highest_M):
-    """(loss_M, probabilities_MxK); the highest logit is subtracted, so that no exponential overflows."""
-    power_MxK = jnp.exp(logits_MxK - highest_M[:, None])
-    sum_M = jnp.sum(power_MxK, 1)
-    return highest_M + jnp.log(sum_M) - jnp.sum(own_MxK * logits_MxK, 1), power_MxK / sum_M[:, None]
-
-
-def _loss_and_gradient(x_MxR, own_MxK, weight_M, logits_MxK):
-    """Sums over rows: the loss, and its gradient in the kernel with that in the bias as the last row."""
-    loss_M, share_MxK = _losses(own_MxK, logits_MxK, jax.lax.stop_gradient(jnp.max(logits_MxK, 1)))
-    error_MxK = weight_M[:, None] * (share_MxK - own_MxK)
-    gradient_RxK = jnp.matmul(x_MxR.T, error_MxK, precision="highest")
-    return weight_M @ loss_M, jnp.concatenate([gradient_RxK, jnp.sum(error_MxK, 0)[None]])
-
-
-def _curvature(x_MxR, own_MxK, weight_M, logits_MxK):
-    """The sum over rows of p (1 - p), for each class."""
-    share_MxK = _losses(own_MxK, logits_MxK, jnp.max(logits_MxK, 1))[1]
-    return weight_M @ (share_MxK * (1 - share_MxK))
-
-
-def _right(x_MxR, own_MxK, weight_M, logits_MxK):
-    """How many rows that do not count are classified rightly."""
-    right_M = jnp.take_along_axis(own_MxK, jnp.argmax(logits_MxK, 1)[:, None], 1)[:, 0]
-    return jnp.sum(right_M & (weight_M == 0))
-
-
-def _newton(x_SxMxR, spectrum_R, label_SxM, weight_SxM, start_PxK, C, tolerance, max_iterations):
-    """One problem: what `Solutions` has of it."""
-    num_classes, total = start_PxK.shape[1], jnp.sum(weight_SxM)
-    strength = 1 / (C * total)
-
-    def over_rows(function, point_PxK):
-        def of_rows(rows):
-            x_MxR, label_M, weight_M = rows
-            x_MxR = x_MxR.astype(jnp.float32)
-            logits_MxK = jnp.matmul(x_MxR, point_PxK[:-1], precision="highest") + point_PxK[-1]
-            return function(x_MxR, label_M[:, None] == jnp.arange(num_classes), weight_M, logits_MxK)
-
-        rows_SxM = (x_SxMxR, label_SxM, weight_SxM)
-        if len(x_SxMxR) == 1:
-            return of_rows(jax.tree.map(lambda one: one[0], rows_SxM))
-        parts = jax.lax.map(jax.checkpoint(of_rows), rows_SxM)  # one chunk's logits in memory
-        return jax.tree.map(lambda one: jnp.sum(one, 0), parts)
-
-    def scale_of(curvature_K):
-        # float32 forms the covariance to 1e-6 of its trace's mean; less than that cannot be told from zero
-        kernel_RxK = spectrum_R[:, None] * curvature_K + jnp.maximum(strength, 1e-6)
-        return 1 / jnp.sqrt(jnp.concatenate([kernel_RxK, curvature_K[None]]))
-
-    even = (1 - 1 / num_classes) / num_classes
-    scale_PxK = scale_of(jnp.maximum(over_rows(_curvature, start_PxK) / total, 1e-3 * even))
-    # convergence is judged by the same scale for every start
-    judged_PxK = scale_of(jnp.full(num_classes, even)) / scale_PxK
-    kernel_Px1 = jnp.ones((len(start_PxK), 1)).at[-1].set(0)  # the bias is not regularised
-
-    def value_and_gradient(scaled_PxK):
-        point_PxK = scale_PxK * scaled_PxK
-        loss, gradient_PxK = over_rows(_loss_and_gradient, point_PxK)
-        penalty_PxK = strength * kernel_Px1 * point_PxK
-        return loss / total + jnp.sum(penalty_PxK * point_PxK) / 2, scale_PxK * (gradient_PxK / total + penalty_PxK)
-
-    def step(state):
-        at_PxK, _, taken = state
-        (value, gradient_PxK), tangent = jax.linearize(value_and_gradient, at_PxK)
-        largest = jnp.max(jnp.abs(judged_PxK * gradient_PxK))
-        downhill_PxK = jnp.where(largest > tolerance, -gradient_PxK, 0)
-        way_PxK, _ = cg(lambda x_PxK: tangent(x_PxK)[1], downhill_PxK, tol=RESIDUAL, maxiter=MAX_PRODUCTS)
-        slope = jnp.vdot(gradient_PxK, way_PxK)
-
-        def too_long(tried):
-            length, there = tried
-            return (there > value + 1e-4 * length * slope + 1e-6 * jnp.abs(value)) & (length > 1e-3)
-
-        def halved(tried):
-            return tried[0] / 2, value_and_gradient(at_PxK + tried[0] / 2 * way_PxK)[0]
-
-        length, _ = jax.lax.while_loop(too_long, halved, (2.0, jnp.inf))
-        return at_PxK + length * way_PxK, largest, taken + (largest > tolerance)
-
-    def unfinished(state):
-        return (state[1] > tolerance) & (state[2] < max_iterations)
-
-    found_PxK, largest, taken = jax.lax.while_loop(unfinished, step, (start_PxK / scale_PxK, jnp.inf, 0))
-    point_PxK = scale_PxK * found_PxK
-    return point_PxK, largest, taken, over_rows(_right, point_PxK)
+    return jax.jit(newton, compiler_options={"xla_backend_optimization_level": 1} if backend == "cpu" else None)
 
 
 def held_out_right(problems, num_classes, Cs):
@@ -327,7 +231,8 @@ def fit_all(examples, num_classes, *, least=0):
     problems = make_problems(designs, np.stack([label_N for _, label_N, _ in examples]), num_classes, least=least)
     start = solve(problems, num_classes, C_D / 10, tolerance=ROUGH, max_iterations=MAX_ROUGH)
     solved, fitted = jax.device_get(solve(problems, num_classes, C_D, start=start)), []
-    for design, C, (point_PxK,), (gradient,), (taken,), _ in zip(designs, C_D, *solved, strict=True):
+    for design, C, (point_KxP,), (gradient,), (taken,), _ in zip(designs, C_D, *solved, strict=True):
+        point_PxK = point_KxP.T
         kernel_GxK = point_PxK[: design.x_NxR.shape[1]]
         if design.basis_GxR is not None:
             kernel_GxK = design.basis_GxR @ kernel_GxK

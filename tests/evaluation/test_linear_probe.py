@@ -59,9 +59,9 @@ def test_problems_solved_together_are_those_solved_alone(digits, monkeypatch):
     for draw, C in enumerate((1e-1, 1e-2)):
         for fold in (0, 1):
             one = solver.make_problems([designs[draw]], labels_DxN[draw][None], 10, weight[None, fold : fold + 1])
-            alone = solver.solve(one, 10, C).point_DxFxPxK[0, 0]
+            alone = solver.solve(one, 10, C).point_DxFxKxP[0, 0].T
             size = len(alone) - 1
-            found = np.asarray(together.point_DxFxPxK[draw, fold])
+            found = np.asarray(together.point_DxFxKxP[draw, fold]).T
             np.testing.assert_allclose(found[:size], alone[:-1], atol=5e-3)
             np.testing.assert_allclose(found[-1], alone[-1], atol=5e-3)
             logits = designs[draw].x_NxR @ found[:size] + found[-1]
@@ -71,7 +71,7 @@ def test_problems_solved_together_are_those_solved_alone(digits, monkeypatch):
     assert abs(counted[0, 1] - together.right_DxF[0].sum()) <= 2 and counted[0, 0] != counted[0, 1]
 
 
-def test_few_labels_of_all_numbers_and_features_share_two_programs(digits, monkeypatch):
+def test_few_labels_of_all_features_share_a_program_and_of_all_numbers_the_last_fit(digits, monkeypatch):
     train, labels, _, _ = digits
     shapes, compiled = set(), solver._compiled(jax.default_backend())
 
@@ -83,7 +83,7 @@ def test_few_labels_of_all_numbers_and_features_share_two_programs(digits, monke
     candidates = {"half": train[:, ::2], "cells": train}
     few = selection.few_shot_classifiers(candidates, labels, 10, (0.1, 1.0), shots=(5, 7), draws=2)
     assert len(few[5]) == len(few[7]) == 2
-    assert len(shapes) == 2, "the choice, and the last fit"
+    assert len(shapes) == 3, "the choice among five, among seven, and the last fit"
 
 
 def test_a_start_at_another_strength_ends_in_the_same_minimum(digits):
@@ -91,7 +91,7 @@ def test_a_start_at_another_strength_ends_in_the_same_minimum(digits):
     problems = solver.make_problems([solver.make_design(train)], labels[None], 10)
     cold = solver.solve(problems, 10, 1.0)
     warm = solver.solve(problems, 10, 1.0, start=solver.solve(problems, 10, 0.1))
-    np.testing.assert_allclose(cold.point_DxFxPxK, warm.point_DxFxPxK, atol=5e-2)
+    np.testing.assert_allclose(cold.point_DxFxKxP, warm.point_DxFxKxP, atol=5e-2)
     assert warm.gradient_DxF.max() <= solver.PRECISION
     assert solver.solve(problems, 10, 1.0, start=cold).iterations_DxF.sum() < cold.iterations_DxF.sum()
 
