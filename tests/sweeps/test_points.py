@@ -121,7 +121,7 @@ def test_a_sweep_takes_the_argument_of_its_config():
         load_sweep("white_box_family:lion")
 
 
-@pytest.mark.parametrize("name", ["crate_vs_vit", "white_box_family", "descent", "longer", "rate_term"])
+@pytest.mark.parametrize("name", ["crate_vs_vit", "white_box_family", "descent", "longer", "rate_term", "sparsity"])
 def test_every_point_of_a_shipped_sweep_is_a_network_that_can_be_built(name):
     sweep = load_sweep(name)
     configs = [load_config(sweep.config, point.overrides.items()) for point in sweep.points]
