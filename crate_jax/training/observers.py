@@ -162,10 +162,10 @@ class Layers(Observer):
         every: steps between measurements; the first and the last step are measured too.
         images: how many of the batch.
         total_steps: of the run.
-        alarms: a dictionary of name to number into sentences, or None.
+        alarms: function of a line of the log, name to number, to sentences.
     """
 
-    def __init__(self, measure, *, mesh, every, images, total_steps, alarms=None):
+    def __init__(self, measure, *, mesh, every, images, total_steps, alarms):
         self._first = jax.jit(lambda images_BxHxWxC: images_BxHxWxC[:images], out_shardings=replicated(mesh))
         self._here = on_one_device(mesh)
         self._measure = measure
@@ -179,7 +179,7 @@ class Layers(Observer):
         return None
 
     def logged(self, step, scalars):
-        for sentence in self._alarms(scalars) if self._alarms else ():
+        for sentence in self._alarms(scalars):
             if sentence not in self._said:  # once is enough
                 self._said.add(sentence)
                 logger.warning("step %d: %s", step, sentence)
