@@ -112,7 +112,7 @@ class _Log:
 
 
 def check_finite(bad_step, checkpoints):
-    """Raises UserError for numbers that are none any more, naming the step and the checkpoint that is still good."""
+    """Raises UserError where a loss or gradient was not finite, naming the step and the last good checkpoint."""
     if bad_step >= 0:
         steps = checkpoints.steps()
         last = f"the last good checkpoint is of step {steps[-1]}" if steps else "there is no checkpoint yet"

@@ -21,7 +21,7 @@ from crate_jax.operators.patches import patchify, unpatchify
 
 
 def normalise(images_BxHxWxC, mean, std):
-    """Pixels from 0 to 255 to the network's units, float32: (x / 255 - mean) / std, by channel or alike for all."""
+    """Pixels, 0 to 255, to the network's units, float32: (x / 255 - mean) / std, one number each or one per channel."""
     mean_C, std_C = jnp.asarray(mean, jnp.float32) * 255, jnp.asarray(std, jnp.float32) * 255
     return (images_BxHxWxC.astype(jnp.float32) - mean_C) / std_C
 

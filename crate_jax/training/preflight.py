@@ -21,7 +21,7 @@ def check_autoencoder(name):
 
 
 def check_effect(config, beginnings, here, there):
-    """Raises UserError for a setting of these beginnings that is not at its default: `here` ignores it, `there` not."""
+    """Raises UserError for a setting of this prefix that is not at its default: `here` ignores it, `there` does not."""
     for name, value in flatten(config).items():
         if name.startswith(beginnings) and value != LEAVES[name].default:
             raise UserError(f"{name}={shown(value)} has no effect on {here}, only on {there}; leave it out.")
