@@ -162,7 +162,7 @@ class Layers(Observer):
         every: steps between measurements; the first and the last step are measured too.
         images: how many of the batch.
         total_steps: of the run.
-        alarms: function of a line of the log, name to number, to sentences.
+        alarms: function of the scalars of a logged step, name to number, to sentences.
     """
 
     def __init__(self, measure, *, mesh, every, images, total_steps, alarms):
