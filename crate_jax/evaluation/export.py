@@ -7,8 +7,11 @@
 Images are uint8 in batches of any size. Normalisation is part of the program, and the parameters are constants of it.
 """
 
+import functools
 import logging
+import multiprocessing
 import warnings
+from concurrent.futures import ProcessPoolExecutor
 
 import jax
 import jax.numpy as jnp
@@ -50,9 +53,7 @@ def export_encoder(subject, features, path, form="stablehlo", *, features_from="
         kernels |= {"dtype": "float32", "scan_layers": False, "remat": "none"}  # what jax2onnx knows
     model = model.clone(**kernels)  # what every platform runs
 
-    def serve(images_BxHxWxC):
-        return several_features(model, params, images_BxHxWxC, (features,), statistics)[features]
-
+    serve = functools.partial(_serve, model, params, features, statistics)
     shape, path = (*image_shape(model.image_size), model.channels), epath.Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     with user_errors(f"{path} cannot be written"):
@@ -74,6 +75,10 @@ def export_encoder(subject, features, path, form="stablehlo", *, features_from="
     stamp = subject.stamp(data={"name": subject.config.data.name, "split": None, "fingerprint": None, "examples": 0})
     write_json(f"{path}.json", described | stamp)
     return expected.shape[1]
+
+
+def _serve(model, params, features, statistics, images_BxHxWxC):
+    return several_features(model, params, images_BxHxWxC, (features,), statistics)[features]
 
 
 def _stablehlo(serve, shape, path):
@@ -118,30 +123,38 @@ def _savedmodel(serve, shape, path):
 def _onnx(serve, shape, path):
     """Writes a file of ONNX; returns what the file computes.
 
-    jax2onnx requires an Orbax older than the one that checkpoints are written with and does not use it here.
+    jax2onnx requires an Orbax older than the one that checkpoints are written with and does not use it here. It leaves
+    functions of JAX's replaced, so it runs in a process of its own.
     """
     onnxruntime = library("onnxruntime", "onnx", "--to=onnx", beside="jax2onnx")
-    jax2onnx = library("jax2onnx", "onnx", "--to=onnx", beside="jax2onnx")
-    logging.disable(logging.WARNING)  # a line for every shape, and a traceback for every library that is not here
-    jax.clear_caches()  # jax2onnx replaces functions of JAX's while it traces; no trace may be shared with it
-    try:
-        with warnings.catch_warnings(action="ignore"):
-            program = jax2onnx.to_onnx(
-                serve,
-                [jax.ShapeDtypeStruct(("batch", *shape), jnp.uint8)],
-                model_name="encoder",
-                input_names=("images",),
-                output_names=("features",),
-            ).SerializeToString()
-    except Exception as error:  # anything, of an operation that it does not know
-        said = f"{type(error).__name__}: {error}".splitlines()[0]
-        raise UserError(f"--to=onnx: jax2onnx does not convert this network ({said}); take --to=stablehlo.") from error
-    finally:
-        logging.disable(logging.NOTSET)
-        jax.clear_caches()
+    library("jax2onnx", "onnx", "--to=onnx", beside="jax2onnx")
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as process:
+        program, refused = process.submit(_converted, serve, shape).result()
+    if refused:
+        raise UserError(f"--to=onnx: jax2onnx does not convert this network ({refused}); take --to=stablehlo.")
     write_file(path, program)
     session = onnxruntime.InferenceSession(path.read_bytes(), providers=["CPUExecutionProvider"])
     return lambda images: session.run(["features"], {"images": images})[0]
+
+
+def _converted(serve, shape):
+    """The bytes of an ONNX program and None, or None and why there is none."""
+    jax.config.update("jax_platforms", "cpu")
+    logging.disable(logging.WARNING)  # a line for every shape, and a traceback for every library that is not here
+    warnings.simplefilter("ignore")
+    import jax2onnx
+
+    try:
+        program = jax2onnx.to_onnx(
+            serve,
+            [jax.ShapeDtypeStruct(("batch", *shape), jnp.uint8)],
+            model_name="encoder",
+            input_names=("images",),
+            output_names=("features",),
+        )
+        return program.SerializeToString(), None
+    except Exception as error:  # anything, of an operation that it does not know
+        return None, f"{type(error).__name__}: {error}".splitlines()[0]
 
 
 FORMS = {"stablehlo": _stablehlo, "savedmodel": _savedmodel, "onnx": _onnx}
