@@ -32,6 +32,13 @@ def add_arguments(parser):
 
 def run(arguments):
     """The command."""
+    from crate_jax.distributed.signals import ending_at_once
+
+    with ending_at_once():
+        return _run(arguments)
+
+
+def _run(arguments):
     from crate_jax.planning.ahead_of_time import prepare_environment
     from crate_jax.planning.chips import find_topology
 

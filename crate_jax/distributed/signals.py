@@ -1,7 +1,7 @@
 """SIGINT (Ctrl-C), SIGTERM and SIGHUP (the terminal is closed), from the first import to the last checkpoint.
 
     while the program starts     noted, so that no import is torn apart; the start is then given up, on all hosts
-    while a command computes     SIGINT ends it; the others do at once
+    while a command computes     SIGINT ends it; the others do at once; of `compile` all do (`ending_at_once`)
     while a run trains           the first one saves a checkpoint and ends the run, the second ends it at once
 
 SIGTERM is what Cloud TPU, Kubernetes and SLURM send before they take a machine away. SIGHUP stays ignored under nohup.
@@ -28,6 +28,35 @@ def stopping(*but):
         for number in STOPPING
         if number not in but and (number in STOPPING[:2] or signal.getsignal(number) is not signal.SIG_IGN)
     ]
+
+
+@contextlib.contextmanager
+def ending_at_once():
+    """A context in which a signal ends the process at once with a line, even while a compiler runs and no handler can.
+
+    A thread waits for signals, so that no library's handler sees them: libtpu's prints stacks. To be entered before
+    the library is loaded, whose threads inherit that they are blocked.
+    """
+    if not hasattr(signal, "sigtimedwait"):  # macOS
+        yield
+        return
+    numbers, left = set(stopping()), threading.Event()
+
+    def wait():
+        while not left.is_set():
+            if found := signal.sigtimedwait(numbers, 0.2):
+                name = "interrupted" if found.si_signo == signal.SIGINT else signal.Signals(found.si_signo).name
+                print(f"crate-jax: {name}", file=sys.stderr, flush=True)
+                os._exit(128 + found.si_signo)
+
+    before, thread = signal.pthread_sigmask(signal.SIG_BLOCK, numbers), threading.Thread(target=wait, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        left.set()
+        thread.join()
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 class StopRequested(Exception):

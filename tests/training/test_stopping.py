@@ -146,6 +146,23 @@ def test_a_signal_while_the_program_starts(command, name, then, code, tmp_path):
     assert not (tmp_path / "run").exists()
 
 
+COMPILING = """
+import ctypes, os, signal, sys, threading
+from crate_jax.distributed.signals import ending_at_once
+with ending_at_once():
+    signal.signal(signal.SIGTERM, lambda *_: print("a stack", file=sys.stderr))  # as a library does
+    threading.Timer(0.5, os.kill, (os.getpid(), signal.{name})).start()
+    ctypes.CDLL(None).sleep(60)  # no Python runs meanwhile
+"""
+
+
+@pytest.mark.parametrize(("name", "said"), [("SIGINT", "interrupted"), ("SIGTERM", "SIGTERM")])
+def test_a_signal_ends_a_compilation_at_once(name, said):
+    code = [sys.executable, "-c", COMPILING.format(name=name)]
+    done = subprocess.run(code, capture_output=True, text=True, timeout=50)
+    assert (done.returncode, done.stderr) == (128 + getattr(signal, name), f"crate-jax: {said}\n")
+
+
 def test_a_lock_of_a_process_that_is_gone_is_taken_over(tmp_path, monkeypatch):
     gone = subprocess.Popen([sys.executable, "-c", "pass"])
     lock = {"pid": gone.pid, "started": folder_lock._started(gone.pid), "machine": folder_lock._machine()}
