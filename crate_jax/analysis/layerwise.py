@@ -160,7 +160,7 @@ def squared_norm_of_covariance(x_BxTxD):
     )  # the two means are of two images
     squares = jnp.sum(jnp.square(means_BxB))
     fours = jnp.square(jnp.sum(means_BxB)) - 4 * jnp.sum(jnp.square(jnp.sum(means_BxB, 1))) + 2 * squares
-    pairs_of = images * (images - 1)
+    pairs_of = float(images * (images - 1))  # the numbers of triples and fours do not fit into an int32
     triples_of, fours_of = pairs_of * (images - 2), pairs_of * (images - 2) * (images - 3)
     return jnp.sum(gram_BxB * other_BxB) / pairs_of - 2 * jnp.sum(jnp.mean(triples, -1)) / triples_of + fours / fours_of
 

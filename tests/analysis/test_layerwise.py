@@ -131,6 +131,9 @@ def test_feature_rank():
     rng = np.random.default_rng(0)
     independent = rng.normal(size=(20, 50, 8))
     np.testing.assert_allclose(feature_rank(jnp.float32(independent)), 8, rtol=0.03)
+    many = np.random.default_rng(1).normal(size=(1, 1000, 8))  # one image, whose tokens take the place of images
+    np.testing.assert_allclose(feature_rank(jnp.float32(many)), 8, rtol=0.05)
+    np.testing.assert_allclose(jax.jit(feature_rank)(jnp.float32(many)), feature_rank(jnp.float32(many)), rtol=1e-5)
     np.testing.assert_allclose(feature_rank(jnp.float32(5 + independent * np.logspace(-1, 1, 8))), 8, rtol=0.03)
     copies = np.concatenate([independent[..., :2]] * 4, -1)
     np.testing.assert_allclose(feature_rank(jnp.float32(copies)), 2, rtol=0.03)
