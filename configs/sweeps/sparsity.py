@@ -6,7 +6,10 @@
 Question: the paper fixes lambda 0.5 and eta 0.1 for the sparsifying step of every layer, and 75 % of the patches are
 removed. What do other values do for completion, features and the sparsity of codes? CRATE-MAE, 1,000 steps of Muon, one
 seed, one setting changed at a time; three minutes per point on one CPU core. reconstruction.json has completion with
-60 % of the patches removed for those that were trained with another ratio, too.
+other ratios of the mask than the one that a network was trained with, too.
+
+Answer (docs/results.md; without eta and a ratio of 0.9): lambda from 0.05 to 1 changes completion by 0.1 dB and the
+fraction of nonzero codes by four points. A ratio of 0.6 completes as well as 0.75 where 75 % are removed.
 """
 
 from crate_jax.config import load_config
