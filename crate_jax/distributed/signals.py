@@ -32,10 +32,10 @@ def stopping(*but):
 
 @contextlib.contextmanager
 def ending_at_once():
-    """A context in which a signal ends the process at once with a line, even while a compiler runs and no handler can.
+    """A context in which a signal ends the process at once, with a line.
 
-    A thread waits for signals, so that no library's handler sees them: libtpu's prints stacks. To be entered before
-    the library is loaded, whose threads inherit that they are blocked.
+    Even while a compiler runs and no handler can. A thread waits for signals, so that no library's handler sees them:
+    libtpu's prints stacks. To be entered before the library is loaded, whose threads inherit that they are blocked.
     """
     if not hasattr(signal, "sigtimedwait"):  # macOS
         yield

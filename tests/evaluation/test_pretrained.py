@@ -10,9 +10,8 @@ import types
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
-import PIL
+import PIL.Image
 import pytest
-from PIL import Image
 
 import crate_jax
 from crate_jax.cli.main import main
@@ -40,10 +39,10 @@ def test_a_run_opens_and_unpacks(net, workdir):
 
 def test_preprocess_takes_paths_pictures_and_arrays(net, tmp_path):
     array = pixels(1)[0]
-    Image.fromarray(array[..., 0]).save(tmp_path / "a.png")
+    PIL.Image.fromarray(array[..., 0]).save(tmp_path / "a.png")
     mean, std = net.subject.statistics
     expected = (array.astype(np.float32) / 255 - mean[0]) / std[0]
-    images = net.preprocess([str(tmp_path / "a.png"), tmp_path / "a.png", Image.open(tmp_path / "a.png"), array])
+    images = net.preprocess([str(tmp_path / "a.png"), tmp_path / "a.png", PIL.Image.open(tmp_path / "a.png"), array])
     assert images.shape == (4, 28, 28, 1)
     np.testing.assert_allclose(images, np.stack([expected] * 4), atol=1e-3)
     for one in (array, array[..., 0], tmp_path / "a.png", array[None]):
@@ -60,10 +59,10 @@ def test_a_pil_image_of_any_mode_is_what_its_file_is(net, tmp_path, mode):
         pytest.skip("Pillow before 13 does not read the TIFF of this mode that it writes")
     ramp = np.arange(28 * 28).reshape(28, 28)
     if mode in ("I", "F", "I;16"):
-        picture = Image.fromarray((80 * ramp).astype({"I": np.int32, "F": np.float32, "I;16": np.uint16}[mode]))
+        picture = PIL.Image.fromarray((80 * ramp).astype({"I": np.int32, "F": np.float32, "I;16": np.uint16}[mode]))
     else:
-        picture = Image.fromarray((ramp % 256).astype(np.uint8)).convert("RGBA")
-        picture.putalpha(Image.fromarray(np.uint8(ramp // 4)))
+        picture = PIL.Image.fromarray((ramp % 256).astype(np.uint8)).convert("RGBA")
+        picture.putalpha(PIL.Image.fromarray(np.uint8(ramp // 4)))
         picture = picture.convert("P") if mode == "P" else picture.convert("LA" if mode == "PA" else mode)
         picture = picture.convert(mode)
     assert picture.mode == mode
@@ -78,10 +77,10 @@ def test_a_pil_image_of_any_mode_is_what_its_file_is(net, tmp_path, mode):
 
 
 def test_a_pil_image_is_turned_as_its_file_is(net, tmp_path):
-    exif = Image.Exif()
+    exif = PIL.Image.Exif()
     exif[0x0112] = 6
-    Image.fromarray(np.tile(np.arange(56, dtype=np.uint8), (28, 1))).save(tmp_path / "x.png", exif=exif)
-    with Image.open(tmp_path / "x.png") as picture:
+    PIL.Image.fromarray(np.tile(np.arange(56, dtype=np.uint8), (28, 1))).save(tmp_path / "x.png", exif=exif)
+    with PIL.Image.open(tmp_path / "x.png") as picture:
         np.testing.assert_array_equal(net.preprocess(picture), net.preprocess(tmp_path / "x.png"))
 
 
