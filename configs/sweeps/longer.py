@@ -12,18 +12,11 @@ Answer (docs/results.md): the order of completion holds (ViT-MAE 26.27 dB, small
 """
 
 from crate_jax.config import load_config
-from crate_jax.sweeps.points import product
+from crate_jax.sweeps.points import load_sweep
 
 EVALUATE = ("probe --baselines=untrained", "knn", "reconstruct")
 
-VIT = {"model.name": "vit_mae_small", "model.mask_mode": "drop", "model.decoder_depth": 2}
-NETWORKS = [
-    {"name": "decoupled", "model.sparsification": "overcomplete", "model.lambda_": 0.5, "model.readout": "free"},
-    {"name": "crate"},
-    {"name": "vit_small", **VIT, "model.width": 64, "model.decoder_width": 64, "model.decoder_num_heads": 4},
-    {"name": "alpha", "model.name": "crate_alpha_mae_small", "model.decoder_map": "linear"},
-    {"name": "vit", **VIT, "model.width": 128, "model.decoder_width": 128, "model.decoder_num_heads": 4},
-]
+NETWORKS = ("decoupled", "crate", "vit_small", "alpha", "vit")  # of `white_box_family`
 
 
 def get_config():
@@ -34,5 +27,6 @@ def get_config():
 
 
 def get_hyper():
-    """The points."""
-    return product(NETWORKS, [{"name": "seed=0", "seed": 0}])
+    """The points: seed 0 of the family's."""
+    family = {point.name: point.overrides for point in load_sweep("white_box_family").points}
+    return [{"name": name, **family[name]} for name in (f"{network}+seed=0" for network in NETWORKS)]

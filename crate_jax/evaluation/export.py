@@ -48,10 +48,10 @@ def export_encoder(subject, features, path, form="stablehlo", *, features_from="
     """
     model, params, statistics = subject.model, jax.device_get(subject.params), subject.statistics
     parse_features(features, model.depth)
-    kernels = {name: "xla" for name in ("attention_kernel", "product_kernel") if hasattr(model, name)}
+    settings = {name: "xla" for name in ("attention_kernel", "product_kernel") if hasattr(model, name)}
     if form == "onnx":
-        kernels |= {"dtype": "float32", "scan_layers": False, "remat": "none"}  # what jax2onnx knows
-    model = model.clone(**kernels)  # what every platform runs
+        settings |= {"dtype": "float32", "scan_layers": False, "remat": "none"}  # what jax2onnx knows
+    model = model.clone(**settings)  # what every platform runs
 
     serve = functools.partial(_serve, model, params, features, statistics)
     shape, path = (*image_shape(model.image_size), model.channels), epath.Path(path)

@@ -8,13 +8,11 @@ import numpy as np
 import pytest
 
 from crate_jax.errors import UserError
-from crate_jax.models.registry import create_model
 from crate_jax.operators.contract_broadcast import contract_broadcast_attention, pooling_windows
 from crate_jax.planning.ahead_of_time import missing_compiler
 from tests.compiling import with_devices
 from tests.operators.test_contract_broadcast import PATCHES, adaptive_pool, problem, textbook
 from tests.operators.test_subspace_attention_tpu import in_a_child
-from tests.random_parameters import random_parameters
 
 SETTINGS = [  # grid, class token, pool, heads, P: part of a lane, heads that share tiles, two groups, the whole width
     ((4, 6), "first", 2, 2, 16),
@@ -71,21 +69,6 @@ def test_the_codes_are_the_only_residual_of_their_size():
     assert sum(x.size >= codes.size for x in jax.tree.leaves(pull)) == 1
 
 
-def test_a_network_is_the_same_by_either_kernel_scanned_and_recomputed():
-    size = {"width": 32, "num_heads": 2, "depth": 2, "decoder_depth": 1, "image_size": 16, "patch_size": 4}
-    size["pool_size"] = 2
-    images = jnp.asarray(np.random.default_rng(0).normal(size=(2, 16, 16, 3)), jnp.float32)
-    params = random_parameters(create_model("cbsa_mae_tiny", **size))
-
-    def step(kernel, **way):
-        model = create_model("cbsa_mae_tiny", **size, **way, attention_kernel=kernel, product_kernel=kernel)
-        return jax.value_and_grad(lambda p: jnp.mean(model.apply({"params": p}, images).prediction_BxNxF ** 2))
-
-    plain = jax.jit(step("xla"))(params)
-    got = jax.jit(step("pallas", scan_layers=True, remat="names"))(params)
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-4, atol=2e-6), got, plain)
-
-
 def test_too_many_tokens_are_refused_in_one_sentence():
     codes, step = jax.ShapeDtypeStruct((1, 20000, 2, 64), jnp.float32), jnp.ones(2)
     with pytest.raises(UserError, match=r"model\.attention_kernel='pallas'.*20000 tokens and 64 repr.*choose 'xla'"):
@@ -101,38 +84,17 @@ def test_on_a_mesh_each_device_has_its_images_and_heads():
     """Two images on data=2, then four heads on tensor=2."""
     in_a_child(
         """
-        import flax.linen as nn, jax, jax.numpy as jnp, numpy as np
-        from jax.sharding import AxisType, NamedSharding, PartitionSpec
-        from crate_jax.distributed.sharding import RULES
+        import jax.numpy as jnp, numpy as np
         from crate_jax.models.layers.cbsa import ContractBroadcast
         from crate_jax.models.layers.settings import LayerSettings
+        from tests.operators.sharded_step import same_on_meshes
 
         plain, fast = (
             ContractBroadcast(LayerSettings(compression="cbsa", pool_size=2, attention_kernel=kernel), 4)
             for kernel in ("xla", "pallas")
         )
         z = jnp.asarray(np.random.default_rng(0).normal(size=(2, 7, 32)), jnp.float32)
-        params = nn.meta.unbox(jax.jit(plain.init)(jax.random.key(0), z))
-
-        def loss(model, params, z):
-            return jnp.sum(jnp.sin(model.apply(params, z)))
-
-        def meshed(shape, *arguments):
-            mesh = jax.make_mesh(shape, ("data", "fsdp", "tensor"), axis_types=(AxisType.Auto,) * 3)
-
-            def on_mesh(params, z):
-                with nn.logical_axis_rules(RULES), jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
-                    return loss(fast, params, z)
-
-            step = jax.value_and_grad(on_mesh)
-            trace = str(jax.make_jaxpr(step)(*arguments))
-            return jax.jit(step), jax.device_put(arguments, NamedSharding(mesh, PartitionSpec())), trace
-
-        wanted = jax.jit(jax.value_and_grad(lambda p, z: loss(plain, p, z)))(params, z)
-        for shape, local in (((2, 1, 1), "1,7,32"), ((1, 1, 2), "2,7,16")):
-            step, arguments, trace = meshed(shape, params, z)
-            assert f"f32[{local}]" in trace, trace
-            jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-4, atol=1e-5), wanted, step(*arguments))
+        same_on_meshes(plain, fast, z, [((2, 1, 1), ["f32[1,7,32]"]), ((1, 1, 2), ["f32[2,7,16]"])])
         """,
         XLA_FLAGS=with_devices(2),
     )

@@ -148,7 +148,8 @@ def test_a_step_of_attention_is_the_textbook(tokens, heads, size, dtype, toleran
     assert_close(got, wanted, 2 * tolerance)
 
 
-VARIANTS = [{"output_projection": "tied", "num_heads": 1}, {"skip": "normed"}]
+CBSA = {"name": "cbsa_mae_tiny", "pool_size": 2, "patch_size": 4}
+VARIANTS = [{"output_projection": "tied", "num_heads": 1}, {"skip": "normed"}, CBSA]
 SCANNED = {"scan_layers": True, "remat": "names"}
 
 
@@ -159,12 +160,12 @@ SCANNED = {"scan_layers": True, "remat": "names"}
 )
 def test_a_network_is_the_same_by_either_kernel(changes, way):
     size = {"width": 32, "num_heads": 2, "decoder_depth": 1, "image_size": 16, "patch_size": 8} | changes
-    size["depth"] = 2 if way else 1
+    size["depth"], name = 2 if way else 1, size.pop("name", "crate_mae_tiny")
     images = jnp.asarray(np.random.default_rng(0).normal(size=(2, 16, 16, 3)), jnp.float32)
-    params = random_parameters(create_model("crate_mae_tiny", **size))
+    params = random_parameters(create_model(name, **size))
 
     def step(kernel, **way):
-        model = create_model("crate_mae_tiny", **size, **way, attention_kernel=kernel, product_kernel=kernel)
+        model = create_model(name, **size, **way, attention_kernel=kernel, product_kernel=kernel)
         return jax.value_and_grad(lambda p: jnp.mean(model.apply({"params": p}, images).prediction_BxNxF ** 2))
 
     plain = jax.jit(step("xla"))(params)
@@ -187,12 +188,10 @@ def test_what_does_not_fit_is_refused_in_one_sentence():
 def test_on_a_mesh_every_device_has_its_images_and_gradients_are_summed():
     in_a_child(
         """
-        import flax.linen as nn, jax, jax.numpy as jnp, numpy as np
-        from jax.sharding import AxisType, NamedSharding, PartitionSpec
-        from crate_jax.distributed.sharding import RULES
-        from crate_jax.errors import UserError
+        import jax.numpy as jnp, numpy as np
         from crate_jax.models.layers.crate import DecoderLayer, EncoderLayer
         from crate_jax.models.layers.settings import LayerSettings
+        from tests.operators.sharded_step import same_on_meshes
 
         z = jnp.asarray(np.random.default_rng(0).normal(size=(4, 5, 32)), jnp.float32)
         for layer in (EncoderLayer, DecoderLayer):
@@ -200,25 +199,7 @@ def test_on_a_mesh_every_device_has_its_images_and_gradients_are_summed():
                 layer(LayerSettings(product_kernel=kernel, attention_kernel=kernel), 2)
                 for kernel in ("xla", "pallas")
             )
-            params = nn.meta.unbox(jax.jit(plain.init)(jax.random.key(0), z))
-
-            def meshed(shape):
-                mesh = jax.make_mesh(shape, ("data", "fsdp", "tensor"), axis_types=(AxisType.Auto,) * 3)
-
-                def on_mesh(params, z):
-                    with nn.logical_axis_rules(RULES), jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
-                        return jnp.sum(jnp.sin(fast.apply(params, z)))
-
-                arguments = jax.device_put((params, z), NamedSharding(mesh, PartitionSpec()))
-                return jax.jit(jax.value_and_grad(on_mesh)), arguments
-
-            wanted = jax.jit(jax.value_and_grad(lambda p, z: jnp.sum(jnp.sin(plain.apply(p, z)))))(params, z)
-            for shape in ((2, 1, 1), (1, 2, 1)):
-                step, arguments = meshed(shape)
-                assert "f32[2,5,32]" in str(jax.make_jaxpr(step)(*arguments))
-                jax.tree.map(
-                    lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-4, atol=1e-5), wanted, step(*arguments)
-                )
+            same_on_meshes(plain, fast, z, [(shape, ["f32[2,5,32]"]) for shape in ((2, 1, 1), (1, 2, 1))])
         """,
         XLA_FLAGS=with_devices(2),
     )

@@ -114,35 +114,15 @@ def test_on_a_mesh_each_device_has_its_images_and_heads():
     """Two images on data=2, then four heads on tensor=2."""
     in_a_child(
         """
-        import flax.linen as nn, jax, jax.numpy as jnp, numpy as np
-        from jax.sharding import AxisType, NamedSharding, PartitionSpec
-        from crate_jax.distributed.sharding import RULES
+        import jax.numpy as jnp, numpy as np
         from crate_jax.models.layers.mssa import SubspaceAttention
         from crate_jax.models.layers.settings import LayerSettings
+        from tests.operators.sharded_step import same_on_meshes
 
         plain, fast = (SubspaceAttention(LayerSettings(attention_kernel=kernel), 4) for kernel in ("xla", "pallas"))
         z = jnp.asarray(np.random.default_rng(0).normal(size=(2, 5, 32)), jnp.float32)
-        params = nn.meta.unbox(jax.jit(plain.init)(jax.random.key(0), z))
-
-        def loss(model, params, z):
-            return jnp.sum(jnp.sin(model.apply(params, z)))
-
-        def meshed(shape, rules, *arguments):
-            mesh = jax.make_mesh(shape, ("data", "fsdp", "tensor"), axis_types=(AxisType.Auto,) * 3)
-
-            def on_mesh(params, z):
-                with nn.logical_axis_rules(rules), jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
-                    return loss(fast, params, z)
-
-            step = jax.value_and_grad(on_mesh)
-            trace = str(jax.make_jaxpr(step)(*arguments))
-            return jax.jit(step), jax.device_put(arguments, NamedSharding(mesh, PartitionSpec())), trace
-
-        wanted = jax.jit(jax.value_and_grad(lambda p, z: loss(plain, p, z)))(params, z)
-        for shape, local in (((2, 1, 1), "1,5,32"), ((1, 1, 2), "2,5,16")):
-            step, arguments, trace = meshed(shape, RULES, params, z)
-            assert "grid=(" + local[0] in trace and f"f32[{local}]" in trace, trace
-            jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-4, atol=1e-5), wanted, step(*arguments))
+        meshes = [((2, 1, 1), ["grid=(1", "f32[1,5,32]"]), ((1, 1, 2), ["grid=(2", "f32[2,5,16]"])]
+        same_on_meshes(plain, fast, z, meshes)
         """,
         XLA_FLAGS=with_devices(2),
     )

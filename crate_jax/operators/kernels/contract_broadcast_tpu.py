@@ -44,23 +44,18 @@ def _pooled(window_MxN, codes_NxL, contracted):
     )
 
 
-def _softmax(scores):
-    risen = jnp.exp(scores - jnp.max(scores, 1, keepdims=True))
-    return risen / jnp.sum(risen, 1, keepdims=True)
-
-
-def _slope(softmax, cotangent, scale):
-    return softmax * (cotangent - jnp.sum(softmax * cotangent, 1, keepdims=True)) * scale
+def _slope(weights, cotangent, scale):
+    return weights * (cotangent - jnp.sum(weights * cotangent, 1, keepdims=True)) * scale
 
 
 def _contract(w_NxL, representatives_1xL, window_MxN, inverse_Mx1, scale):
     """(R, A in float32, A w, S, B in float32, C) of a head."""
     kind = w_NxL.dtype
     start_MxL = (_pooled(window_MxN, w_NxL, (1, 0)) * inverse_Mx1).astype(kind)
-    attention_MxN = _softmax(product(start_MxL, w_NxL, (1, 1)) * scale)
+    attention_MxN = attention.softmax(product(start_MxL, w_NxL, (1, 1)) * scale)
     moved_MxL = product(attention_MxN.astype(kind), w_NxL, (1, 0))
     contracted_MxL = (start_MxL.astype(jnp.float32) + representatives_1xL * moved_MxL).astype(kind)
-    among_MxM = _softmax(product(contracted_MxL, contracted_MxL, (1, 1)) * scale)
+    among_MxM = attention.softmax(product(contracted_MxL, contracted_MxL, (1, 1)) * scale)
     compressed_MxL = product(among_MxM.astype(kind), contracted_MxL, (1, 0)).astype(kind)
     return start_MxL, attention_MxN, moved_MxL, contracted_MxL, among_MxM, compressed_MxL
 

@@ -59,10 +59,10 @@ def window(block_ref, first, end, low, high):
     return jnp.where((lane >= low) & (lane < high), values, jnp.zeros_like(values))
 
 
-def _softmax(w_NxL, scale):
-    scores_NxN = product(w_NxL, w_NxL, (1, 1)) * scale
-    risen_NxN = jnp.exp(scores_NxN - jnp.max(scores_NxN, 1, keepdims=True))
-    return risen_NxN / jnp.sum(risen_NxN, 1, keepdims=True)
+def softmax(scores):
+    """Of each row."""
+    risen = jnp.exp(scores - jnp.max(scores, 1, keepdims=True))
+    return risen / jnp.sum(risen, 1, keepdims=True)
 
 
 def store(out_ref, parts):
@@ -86,7 +86,7 @@ def forward_kernel(codes_ref, out_ref, *, num_heads, scale):
     parts = []
     for place in windows(codes_ref.shape[-1], num_heads):
         w_NxL = window(codes_ref, *place)
-        attention_NxN = _softmax(w_NxL, scale).astype(w_NxL.dtype)
+        attention_NxN = softmax(product(w_NxL, w_NxL, (1, 1)) * scale).astype(w_NxL.dtype)
         parts.append((place[0], product(attention_NxN, w_NxL, (1, 0))))
     store(out_ref, parts)
 
@@ -96,7 +96,7 @@ def backward_kernel(codes_ref, cotangent_ref, out_ref, *moved_ref, num_heads, sc
     parts, moved = [], []
     for place in windows(codes_ref.shape[-1], num_heads):
         w_NxL, g_NxL = window(codes_ref, *place), window(cotangent_ref, *place)
-        attention_NxN = _softmax(w_NxL, scale)
+        attention_NxN = softmax(product(w_NxL, w_NxL, (1, 1)) * scale)
         product_NxN = product(g_NxL, w_NxL, (1, 1))
         inner_Nx1 = jnp.sum(attention_NxN * product_NxN, 1, keepdims=True)
         slope_NxN = attention_NxN * (product_NxN - inner_Nx1) * scale
