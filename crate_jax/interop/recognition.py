@@ -60,16 +60,16 @@ def recognise(source, given):
 
 def _say_assumptions(source, family, settings, given):
     """Warns of what no tensor says and the width suggests: another value computes something else without an error."""
-    assumed = [key for key in ("num_heads", "decoder_num_heads") if settings.get(key) is not None and key not in given]
-    words = [f"{key}={settings[key]}" for key in assumed if settings[key] != 1]
+    assumed = {key: settings[key] for key in ("num_heads", "decoder_num_heads") if settings.get(key) not in (None, 1)}
     if family in ("crate_mae", "crate", "crate_alpha"):
         default = NETWORKS[closest_name(family, settings)[0]][0].__dataclass_fields__["lambda_"].default
-        value = {"crate_alpha": 0.1}.get(family, default)
-        words += [f"lambda_={value}"] if "lambda_" not in given else []
-    if words:
+        assumed["lambda_"] = {"crate_alpha": 0.1}.get(family, default)
+    assumed = {key: value for key, value in assumed.items() if key not in given}
+    if assumed:
         logging.warning(
-            "%s does not say %s: assumed from the official network of this width. Give others as num_heads=, lambda_= "
-            "(--config.model.num_heads= in commands).", source.path, " and ".join(words),
+            "%s does not say %s: assumed from the official network of this width. Others: %s (in commands "
+            "--config.model.%s=).", source.path, " and ".join(f"{key}={value}" for key, value in assumed.items()),
+            ", ".join(f"{key}=" for key in assumed), next(iter(assumed)),
         )  # fmt: skip
 
 

@@ -70,6 +70,7 @@ def test_crate_alpha_in_flax(alpha, tmp_path, caplog, prefix):
     with caplog.at_level(logging.WARNING):
         found, loaded = load_torch_checkpoint(tmp_path / "alpha.npz")
     assert found == model and "num_heads=3" in caplog.text and "lambda_=0.1" in caplog.text
+    assert "Others: num_heads=, lambda_=" in caplog.text
     same(loaded, params)
 
 
@@ -127,12 +128,14 @@ def transformers_names(arrays, style):
 
 
 @pytest.mark.parametrize("style", ["old", "new"])
-def test_transformers_vit_mae(tmp_path, style):
+def test_transformers_vit_mae(tmp_path, style, caplog):
     model = create_model("vit_mae_base", **VIT)
     params = random_params(model)
     arrays = transformers_names(official_arrays(model, params), style)
     assert any(name.startswith("vit.") for name in arrays) and len(arrays) > 40
     safetensors.numpy.save_file(arrays, tmp_path / "vit.safetensors")
-    found, loaded = load_torch_checkpoint(tmp_path / "vit.safetensors", image_size=32)
-    assert found == model
+    with caplog.at_level(logging.WARNING):
+        found, loaded = load_torch_checkpoint(tmp_path / "vit.safetensors", image_size=32, num_heads=3)
+    assert found == model and "decoder_num_heads=16: assumed" in caplog.text
+    assert "Others: decoder_num_heads= (in commands --config.model.decoder_num_heads=)" in caplog.text
     same(loaded, params)
