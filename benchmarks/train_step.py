@@ -1,21 +1,24 @@
 """A full pre-training step on this machine, beside a PyTorch network of the same specification.
 
     python benchmarks/train_step.py [--cases=quickstart,tiny,small,base] [--batches=8,16] [--masks=token,drop]
-                                    [--rounds=7] [--compile] [--processor] [--small] [--out=FILE.json]
+                                    [--rounds=7] [--compile] [--official=CHECKOUT] [--processor] [--small]
+                                    [--out=FILE.json]
 
 Forward, backward and AdamW in f32, images of 224 pixels (`quickstart`: that config, but for its Muon); the very step of
 `crate-jax pretrain`. PyTorch (extra torch) has fused attention, fused AdamW and ISTA in two products; eager, and with
---compile also `torch.compile`. Each contender has a process of its own, since one's idle threads and memory slow the
-other down. All begin with the same parameters; that they compute the same loss on the same mask is checked first. Then
-they take turns, two steps each, of which the second is measured: in a training no step follows a pause, in which a
-virtual machine's host may have taken away what the process left idle. Medians are printed. All contenders inherit this
-command's environment, so a setting of the C library's memory (`GLIBC_TUNABLES=...`) is measured by setting it for one
-run and not for the next. FLOP are counted by formula (`models.flops`); "of peak" is their rate over that of this
-machine's best matrix product, the better of the two frameworks. --small is a network of seconds, to see that all this
-works.
+--compile also `torch.compile`. With --official the official code runs as well (a clone of Ma-Lab-Berkeley/CRATE; needs
+einops; it keeps removed patches, so `token` only), with the same AdamW for all of its parameters. Each contender has a
+process of its own, since one's idle threads and memory slow the other down. All begin with the same parameters; that
+they compute the same loss on the same mask is checked first. Then they take turns, two steps each, of which the second
+is measured: in a training no step follows a pause, in which a virtual machine's host may have taken away what the
+process left idle. Medians are printed. All contenders inherit this command's environment, so a setting of the C
+library's memory (`GLIBC_TUNABLES=...`) is measured by setting it for one run and not for the next. FLOP are counted by
+formula (`models.flops`); "of peak" is their rate over that of this machine's best matrix product, the better of the two
+frameworks. --small is a network of seconds, to see that all this works.
 """
 
 import argparse
+import contextlib
 import json
 import multiprocessing
 import os
@@ -133,6 +136,45 @@ def torch_step(program, *, compile_):
     return step
 
 
+def official_step(program, checkout):
+    """The same for the official network, with our initial parameters."""
+    import jax
+    import numpy as np
+    import torch
+    from parity import SIZES, fixed_noise, import_official
+
+    from crate_jax.interop.export import official_arrays
+
+    torch.set_num_threads(len(os.sched_getaffinity(0)))
+    torch.manual_seed(0)
+    model, settings_, objective = program.model, program.config.optimizer, program.objective
+    size = next(size for size, (width, *_) in SIZES.items() if width == model.width)
+    network = getattr(import_official(checkout)[1], f"mae_crate_{size}")()
+    params = jax.device_get(program.new_state().params)
+    arrays = {name: torch.from_numpy(np.array(array)) for name, array in official_arrays(model, params).items()}
+    network.load_state_dict(arrays, strict=False)  # it has tables of positions, and a decoder_embed that it never uses
+    optimizer = torch.optim.AdamW(
+        network.parameters(), settings_.learning_rate, (settings_.b1, settings_.b2),
+        weight_decay=settings_.weight_decay, fused=True,
+    )  # fmt: skip
+    pixels = torch.from_numpy(random_batch(model, program.config.batch_size)["image"])
+    mean, std = (torch.tensor(values)[:, None, None] * 255 for values in (objective.mean, objective.std))
+    masks = [first_mask(program)]
+
+    def step():
+        optimizer.zero_grad(set_to_none=True)
+        images = (pixels.permute(0, 3, 1, 2).float() - mean) / std
+        with fixed_noise(masks.pop()) if masks else contextlib.nullcontext():
+            loss = network(images, model.mask_ratio)[0]
+        loss.backward()
+        if settings_.clip_norm:
+            torch.nn.utils.clip_grad_norm_(network.parameters(), settings_.clip_norm)
+        optimizer.step()
+        return loss.item()
+
+    return step
+
+
 def contender(name, case, pipe):
     """A process: builds its step, then takes as many as it is asked, and says (loss, seconds) of the last."""
     clock = time.process_time if case.get("processor") else time.perf_counter
@@ -145,7 +187,10 @@ def contender(name, case, pipe):
     from crate_jax.training.program import build_program
 
     program = build_program(config, 1000)
-    step = our_step(program) if name == "ours" else torch_step(program, compile_=name == "torch.compile")
+    if name == "official":
+        step = official_step(program, case["official"])
+    else:
+        step = our_step(program) if name == "ours" else torch_step(program, compile_=name == "torch.compile")
     pipe.send(config.batch_size * flops_per_image(program.model))
     while count := pipe.recv():
         for _ in range(count):
@@ -230,19 +275,24 @@ def main():
         parser.add_argument(f"--{name}", default=default, help="some of them, by commas")
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--compile", action="store_true", help="torch.compile as well; needs a C++ compiler")
+    parser.add_argument("--official", help="a clone of Ma-Lab-Berkeley/CRATE: its code as well")
     parser.add_argument("--processor", action="store_true", help="processor seconds instead of wall seconds")
     parser.add_argument("--small", action="store_true", help="a network of seconds instead")
     parser.add_argument("--out", help="numbers as JSON")
     arguments = parser.parse_args()
+    if arguments.rounds < 2 or (arguments.small and arguments.official):
+        parser.error("--rounds is at least 2; --official has the official sizes, not --small")
     peak = start(product_peak, 256 if arguments.small else 2048)[1].recv()
     print(f"best matrix product {peak / 1e9:.0f} GFLOP/s; medians of {arguments.rounds}")
     print("case        mask   batch   who              ms/step   ours/theirs (quartiles)   GFLOP/s   of peak")
-    cases, names = [], ["ours", "torch", *(["torch.compile"] if arguments.compile else [])]
+    cases = []
     for size in arguments.cases.split(","):
         grid = [(mask, int(batch)) for mask in arguments.masks.split(",") for batch in arguments.batches.split(",")]
         for mask, batch in [("drop", 32)] if size == "quickstart" else grid:
             case = {"size": size, "mask": mask, "batch": batch, "small": arguments.small}
-            case["processor"] = arguments.processor
+            case |= {"processor": arguments.processor, "official": arguments.official}
+            official = ["official"] if arguments.official and mask == "token" else []
+            names = ["ours", "torch", *(["torch.compile"] if arguments.compile else []), *official]
             found = measure(case, names, arguments.rounds * (10 if size == "quickstart" else 1))
             cases.append(found)
             median = {name: statistics.median(seconds) for name, seconds in found["seconds"].items()}
