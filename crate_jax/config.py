@@ -148,6 +148,8 @@ def _pairs(overrides):
 def _parse(name, text):
     """The value that a command line's text stands for; the text itself where it is no Python literal."""
     leaf = LEAVES[name]
+    if leaf.choices and text in leaf.choices:  # one of them is "none"
+        return text
     if text in ("None", "none", "null") and (leaf.default is None or leaf.type is not str):
         return None
     if leaf.type is str:
