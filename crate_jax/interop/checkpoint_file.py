@@ -14,6 +14,7 @@ import numpy as np
 from crate_jax.errors import UserError, check_path
 from crate_jax.interop.named_networks import located
 from crate_jax.interop.network import by_layer, needs_decoder, parameter_shapes
+from crate_jax.interop.recognition import described
 from crate_jax.interop.tensor_files import open_tensors, write_safetensors
 from crate_jax.interop.torch_checkpoint import OfficialCheckpoint, check_shapes, given, read_params
 from crate_jax.models.registry import create_model
@@ -34,8 +35,7 @@ class FolderCheckpoint:
     def __init__(self, folder, overrides):
         self.folder = pathlib.Path(folder)
         description = read_description(self.folder)
-        self.name = description["name"]
-        self.overrides = {**description["overrides"], **overrides}
+        self.name, self.overrides = described(description, overrides)
         self.encoder_only = description.get("encoder_only", False)
         self.model = create_model(self.name, **self.overrides)
         self.source = open_tensors(self.folder / PARAMS)

@@ -8,8 +8,11 @@ import logging
 import math
 import re
 
+from crate_jax.config import check_leaf
 from crate_jax.errors import UserError
+from crate_jax.models.registry import create_model
 from crate_jax.models.sizes import FAMILIES, NETWORKS
+from crate_jax.operators.patches import image_shape
 
 # Ma-Lab-Berkeley/CRATE and facebookresearch/mae: width to heads
 HEADS = {192: 3, 384: 6, 576: 12, 768: 12, 1024: 16, 1280: 16}
@@ -38,13 +41,12 @@ def recognise(source, given):
         UserError: the tensors are of no network known here, or something must be given.
     """
     if source.description:
-        known = {key: value for key, value in source.description["overrides"].items() if key not in given}
-        return source.description["name"], {**known, **given}
+        return described(source.description, given)
     shapes = source.shapes
     family = next((name for name, keys in SIGNATURES.items() if all(key in shapes for key in keys)), None)
     if family is None:
         refuse_stranger(source)
-    settings = _READERS[family](source)
+    settings = _READERS[family](source, given)
     _say_assumptions(source, family, settings, given)
     if given.get("image_size") and "table_image_size" not in given and settings.get("image_size"):
         settings["table_image_size"] = settings["image_size"]  # the official code resizes the table that it has
@@ -56,6 +58,19 @@ def recognise(source, given):
             width = settings["decoder_width" if key.startswith("decoder") else "width"]
             raise UserError(f"{source.path}: no official network is {width} wide; say {key}= (it is in no tensor).")
     return closest_name(family, settings)
+
+
+def described(description, given):
+    """The network that a description of ours says, with `given` attributes: (name, overrides) for `create_model`.
+
+    At another image size its position table is the one that it was trained with, resized.
+    """
+    name, saved = description["name"], description["overrides"]
+    if given.get("image_size") and "table_image_size" not in given:
+        own, size = create_model(name, **saved), check_leaf("model.image_size", given["image_size"])
+        table = own.table_image_size or own.image_size
+        given = {**given, "table_image_size": None if size == table else table}
+    return name, {**saved, **given}
 
 
 def _say_assumptions(source, family, settings, given):
@@ -98,12 +113,18 @@ def _count(source, prefix):
     return len({match[1] for match in map(pattern.match, source.shapes) if match})
 
 
-def _image_size(source, table, patch_size):
-    tokens = _shape(source, table, 3)[1]
-    side = math.isqrt(tokens - 1)
-    if side**2 != tokens - 1:
-        raise UserError(f"{source.path}: tensor {table} has {tokens} rows, which is no square of patches and one.")
-    return side * patch_size
+def _image_size(source, table, patch_size, given):
+    """Of a position table: a square, else what is given, where it has as many patches."""
+    patches, size = _shape(source, table, 3)[1] - 1, given.get("image_size")
+    side = math.isqrt(patches)
+    if side**2 == patches:
+        return side * patch_size
+    if size and math.prod(one // patch_size for one in image_shape(check_leaf("model.image_size", size))) == patches:
+        return size
+    raise UserError(
+        f"{source.path}: tensor {table} has {patches + 1} rows, which is no square of patches and one; say image_size= "
+        "(--config.model.image_size=HEIGHTxWIDTH in commands)."
+    )
 
 
 def _convolution(source):
@@ -114,18 +135,18 @@ def _convolution(source):
     }  # fmt: skip
 
 
-def _crate_mae(source):
+def _crate_mae(source, given):
     settings = _convolution(source)
     settings["decoder_depth"] = _count(source, "decoder_blocks")
     table = "decoder_pos_embed" if "decoder_pos_embed" in source.shapes else "pos_embed"
     if table in source.shapes:
-        settings["image_size"] = _image_size(source, table, settings["patch_size"])
+        settings["image_size"] = _image_size(source, table, settings["patch_size"], given)
     if "blocks.0.layers.0.0.fn.to_out.0.weight" not in source.shapes:
         settings["num_heads"] = 1  # a single head of full width has no output projection
     return settings
 
 
-def _crate(source):
+def _crate(source, given):
     width, pixels = _shape(source, "to_patch_embedding.2.weight", 2)
     patch_size = math.isqrt(pixels // 3)
     if 3 * patch_size**2 != pixels:
@@ -135,24 +156,24 @@ def _crate(source):
     return {
         "width": width, "patch_size": patch_size, "depth": _count(source, "transformer.layers"),
         "num_heads": HEADS.get(width), "num_classes": _shape(source, "mlp_head.1.weight", 2)[0],
-        "image_size": _image_size(source, "pos_embedding", patch_size),
+        "image_size": _image_size(source, "pos_embedding", patch_size, given),
     }  # fmt: skip
 
 
-def _crate_alpha(source):
+def _crate_alpha(source, given):
     width, channels, patch_size, _ = _shape(source, "conv1.weight", 4)
     return {
         "width": width, "channels": channels, "patch_size": patch_size, "depth": _count(source, "transformer.layers"),
         "num_heads": HEADS.get(width), "num_classes": _shape(source, "mlp_head.1.weight", 2)[0],
-        "image_size": _image_size(source, "pos_embedding", patch_size),
+        "image_size": _image_size(source, "pos_embedding", patch_size, given),
         "expansion": _shape(source, "transformer.layers.0.1.fn.D1", 2)[1] // width,
     }  # fmt: skip
 
 
-def _vit_mae(source):
+def _vit_mae(source, given):
     settings = _convolution(source)
     if "pos_embed" in source.shapes:
-        settings["image_size"] = _image_size(source, "pos_embed", settings["patch_size"])
+        settings["image_size"] = _image_size(source, "pos_embed", settings["patch_size"], given)
     if "decoder_pred.weight" in source.shapes:
         inner = _shape(source, "decoder_pred.weight", 2)[1]
         settings["decoder_width"] = inner
@@ -163,9 +184,9 @@ def _vit_mae(source):
     return settings
 
 
-def _vit_classifier(source):
+def _vit_classifier(source, given):
     settings = _convolution(source)
-    settings["image_size"] = _image_size(source, "pos_embed", settings["patch_size"])
+    settings["image_size"] = _image_size(source, "pos_embed", settings["patch_size"], given)
     settings["num_classes"] = _shape(source, "head.weight", 2)[0]
     settings["pooling"] = "mean" if "fc_norm.weight" in source.shapes else "cls"
     settings["learned_positions"] = True

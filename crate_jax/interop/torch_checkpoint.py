@@ -70,14 +70,16 @@ class OfficialCheckpoint:
                 self._check_table(name, width)
 
     def _check_table(self, name, width):
-        shape = self.spare[name]
-        side = round((shape[1] - 1) ** 0.5) if len(shape) == 3 else 0
-        if tuple(shape) != (1, side * side + 1, width):
-            raise UserError(f"{self.source.path}: tensor {name} has shape {tuple(shape)}, no table for width {width}.")
+        shape, (rows, columns) = self.spare[name], self.model.table_grid
+        if tuple(shape) != (1, rows * columns + 1, width):
+            raise UserError(
+                f"{self.source.path}: tensor {name} has shape {tuple(shape)}, which is no table of width {width} for "
+                f"{rows} x {columns} patches."
+            )
         table_TxD = np.ascontiguousarray(self.source.read(name)[0])
         half = not (table_TxD.view(np.uint32) & 0x1FFF).any()  # it was float16 or bfloat16 in the file
         tolerance = _HALF_TOLERANCE if half else _TABLE_TOLERANCE
-        if np.abs(table_TxD - sincos_positions((side, side), width)).max() > tolerance:
+        if np.abs(table_TxD - sincos_positions((rows, columns), width)).max() > tolerance:
             raise UserError(
                 f"{self.source.path}: tensor {name} is not the sine-cosine table that every {self.name} has; "
                 f"it is a file of another network."

@@ -80,6 +80,27 @@ def test_recognised_by_its_tensors_alone(tmp_path, name):
     assert found.model == model and create_model(found.name, **found.overrides) == model
 
 
+@pytest.mark.parametrize("form", ["file", "folder"])
+@pytest.mark.parametrize("name", NETWORKS)
+def test_rectangular_images_and_larger_ones(tmp_path, name, form):
+    """What is read at another image size has the positions that it was trained with, resized."""
+    settings = {**NETWORKS[name], "image_size": (32, 48)}
+    model = create_model(name, **settings)
+    checkpoint, path = ParamsCheckpoint(model, random_params(model), name, settings), tmp_path / "out"
+    write_folder(checkpoint, path) if form == "folder" else write_official(checkpoint, path, "safetensors")
+    assert load_torch_checkpoint(path)[0] == load_torch_checkpoint(path, image_size=(32, 48))[0] == model
+    larger = load_torch_checkpoint(path, image_size=(64, 96))[0]
+    assert larger == model.clone(image_size=(64, 96), table_image_size=(32, 48))
+    if form == "file":  # as others write it, without a description
+        source = open_tensors(path)
+        source.description = {}
+        with pytest.raises(UserError, match="HEIGHTxWIDTH"):
+            OfficialCheckpoint(source, {})
+        heads = {key: value for key, value in settings.items() if key.endswith("num_heads")}
+        found = OfficialCheckpoint(source, {"image_size": (32, 48), **heads}).model
+        assert (found.image_size, found.table_image_size) == ((32, 48), None)
+
+
 def test_tied_projection_is_written_as_what_it_computes(tmp_path):
     settings = {**NETWORKS["crate_mae_tiny"], "output_projection": "tied", "mask_mode": "zero"}
     model = create_model("crate_mae_tiny", **settings)
