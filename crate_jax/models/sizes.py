@@ -68,6 +68,7 @@ FAMILIES: dict[str, tuple[Any, dict, dict]] = {
     "tost_classifier": (CrateClassifier, _TOST_LAYER, _CRATE),
     "cbsa_classifier": (CrateClassifier, _CBSA_LAYER, _CRATE),
     "aot_classifier": (CrateClassifier, _AOT_LAYER, _CRATE),
+    "crate_convex_classifier": (CrateClassifier, _CONVEX_LAYER, _CRATE),
     "vit_classifier": (VitClassifier, {}, _VIT),
     "crate": (Crate, {}, _CRATE),
     "crate_alpha": (CrateAlpha, ALPHA_LAYER, _ALPHA),

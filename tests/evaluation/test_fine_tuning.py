@@ -11,14 +11,15 @@ import numpy as np
 import optax
 import pytest
 
-from crate_jax.config import default_config, load_config, override
+from crate_jax.config import default_config, load_config, model_overrides, override
 from crate_jax.data.mixing import mixing_plan
 from crate_jax.errors import UserError
 from crate_jax.evaluation import finetune
 from crate_jax.evaluation.classification import Classification, HeadOnly, head_factors, pretrained_start
 from crate_jax.evaluation.recipe import check_head_only, classifier_settings, compose, inherited, recipe_for
 from crate_jax.evaluation.subject import Subject
-from crate_jax.models.registry import create_model
+from crate_jax.models.registry import boxed_shapes, create_model
+from crate_jax.models.sizes import FAMILIES, NETWORKS
 from crate_jax.operators.positions import resize_positions, sincos_positions
 from crate_jax.training.state import TrainState
 from crate_jax.training.step import make_train_step
@@ -112,6 +113,19 @@ def test_the_norm_of_averaged_patches_begins_anew(pooling, params):
     np.testing.assert_array_equal(begun["embedding_kernel"], encoder["embedding_kernel"])
     np.testing.assert_array_equal(begun["head_kernel"], params["head_kernel"])
     assert ("encoder_norm/scale" in fresh) == (pooling == "mean") and "head_bias" in fresh
+
+
+@pytest.mark.parametrize("family", sorted(family for family in FAMILIES if family.endswith("_mae")))
+def test_every_masked_autoencoder_can_be_fine_tuned(family):
+    name = next(name for name in NETWORKS if name.startswith(f"{family}_"))
+    model = create_model(
+        name, **SIZE, decoder_depth=1, **({"decoder_width": 16, "decoder_num_heads": 2} if family == "vit_mae" else {})
+    )
+    config = override(DIGITS, [("model.name", name)])
+    found = override(default_config(), classifier_settings(config, model).items())
+    classifier = create_model(found.model.name, **model_overrides(found) | {"num_classes": 5})
+    ours, theirs = (jax.tree.map(lambda leaf: leaf.shape, boxed_shapes(one)["encoder"]) for one in (classifier, model))
+    assert ours == theirs and classifier.encoder_layer() == model.encoder_layer()
 
 
 @pytest.mark.parametrize("other", [{"depth": 3}, {"depth": 1}, {"width": 32}, {"patch_size": 2}])
