@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import NamedSharding, PartitionSpec
 
-from crate_jax.distributed.sharding import RULES, parameter_shardings
+from crate_jax.distributed.sharding import RULES, mesh_axes, parameter_shardings
 from crate_jax.models.registry import boxed_shapes, initial
 
 
@@ -54,7 +54,8 @@ def state_shardings(model, optimizer, mesh, *, ema=False, rules=RULES):
         names = _names(path)
         start = next((start for start in range(len(names)) if names[start:] in by_name), None)
         spec = PartitionSpec() if start is None else by_name[names[start:]].spec
-        if "muon" in names[:start] and len(spec) and not leaf.shape[0] % data:
+        used = {axis for entry in spec for axis in mesh_axes(entry)}  # by `mesh.rules`, data as well
+        if "muon" in names[:start] and len(spec) and not leaf.shape[0] % data and "data" not in used:
             spec = PartitionSpec("data", *spec[1:])
         return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=NamedSharding(mesh, spec))
 

@@ -3,10 +3,12 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 from jax.sharding import AbstractMesh, AxisType, PartitionSpec
 
 from crate_jax.config import model_overrides, override
 from crate_jax.distributed.mesh import AXES
+from crate_jax.distributed.sharding import rules_for
 from crate_jax.models.registry import create_model
 from crate_jax.training.optimizer import make_optimizer
 from crate_jax.training.schedule import learning_rate
@@ -68,3 +70,15 @@ def test_moments_are_sharded_as_their_parameters_and_momentum_by_layers_too(tiny
     momentum = muon.mu["encoder"]["sparsification"]["dictionary"].sharding.spec
     assert momentum == PartitionSpec("data", *dictionary[1:])  # two layers, mesh.data=2
     assert muon.mu["decoder"]["linear_kernel"].sharding.spec[0] is None  # one layer
+
+
+@pytest.mark.parametrize("rule", [("embed", ("data", "fsdp")), ("heads", "data")])
+def test_momentum_is_sharded_over_data_once(tiny, rule):
+    config = override(tiny, [("optimizer.name", "muon"), ("mesh.rules", (rule,))])
+    model = create_model(config.model.name, **model_overrides(config))
+    mesh = AbstractMesh((2, 2, 1), AXES, axis_types=(AxisType.Auto,) * 3)
+    abstract = state_shardings(model, make_optimizer(config, 1000), mesh, rules=rules_for(config.mesh))
+    (state,) = (state for state in abstract.opt_state if hasattr(state, "inner_states"))
+    momentum = state.inner_states["muon"].inner_state[0].mu["encoder"]["compression"]["attention"]["subspaces"]
+    subspaces = abstract.params["encoder"]["compression"]["attention"]["subspaces"]
+    assert momentum.sharding == subspaces.sharding and "data" in str(momentum.sharding.spec)
