@@ -103,8 +103,10 @@ def check_model(model):
             )
         if width % 4:
             raise UserError(f"model.{width_name}={width}: sine-cosine positions need a multiple of 4.")
-    if isinstance(model, CrateMae) and model.decoder_width not in (None, model.width):
-        raise UserError("model.decoder_width: a CRATE-MAE's decoder has its encoder's width; leave it unset.")
+    for key in ("width", "num_heads"):
+        own = getattr(model, key)
+        if isinstance(model, CrateMae) and getattr(model, f"decoder_{key}") not in (None, own):
+            raise UserError(f"model.decoder_{key}: a CRATE-MAE's decoder has its encoder's {key}={own}; leave it unset.")
     if isinstance(model, WhiteBox):
         _check_layers(model)
     if hasattr(model, "mask_mode"):

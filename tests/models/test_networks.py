@@ -115,6 +115,7 @@ def test_bfloat16_computes_in_bfloat16_and_learns_in_float32(network):
         ("crate_mae_base", {"mask_ratio": 0.999}, ["none of 196 patches"]),
         ("crate_mae_base", {"skip": "nowhere"}, ["model.skip", "input, normed"]),
         ("crate_mae_base", {"decoder_width": 512}, ["decoder_width"]),
+        ("crate_mae_base", {"decoder_num_heads": 6}, ["decoder_num_heads", "num_heads=12"]),
         ("vit_mae_base", {"mask_mode": "token"}, ["mask_mode", "drop"]),
     ],
 )

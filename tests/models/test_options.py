@@ -190,9 +190,7 @@ def test_classifiers(images, name, reference, pooling):
 @pytest.mark.parametrize("name", ["crate_classifier_tiny", "vit_classifier_small"])
 def test_pretrained_parameters_drop_in(images, name):
     """A classifier's encoder is the masked autoencoder's: same names, same tokens of an image without a mask."""
-    pretrained = create_model(
-        name.replace("classifier", "mae"), **SIZE, mask_ratio=RATIO, decoder_depth=1, decoder_num_heads=2
-    )
+    pretrained = create_model(name.replace("classifier", "mae"), **SIZE, mask_ratio=RATIO, decoder_depth=1)
     params = random_params(pretrained)
     model = create_model(name, **SIZE, num_classes=3)
     fresh = random_params(model, seed=1)
