@@ -258,7 +258,7 @@ def _few(subject, recipe, out, labels_per_class, draws, second_interrupt):
     results |= {"labels_per_class": labels_per_class, "draws": draws, "by_draw": scores}
     results |= {"test_examples": tested["test_examples"], "head_only": head_only}
     stamp = _stamp(subject, config, tested["test_examples"])
-    earlier = read_result(subject.out / "few_labels.json") or {}
+    earlier = read_result(subject.out / f"few_labels{subject.suffix('few_labels', stamp['data'])}.json") or {}
     same = all(earlier.get(key) == stamp[key] for key in ("data", "source"))
     by_labels = (earlier.get("by_labels", {}) if same else {}) | {str(labels_per_class): dict(results)}
     results |= {"by_labels": dict(sorted(by_labels.items(), key=lambda one: int(one[0])))} | stamp

@@ -125,7 +125,7 @@ def last_step(path):
 
 
 def measure(path, step):
-    """(config, {quantity: number}, {quantity: (data, split, fingerprint)}, claims of analysis.json).
+    """(config, {quantity: number}, {quantity: (data, split, fingerprint, labels per class)}, claims of analysis.json).
 
     Of a run that ended at `step`.
     """
@@ -138,13 +138,23 @@ def measure(path, step):
         numbers["images_per_second"] = float(np.median([line["images_per_second"] for line in lines]))
     measured_on = {}
     for quantity, (file, key) in RESULTS.items():
-        found = read_result(path / file)
-        if found is not None and found.get(key) is not None:
+        found = _result(path / file, step)
+        if found.get(key) is not None:
             numbers[quantity] = float(found[key])
             data = found.get("data") if isinstance(found.get("data"), dict) else {}
-            measured_on[quantity] = tuple(data.get(part) for part in ("name", "split", "fingerprint"))
-    analysis = read_result(path / "analysis.json") or {}
-    return config, numbers, measured_on, analysis.get("claims")
+            of = tuple(data.get(part) for part in ("name", "split", "fingerprint"))
+            measured_on[quantity] = (*of, found.get("labels_per_class"))
+    return config, numbers, measured_on, _result(path / "analysis.json", step).get("claims")
+
+
+def _result(path, step):
+    """What a result file holds; nothing, with a warning, where it is of an earlier step of a run that went on."""
+    found = read_result(path) or {}
+    of = found["source"].get("step") if isinstance(found.get("source"), dict) else None
+    if of in (None, step):
+        return found
+    warn_once(f"{path} is of step {of}, and the run ended at step {step}: it is left out; measure again.")
+    return {}
 
 
 def make_rows(runs):
@@ -168,7 +178,7 @@ def make_rows(runs):
             if known != data:
                 raise UserError(
                     f"{RESULTS[quantity][0]} of {label} is of {_in_words(data)}, that of {first} of "
-                    f"{_in_words(known)}; measure both on the same examples again."
+                    f"{_in_words(known)}; measure both alike."
                 )
         flat = flatten(config)
         same = tuple((name, repr(flat[name])) for name in TOLD_APART)
@@ -186,8 +196,9 @@ def make_rows(runs):
 
 
 def _in_words(data):
-    name, split, fingerprint = data
-    return f"{name}, {split} ({fingerprint})" if name else "unknown data (written by an earlier version)"
+    name, split, fingerprint, labels = data
+    few = f", {labels} labels per class" if labels else ""
+    return f"{name}, {split} ({fingerprint}){few}" if name else "unknown data (written by an earlier version)"
 
 
 def _without_seed(labels):

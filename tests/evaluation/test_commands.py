@@ -12,7 +12,9 @@ from PIL import Image
 
 import crate_jax
 from crate_jax.cli.main import main
+from crate_jax.config import override
 from crate_jax.data.picture import decoded
+from crate_jax.evaluation import finetune
 from crate_jax.evaluation.accuracy_figures import curve_figure
 from crate_jax.evaluation.results import read_result
 from crate_jax.evaluation.subject import of_run
@@ -133,6 +135,16 @@ def test_few_labels_compare_on_the_same_examples(workdir, capsys):
     assert len({line["grad_norm"] for line in starts}) == 4  # other examples, other parameters
     assert (workdir / "figures" / "few_labels.png").stat().st_size > 5000
     assert results["data"]["name"] == "embedded_digits" and list(results["by_labels"]) == ["2"]
+
+
+def test_few_labels_on_other_data_are_kept_together(workdir, tmp_path, monkeypatch):
+    subject = dataclasses.replace(crate_jax.from_pretrained(workdir).subject, out=epath.Path(tmp_path))
+    config = override(subject.config, [("data.validation_split", "test[100:160]")])
+    monkeypatch.setattr(finetune, "fine_tune", lambda *_, **__: (config, {"accuracy": 0.5, "test_examples": 60}))
+    monkeypatch.setattr(finetune, "raw_pixels", lambda *_: 0.25)
+    for number in (2, 5):
+        file = subject.save(finetune.finetune(subject, config, tmp_path, labels_per_class=number, draws=1))
+    assert file.name == "few_labels-embedded_digits-test_100_160.json" and list(read(file)["by_labels"]) == ["2", "5"]
 
 
 def test_maes_probe_leaves_the_encoder_alone(workdir):

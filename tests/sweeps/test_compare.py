@@ -132,6 +132,26 @@ def test_results_on_other_examples_are_refused(tmp_path):
         compare(runs, tmp_path / "out")
 
 
+def test_few_labels_of_another_number_are_refused(tmp_path):
+    runs = [written(tmp_path / name, 0, 0.6, model__depth=depth) for depth, name in enumerate("ab", 2)]
+    data = {"name": "embedded_photographs", "split": "test", "fingerprint": "0"}
+    for number, run in enumerate(runs, 1):
+        few = {"pretrained": 0.1, "labels_per_class": 5 * number, "data": data}
+        (tmp_path / run / "few_labels.json").write_text(json.dumps(few))
+    with pytest.raises(UserError, match=r"few_labels.json of b is of .* 10 labels per class, that of a .* 5 labels"):
+        compare(runs, tmp_path / "out")
+
+
+def test_results_of_an_earlier_step_are_left_out(tmp_path, caplog):
+    """A run with a constant rate was measured, and then made longer."""
+    run = written(tmp_path / "a", 0, 0.6)
+    for file in ("probe.json", "analysis.json"):
+        held = {"accuracy": 0.6, "claims": [{"name": "x"}], "source": {"path": run, "step": 50}}
+        (tmp_path / "a" / file).write_text(json.dumps(held))
+    text = compare([run], tmp_path / "out")
+    assert "probe" not in text and "Claims" not in text and "probe.json is of step 50, and the run ended" in caplog.text
+
+
 def test_what_is_neither_run_nor_sweep(tmp_path):
     with pytest.raises(UserError, match="neither a run"):
         compare([str(tmp_path)], tmp_path / "out")
