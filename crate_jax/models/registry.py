@@ -107,7 +107,7 @@ def check_model(model):
         own = getattr(model, key)
         if isinstance(model, CrateMae) and getattr(model, f"decoder_{key}") not in (None, own):
             raise UserError(
-                f"model.decoder_{key}: a CRATE-MAE's decoder has its encoder's {key}={own}; leave it unset."
+                f"model.decoder_{key}: a CRATE-MAE's decoder has the encoder's {key}={own}; leave it out."
             )
     if isinstance(model, WhiteBox):
         _check_layers(model)

@@ -125,7 +125,7 @@ def last_step(path):
 
 
 def measure(path, step):
-    """(config, {quantity: number}, {quantity: (data, split, fingerprint, labels per class)}, claims of analysis.json).
+    """(config, {quantity: number}, {quantity: what it is of}, claims of analysis.json), see `_in_words`.
 
     Of a run that ended at `step`.
     """
