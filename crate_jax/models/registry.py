@@ -106,9 +106,7 @@ def check_model(model):
     for key in ("width", "num_heads"):
         own = getattr(model, key)
         if isinstance(model, CrateMae) and getattr(model, f"decoder_{key}") not in (None, own):
-            raise UserError(
-                f"model.decoder_{key}: a CRATE-MAE's decoder has the encoder's {key}={own}; leave it out."
-            )
+            raise UserError(f"model.decoder_{key}: a CRATE-MAE's decoder has the encoder's {key}={own}; leave it out.")
     if isinstance(model, WhiteBox):
         _check_layers(model)
     if hasattr(model, "mask_mode"):
