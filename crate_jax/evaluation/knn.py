@@ -25,6 +25,7 @@ from crate_jax.figures import WRONG, picture_grid, shortened
 
 NEIGHBOURS, TEMPERATURE = 20, 0.07
 HELD_OUT_CHOICE = "held-out training examples"
+VOTES = 4096  # test examples whose votes are in memory at once
 SHOWN, DRAWN = 8, 8  # rows of the figure, and neighbours in a row
 
 
@@ -104,6 +105,16 @@ def votes(cosine_QxK, label_QxK, *, temperature=TEMPERATURE, num_classes):
     return votes_QxC / votes_QxC.sum(1, keepdims=True)
 
 
+def winners(cosine_QxK, label_QxK, *, temperature=TEMPERATURE, num_classes):
+    """(the class with most of the vote, its share) of each test example: of Q x C votes a chunk is in memory."""
+    found = []
+    for first in range(0, len(label_QxK), VOTES):
+        part = slice(first, first + VOTES)
+        vote_MxC = votes(cosine_QxK[part], label_QxK[part], temperature=temperature, num_classes=num_classes)
+        found.append((vote_MxC.argmax(1), vote_MxC.max(1)))
+    return tuple(np.concatenate(column) for column in zip(*found, strict=True))
+
+
 def predict(train_NxG, train_label_N, test_QxG, *, k=NEIGHBOURS, temperature=TEMPERATURE, **how):
     """The class of each test example: label_Q, integers. The other arguments are those of `nearest`.
 
@@ -114,7 +125,7 @@ def predict(train_NxG, train_label_N, test_QxG, *, k=NEIGHBOURS, temperature=TEM
     cosine_QxK, index_QxK = nearest(train_NxG, test_QxG, k=k, **how)
     num_classes = int(np.max(train_label_N)) + 1
     label_QxK = np.asarray(train_label_N)[index_QxK]
-    return votes(cosine_QxK, label_QxK, temperature=temperature, num_classes=num_classes).argmax(1)
+    return winners(cosine_QxK, label_QxK, temperature=temperature, num_classes=num_classes)[0]
 
 
 def knn(subject, *, features=None, k=NEIGHBOURS, temperature=TEMPERATURE, pictures=None, approximate=False):
@@ -154,18 +165,20 @@ def knn(subject, *, features=None, k=NEIGHBOURS, temperature=TEMPERATURE, pictur
         query_QxG = image_features(subject, images, features)
     mesh = make_mesh(subject.config.mesh)
     cosine_QxK, row_QxK = nearest(train.features[features], query_QxG, k=k, mesh=mesh, approximate=approximate)
-    share_QxC = votes(cosine_QxK, train_N[row_QxK], temperature=temperature, num_classes=len(class_C))
+    label_QxK, how = train_N[row_QxK], {"temperature": temperature, "num_classes": len(class_C)}
     called = subject.class_names(settings.train_split, settings.validation_split)
     results = {"k": k, "temperature": temperature, "approximate": approximate, "features": features}
     results |= {"features_from": features_from, "train_examples": len(train_N)}
     if pictures is not None:
+        share_QxC = votes(cosine_QxK, label_QxK, **how)
         said = _verdicts(names, train, class_C, called, share_QxC, cosine_QxK, row_QxK)
         results |= {"images": said} | subject.stamp(data=picture_data(images))
         titles = [f"{one['prediction']}\n{one['votes'][one['prediction']]:.0%}" for one in said[:SHOWN]]
         caption = f"Left: prediction and its share of the vote; then the nearest by {features}. All {k} vote."
         rows = (images[:SHOWN], titles, row_QxK[:SHOWN], None, caption, names)
         return Result("knn", results, {"images": said}, {"knn": lambda: _figure(subject, train, called, *rows)})
-    winner_M, count = class_C[share_QxC.argmax(1)], len(test.label_N)
+    place_M, share_M = winners(cosine_QxK, label_QxK, **how)
+    winner_M, count = class_C[place_M], len(test.label_N)
     accuracy = float(np.mean(winner_M == test.label_N))
     results = {"accuracy": accuracy, "interval": interval_of(accuracy, count)} | results
     results |= {"test_examples": count} | subject.stamp(settings.validation_split, count)
@@ -175,7 +188,7 @@ def knn(subject, *, features=None, k=NEIGHBOURS, temperature=TEMPERATURE, pictur
         images = split_images(subject, settings.validation_split, test.index_N[shown])[0]
         titles = [
             f"{called(test.label_N[m])}\n{'✓' if winner_M[m] == test.label_N[m] else '✗'} "
-            f"{shortened(called(winner_M[m]), 10)} {share_QxC[m].max():.0%}"
+            f"{shortened(called(winner_M[m]), 10)} {share_M[m]:.0%}"
             for m in shown
         ]
         caption = (

@@ -4,9 +4,11 @@ The coordinates of each class are divided by the square root of its curvature c 
 p_n (1 - p_n) at the start. Newton's equations are solved roughly, by conjugate gradients, and steps are halved until
 the objective descends. A step takes two products with x, and two for each of its conjugate gradients.
 
-D designs, F folds, K classes, M rows (in S chunks), R coordinates; P of them with the bias. In products with x the
-folds are further classes, so that x is read once for all; everywhere else the last axis is the long one, rows or
+D designs, F folds, K classes, N rows, M of them in a chunk, R coordinates; P of them with the bias. In products with x
+the folds are further classes, so that x is read once for all; everywhere else the last axis is the long one, rows or
 coordinates, as a CPU's vectors and XLA's sums want it.
+
+Nothing but x, labels and weights grows with N: logits are those of a chunk, sums are added chunk by chunk.
 """
 
 import dataclasses
@@ -19,7 +21,7 @@ import jax.numpy as jnp
 RESIDUAL, MAX_PRODUCTS = 0.25, 40  # Newton's equations are solved to this share, in at most so many products
 
 
-def newton(problems, point_DxFxKxP, C_D, tolerance, max_iterations):
+def newton(problems, point_DxFxKxP, C_D, tolerance, max_iterations, rows):
     """The entries of `solver.Solutions`: all problems together, each at rest once it has converged.
 
     Args:
@@ -27,8 +29,9 @@ def newton(problems, point_DxFxKxP, C_D, tolerance, max_iterations):
         point_DxFxKxP: where to begin, in the designs' bases; P = R + 1, the bias is the last number.
         C_D: inverse regularisation of each design.
         tolerance, max_iterations: of `solver.solve`.
+        rows: whose logits are in memory at once, at most those that there are; static.
     """
-    sums = _Sums(problems, point_DxFxKxP.shape[2])
+    sums = _Sums(problems, point_DxFxKxP.shape[2], rows)
     objective = _scaled(sums, problems.spectrum_DxR, point_DxFxKxP, C_D)
 
     def moving(known, taken_DxF):
@@ -50,25 +53,34 @@ def newton(problems, point_DxFxKxP, C_D, tolerance, max_iterations):
 class _Sums:
     """Sums over the rows of problems."""
 
-    def __init__(self, problems, num_classes):
-        x_SxDxMxR, label_SxDxM, weight_SxDxMxF = (
-            jnp.swapaxes(one, 0, 1) for one in (problems.x_DxSxMxR, problems.label_DxSxM, problems.weight_DxSxMxF)
-        )
-        self.rows = x_SxDxMxR, label_SxDxM, jnp.swapaxes(weight_SxDxMxF, 2, 3)
-        self.one_chunk, self.num_classes = len(x_SxDxMxR) == 1, num_classes
-        self.total_DxF = jnp.sum(weight_SxDxMxF, (0, 2))
+    def __init__(self, problems, num_classes, rows):
+        self.problems, self.num_classes, self.rows = problems, num_classes, rows
+        self.count, self.total_DxF = problems.label_DxN.shape[1], jnp.sum(problems.weight_DxFxN, 2)
+        self.one_chunk = rows == self.count
 
     def over_rows(self, function):
         """Sums of a function of rows; of several chunks, one's logits are in memory."""
 
-        def of_chunk(chunk):
-            x_DxMxR, label_DxM, weight_DxFxM = chunk
+        def of_rows(x_DxMxR, label_DxM, weight_DxFxM):
             own_Dx1xKxM = label_DxM[:, None, None] == jnp.arange(self.num_classes)[:, None]
             return function(x_DxMxR.astype(jnp.float32), own_Dx1xKxM, weight_DxFxM)
 
+        def of_chunk(chunk):  # the last one begins among the rows of the one before, which do not count twice
+            first = jnp.minimum(chunk * self.rows, self.count - self.rows)
+            new_M = first + jnp.arange(self.rows) >= chunk * self.rows
+            x_DxMxR, label_DxM, weight_DxFxM = (
+                jax.lax.dynamic_slice_in_dim(one, first, self.rows, axis)
+                for one, axis in ((x_DxNxR, 1), (label_DxN, 1), (weight_DxFxN, 2))
+            )
+            return of_rows(x_DxMxR, jnp.where(new_M, label_DxM, -1), jnp.where(new_M, weight_DxFxM, 0))
+
+        x_DxNxR, _, label_DxN, weight_DxFxN = self.problems
         if self.one_chunk:
-            return of_chunk(jax.tree.map(lambda one: one[0], self.rows))
-        return jax.tree.map(lambda one: jnp.sum(one, 0), jax.lax.map(of_chunk, self.rows))
+            return of_rows(x_DxNxR, label_DxN, weight_DxFxN)
+        zeros = jax.tree.map(lambda one: jnp.zeros(one.shape, one.dtype), jax.eval_shape(of_chunk, 0))
+        return jax.lax.fori_loop(
+            0, -(-self.count // self.rows), lambda chunk, sums: jax.tree.map(jnp.add, sums, of_chunk(chunk)), zeros
+        )
 
     def evaluate(self, point_DxFxKxP):
         """Loss, gradient, and the probabilities, which are None if not all are in memory."""

@@ -25,6 +25,7 @@ CHOSEN_ON = 20_000  # training examples that the choice is made on at most; the 
 SHOTS = (5, 10)
 DRAWS = 5
 FOLDS = 5
+COPIES = 4  # arrays as large as the solution: where they outgrow the examples they bound how many draws go together
 SMALL = 256  # examples up to which problems of several sizes share a program, filled up with zeros
 
 
@@ -106,12 +107,15 @@ def _best(candidates, draws, label_DxM, num_classes, Cs, held_DxFxM, level):
     lengths = [min(label_DxM.shape[1], features_NxG.shape[1]) for features_NxG in candidates.values()]
     least = max(lengths) if examples <= SMALL else 0
     for (name, features_NxG), length in zip(candidates.items(), lengths, strict=True):
-        together = max(1, IN_FLOAT32 // (4 * examples * max(length, least)))
+        unknowns = COPIES * held_DxFxM.shape[1] * num_classes
+        together = max(1, IN_FLOAT32 // (4 * max(examples, unknowns) * max(length, least)))
         right = []
         for first in range(0, len(draws), together):
             some = slice(first, first + together)
-            designs = [make_design(features_NxG[draw]) for draw in draws[some]]
-            problems = make_problems(designs, label_DxM[some], num_classes, ~held_DxFxM[some], least=least)
+            problems = make_problems(
+                [make_design(features_NxG[draw]) for draw in draws[some]],
+                label_DxM[some], ~held_DxFxM[some], least=least,
+            )  # fmt: skip
             right.append(held_out_right(problems, num_classes, Cs))
         shares_NxDxC.append(np.concatenate(right) / count_Dx1)
         logger.log(level, "%s: %.1f %% held out", name, 100 * shares_NxDxC[-1].max(1).mean())

@@ -12,6 +12,7 @@ All problems of one shape are one XLA program: designs (draws of examples) and f
 import dataclasses
 import functools
 import logging
+import math
 from typing import Any, NamedTuple
 
 import jax
@@ -66,6 +67,14 @@ def _eigen(gram_RxR):
     return np.maximum(values_R, 0), vectors_RxR
 
 
+def _empty(shape, dtype):
+    """An array at an address that XLA's CPU backend takes without a copy, a multiple of 64 bytes."""
+    size = math.prod(shape) * np.dtype(dtype).itemsize
+    memory = np.empty(size + 64, np.uint8)
+    first = -memory.ctypes.data % 64
+    return memory[first : first + size].view(dtype).reshape(shape)
+
+
 def make_design(features_NxG):
     """Standardises and rotates features of any float type, which may be memory-mapped: chunks of rows are read.
 
@@ -87,7 +96,7 @@ def make_design(features_NxG):
     else:
         gram_GxG = sum(x_MxG.T @ x_MxG for x_MxG in map(standardised, chunks(features_NxG)))
         spectrum_G, basis_GxG = _eigen(gram_GxG / np.float32(count))
-    x_NxG = np.empty((count, size), np.float32 if 4 * count * size <= IN_FLOAT32 else np.float16)
+    x_NxG = _empty((count, size), np.float32 if 4 * count * size <= IN_FLOAT32 else np.float16)
     for part in chunks(features_NxG):
         x_NxG[part] = standardised(part) if basis_GxG is None else standardised(part) @ basis_GxG
     return Design(x_NxG, spectrum_G, basis_GxG, mean_G, scale_G)
@@ -132,45 +141,40 @@ class Classifier:
 
 
 class Problems(NamedTuple):
-    """F folds of each of D designs, in chunks of rows whose logits fit in memory."""
+    """F folds of each of D designs."""
 
-    x_DxSxMxR: Any
+    x_DxNxR: Any
     spectrum_DxR: Any
-    label_DxSxM: Any  # -1 for padding
-    weight_DxSxMxF: Any  # 1 for the examples that count in a fold, else 0
+    label_DxN: Any  # -1 for padding
+    weight_DxFxN: Any  # 1 for the examples that count in a fold, else 0
 
 
-def make_problems(designs, label_DxN, num_classes, weight_DxFxN=None, *, least=0):
+def make_problems(designs, label_DxN, weight_DxFxN=None, *, least=0):
     """`Problems` of designs with equally many examples.
 
     Args:
         designs: from `make_design`.
-        label_DxN: integers, 0 <= label < num_classes.
+        label_DxN: integers from 0.
         weight_DxFxN: 1 for the examples that count in a fold, else 0; None is one fold with all.
         least: examples and coordinates are filled up to so many, which makes the shapes of several sets equal.
     """
     count, width = len(designs[0].x_NxR), max(least, *(design.x_NxR.shape[1] for design in designs))
     if weight_DxFxN is None:
         weight_DxFxN = np.ones((len(designs), 1, count))
-    filled = max(count, least)
-    rows = max(1, min(filled, LOGITS // (len(designs) * weight_DxFxN.shape[1] * num_classes)))
-    pad = filled + -filled % rows - count
 
-    def chunked(arrays, value=0):  # by NumPy: each shape would be compiled
-        array_DxN = arrays[0][None] if len(arrays) == 1 else np.stack(arrays)
-        padding = [(0, 0), (0, pad)] + [(0, 0)] * (array_DxN.ndim - 2)
-        padded = np.pad(array_DxN, padding, constant_values=value) if pad else array_DxN
-        return jnp.asarray(padded.reshape(len(arrays), -1, rows, *array_DxN.shape[2:]))
+    def filled(array, shape, value=0):  # by NumPy: each shape would be compiled
+        padding = [(0, size - length) for size, length in zip(shape, array.shape, strict=True)]
+        return np.pad(array, padding, constant_values=value) if np.any(padding) else array
 
-    def wide(array):
-        missing = width - array.shape[-1]
-        return np.pad(array, [(0, 0)] * (array.ndim - 1) + [(0, missing)]) if missing else array
+    def stacked(arrays):  # one may be gigabytes; `jnp.asarray` would make two copies
+        return jax.device_put(arrays[0][None] if len(arrays) == 1 else np.stack(arrays))
 
+    rows = max(count, least)
     return Problems(
-        chunked([wide(design.x_NxR) for design in designs]),
-        jnp.asarray(np.stack([wide(design.spectrum_R) for design in designs])),
-        chunked(np.asarray(label_DxN, np.int32), -1),
-        chunked(np.swapaxes(np.asarray(weight_DxFxN, np.float32), 1, 2)),
+        stacked([filled(design.x_NxR, (rows, width)) for design in designs]),
+        stacked([filled(design.spectrum_R, (width,)) for design in designs]),
+        jnp.asarray(filled(np.asarray(label_DxN, np.int32), (len(designs), rows), -1)),
+        jnp.asarray(filled(np.asarray(weight_DxFxN, np.float32), (*weight_DxFxN.shape[:2], rows))),
     )
 
 
@@ -189,25 +193,30 @@ def solve(problems, num_classes, C, *, start=None, tolerance=TOLERANCE, max_iter
     Of two classes scikit-learn learns one vector instead of two and so regularises twice as much; that is followed.
 
     Args:
-        problems, num_classes: from `make_problems`.
+        problems: from `make_problems`.
+        num_classes: above every label.
         C: inverse regularisation; a number, or one a design.
         start: `Solutions` to begin at, such as those of a smaller C; None begins at zero.
         tolerance, max_iterations: ends when no entry of the preconditioned gradient is larger.
     """
-    designs, _, _, folds = problems.weight_DxSxMxF.shape
+    designs, folds, count = problems.weight_DxFxN.shape
+    # of float16 a chunk is converted, which may be larger than its logits
+    width = 0 if problems.x_DxNxR.dtype == np.float32 else problems.x_DxNxR.shape[2]
+    rows = max(1, min(count, LOGITS // (designs * max(folds * num_classes, width))))
     C_D = np.broadcast_to(np.float32(C), designs) * np.float32(0.5 if num_classes == 2 else 1.0)
     if start is None:
-        point_DxFxKxP = np.zeros((designs, folds, num_classes, problems.x_DxSxMxR.shape[-1] + 1), np.float32)
+        point_DxFxKxP = np.zeros((designs, folds, num_classes, problems.x_DxNxR.shape[-1] + 1), np.float32)
     else:
         point_DxFxKxP = start.point_DxFxKxP
-    solved = _compiled(jax.default_backend())(problems, point_DxFxKxP, C_D, tolerance, max_iterations)
+    solved = _compiled(jax.default_backend())(problems, point_DxFxKxP, C_D, tolerance, max_iterations, rows)
     return Solutions(*solved)
 
 
 @functools.cache
 def _compiled(backend):
     # on CPU LLVM's last level costs a third of the compilation and gains nothing
-    return jax.jit(newton, compiler_options={"xla_backend_optimization_level": 1} if backend == "cpu" else None)
+    options = {"xla_backend_optimization_level": 1} if backend == "cpu" else None
+    return jax.jit(newton, static_argnums=5, compiler_options=options)
 
 
 def held_out_right(problems, num_classes, Cs):
@@ -228,12 +237,13 @@ def fit_all(examples, num_classes, *, least=0):
     `examples` are (features_NxG, label_N, C); `least` is that of `make_problems`.
     """
     designs, C_D = [make_design(features_NxG) for features_NxG, _, _ in examples], np.array([C for *_, C in examples])
-    problems = make_problems(designs, np.stack([label_N for _, label_N, _ in examples]), num_classes, least=least)
+    problems = make_problems(designs, np.stack([label_N for _, label_N, _ in examples]), least=least)
+    designs = [design._replace(x_NxR=None) for design in designs]  # the device has them
     start = solve(problems, num_classes, C_D / 10, tolerance=ROUGH, max_iterations=MAX_ROUGH)
     solved, fitted = jax.device_get(solve(problems, num_classes, C_D, start=start)), []
     for design, C, (point_KxP,), (gradient,), (taken,), _ in zip(designs, C_D, *solved, strict=True):
         point_PxK = point_KxP.T
-        kernel_GxK = point_PxK[: design.x_NxR.shape[1]]
+        kernel_GxK = point_PxK[: len(design.spectrum_R)]
         if design.basis_GxR is not None:
             kernel_GxK = design.basis_GxR @ kernel_GxK
         found = (kernel_GxK, point_PxK[-1], design.mean_G, design.scale_G, float(C), float(gradient), int(taken))

@@ -37,6 +37,21 @@ def test_equals_numpy_to_the_last_example(chunk):
     assert 0.9 < (found == labels[1200:]).mean() < 1
 
 
+def test_the_votes_of_a_chunk_are_those_of_all(monkeypatch):
+    random = np.random.default_rng(0)
+    cosine_QxK, label_QxK = -np.sort(-random.uniform(size=(7, 5)), 1), random.integers(9, size=(7, 5))
+    share_QxC = knn.votes(cosine_QxK, label_QxK, num_classes=9)
+    monkeypatch.setattr(knn, "VOTES", 3)
+    monkeypatch.setattr(knn, "votes", lambda *found, votes=knn.votes, **how: _at_most(3, votes(*found, **how)))
+    place_Q, share_Q = knn.winners(cosine_QxK, label_QxK, num_classes=9)
+    assert (place_Q == share_QxC.argmax(1)).all() and (share_Q == share_QxC.max(1)).all()
+
+
+def _at_most(rows, array):
+    assert len(array) <= rows
+    return array
+
+
 SHARDED = """
 import numpy as np
 from crate_jax.config import default_config, override

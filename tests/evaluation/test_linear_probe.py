@@ -1,5 +1,7 @@
 """The solver against scikit-learn; the choice against what it must not see."""
 
+import tracemalloc
+
 import jax
 import numpy as np
 import pytest
@@ -53,12 +55,12 @@ def test_problems_solved_together_are_those_solved_alone(digits, monkeypatch):
     draws = [(train[:300], labels[:300]), (train[300:600, ::2], labels[300:600])]
     designs = [solver.make_design(rows) for rows, _ in draws]
     labels_DxN = np.stack([one for _, one in draws])
-    problems = solver.make_problems(designs, labels_DxN, 10, np.stack([weight] * 2), least=320)
+    problems = solver.make_problems(designs, labels_DxN, np.stack([weight] * 2), least=320)
     together = solver.solve(problems, 10, [1e-1, 1e-2])
     monkeypatch.setattr(solver, "LOGITS", 700)  # few rows at a time
     for draw, C in enumerate((1e-1, 1e-2)):
         for fold in (0, 1):
-            one = solver.make_problems([designs[draw]], labels_DxN[draw][None], 10, weight[None, fold : fold + 1])
+            one = solver.make_problems([designs[draw]], labels_DxN[draw][None], weight[None, fold : fold + 1])
             alone = solver.solve(one, 10, C).point_DxFxKxP[0, 0].T
             size = len(alone) - 1
             found = np.asarray(together.point_DxFxKxP[draw, fold]).T
@@ -69,6 +71,41 @@ def test_problems_solved_together_are_those_solved_alone(digits, monkeypatch):
             assert together.right_DxF[draw, fold] == right.sum() and 0.8 < right.mean() < 1
     counted = solver.held_out_right(problems, 10, [1e-2, 1e-1])
     assert abs(counted[0, 1] - together.right_DxF[0].sum()) <= 2 and counted[0, 0] != counted[0, 1]
+
+
+def test_no_array_of_all_rows_is_made_but_the_features(digits, monkeypatch):
+    """Neither logits nor float32, nor a copy of the features: what a solution needs does not grow with the rows."""
+    monkeypatch.setattr(solver, "LOGITS", 64 * 100)  # rows in a chunk: 100
+    asked, compiled = [], solver._compiled(jax.default_backend())
+    monkeypatch.setattr(solver, "_compiled", lambda backend: lambda *arguments: asked.append(arguments))
+    temporaries = []
+    for rows in (2_000, 40_001):
+        design = solver.Design(np.zeros((rows, 64), np.float16), np.ones(64, np.float32), None, None, None)
+        problems = solver.make_problems([design], np.zeros((1, rows), int))
+        with pytest.raises(TypeError):  # nothing was solved
+            solver.solve(problems, 40, 1.0)
+        memory = compiled.lower(*asked[-1]).compile().memory_analysis()
+        assert memory.argument_size_in_bytes > rows * 64 * 2
+        temporaries.append(memory.temp_size_in_bytes)
+    assert temporaries[1] <= 1.05 * temporaries[0] < 2_000 * 40 * 4
+
+
+def test_the_host_has_one_copy_of_the_features(tmp_path, monkeypatch):
+    rows = 40_001
+    np.save(tmp_path / "x.npy", np.random.default_rng(0).normal(size=(rows, 64)).astype(np.float16))
+    mapped = np.load(tmp_path / "x.npy", mmap_mode="r")
+    monkeypatch.setattr(solver, "IN_FLOAT32", 0)
+    monkeypatch.setattr(solver, "ROWS", 1000)
+    monkeypatch.setitem(solver.solve.__kwdefaults__, "max_iterations", 1)
+    tracemalloc.start()
+    solver.fit(mapped, np.arange(rows) % 3, 1.0, 3)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert mapped.nbytes < peak < 1.6 * mapped.nbytes, "labels, weights and a chunk beside it"
+    design = solver.make_design(mapped)
+    problems = solver.make_problems([design], np.zeros((1, rows), int))
+    if jax.default_backend() == "cpu":
+        assert problems.x_DxNxR.unsafe_buffer_pointer() == design.x_NxR.ctypes.data
 
 
 def test_few_labels_of_all_features_share_a_program_and_of_all_numbers_the_last_fit(digits, monkeypatch):
@@ -88,7 +125,7 @@ def test_few_labels_of_all_features_share_a_program_and_of_all_numbers_the_last_
 
 def test_a_start_at_another_strength_ends_in_the_same_minimum(digits):
     train, labels, _, _ = digits
-    problems = solver.make_problems([solver.make_design(train)], labels[None], 10)
+    problems = solver.make_problems([solver.make_design(train)], labels[None])
     cold = solver.solve(problems, 10, 1.0)
     warm = solver.solve(problems, 10, 1.0, start=solver.solve(problems, 10, 0.1))
     np.testing.assert_allclose(cold.point_DxFxKxP, warm.point_DxFxKxP, atol=5e-2)
