@@ -1,6 +1,7 @@
 """Libraries that only some commands need: extras of the package, imported where they are used."""
 
 import importlib
+import importlib.util
 
 from crate_jax.errors import UserError
 
@@ -20,5 +21,15 @@ def library(name, extra, needed_by, *, beside=""):
     try:
         return importlib.import_module(name)
     except ImportError as error:
-        beside = f" and pip install --no-deps {beside}" if beside else ""
-        raise UserError(f"{needed_by} needs {name}: pip install 'crate-jax[{extra}]'{beside}") from error
+        raise _missing(name, extra, needed_by, beside) from error
+
+
+def check_library(name, extra, needed_by, *, beside=""):
+    """Raises as `library` where it is not installed, and does not import it, which may take seconds."""
+    if importlib.util.find_spec(name) is None:
+        raise _missing(name, extra, needed_by, beside)
+
+
+def _missing(name, extra, needed_by, beside):
+    beside = f" and pip install --no-deps {beside}" if beside else ""
+    return UserError(f"{needed_by} needs {name}: pip install 'crate-jax[{extra}]'{beside}")

@@ -21,7 +21,7 @@ from jax import export
 
 from crate_jax.errors import UserError
 from crate_jax.evaluation.features import parse_features, several_features
-from crate_jax.extras import library
+from crate_jax.extras import check_library, library
 from crate_jax.operators.patches import image_shape
 from crate_jax.storage import write_file, write_json
 from crate_jax.storage_errors import user_errors
@@ -127,7 +127,7 @@ def _onnx(serve, shape, path):
     functions of JAX's replaced, so it runs in a process of its own.
     """
     onnxruntime = library("onnxruntime", "onnx", "--to=onnx", beside="jax2onnx")
-    library("jax2onnx", "onnx", "--to=onnx", beside="jax2onnx")
+    check_library("jax2onnx", "onnx", "--to=onnx", beside="jax2onnx")
     with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as process:
         program, refused = process.submit(_converted, serve, shape).result()
     if refused:
@@ -142,8 +142,7 @@ def _converted(serve, shape):
     jax.config.update("jax_platforms", "cpu")
     logging.disable(logging.WARNING)  # a line for every shape, and a traceback for every library that is not here
     warnings.simplefilter("ignore")
-    import jax2onnx
-
+    jax2onnx = library("jax2onnx", "onnx", "--to=onnx", beside="jax2onnx")
     try:
         program = jax2onnx.to_onnx(
             serve,
