@@ -15,7 +15,7 @@ import pathlib
 import runpy
 
 from crate_jax.errors import UserError, first_line, nearest
-from crate_jax.storage import check_reachable
+from crate_jax.storage import exists
 
 FOLDERS = ("", "configs", "sweeps")  # that may stand before an installed name
 
@@ -72,7 +72,7 @@ def find_config(name, installed=None):
         name, _, argument = name.rpartition(":")
     path, installed = pathlib.Path(os.path.expanduser(name)), installed or installed_configs()
     if not _is_file(name):
-        check_reachable(path, f"--config={name}")
+        exists(path, f"--config={name}")  # a closed folder is no missing file
         if path.stem not in installed or path.suffix not in ("", ".py") or path.parent.name not in FOLDERS:
             hint = f"; there is a file {name}.py: write --config={name}.py" if _is_file(f"{name}.py") else ""
             raise UserError(

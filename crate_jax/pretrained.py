@@ -33,7 +33,7 @@ from crate_jax.models.masked_autoencoder import MaskedAutoencoder
 from crate_jax.models.registry import num_parameters
 from crate_jax.operators.masking import KINDS
 from crate_jax.operators.patches import image_shape
-from crate_jax.storage import check_reachable, write_file
+from crate_jax.storage import exists, write_file
 from crate_jax.training.objective import normalise
 from crate_jax.version import __version__
 
@@ -272,8 +272,7 @@ def from_pretrained(source, *, step: int | None = None, **overrides) -> Pretrain
     from etils import epath
 
     folder = epath.Path(path)
-    check_reachable(folder / "config.json", f"source={text}")
-    if (folder / "config.json").exists() and not (folder / MODEL).exists() and not weights_in(folder):
+    if exists(folder / "config.json", f"source={text}") and not (folder / MODEL).exists() and not weights_in(folder):
         return Pretrained(of_run(str(path), leaves, step=step))
     if not folder.exists():
         known = list_networks()

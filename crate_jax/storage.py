@@ -94,26 +94,28 @@ def _is_text(name):
         return False
 
 
-def check_reachable(path, what):
-    """Refuses a local path that may not be looked at; `exists` says of such a one that it is not there.
+def exists(path, what):
+    """Whether there is a file or folder; of one that may not be looked at `os.path.exists` says that there is none.
 
     Args:
-        path: of a file or folder, which need not exist.
-        what: could not be read, for the message, such as "--workdir=D".
+        path: local or remote.
+        what: cannot be read, for the message, such as "--workdir=D".
 
     Raises:
-        UserError: a folder above it is closed to this user, or its disk fails.
+        UserError: a folder above it is closed to this user, or its disk or store fails.
     """
-    if is_remote(path):
-        return
     with user_errors(f"{what} cannot be read"):
+        if is_remote(path):
+            return epath.Path(path).exists()
         try:
             os.stat(path)
         except ValueError:  # a name that no file can have
-            return
+            return False
         except OSError as error:
             if error.errno not in (errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG):
                 raise
+            return False
+    return True
 
 
 def check_writable(folder, flag):

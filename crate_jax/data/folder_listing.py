@@ -15,7 +15,7 @@ from typing import NamedTuple
 from etils import epath
 
 from crate_jax.errors import UserError, first_line
-from crate_jax.storage import check_reachable, is_remote
+from crate_jax.storage import exists, is_remote
 from crate_jax.storage_errors import Failure, storage_failure, user_errors
 
 PHOTOGRAPHS = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".avif", ".jp2", ".tif", ".tiff")
@@ -83,11 +83,7 @@ def is_there(path):
 
 def is_file(path):
     """Whether a regular file is there."""
-    if not is_remote(path):
-        check_reachable(path, printable(path))
-        return os.path.isfile(path)
-    with user_errors(f"{printable(path)} cannot be read"):
-        return epath.Path(path).exists()
+    return exists(path, printable(path)) and (is_remote(path) or os.path.isfile(path))
 
 
 def entries_of(folder, top=False):

@@ -25,7 +25,7 @@ from crate_jax.interop.tensor_files import check_finite
 from crate_jax.interop.torch_checkpoint import read_params
 from crate_jax.models.registry import boxed_shapes, create_model, digest_of, init_params
 from crate_jax.operators.patches import image_shape
-from crate_jax.storage import check_reachable, check_writable, is_remote
+from crate_jax.storage import check_writable, exists, is_remote
 from crate_jax.training.checkpoint import Checkpoints
 from crate_jax.training.objective import channel_statistics
 from crate_jax.training.run_folder import RunFolder, load_step, read_config
@@ -177,8 +177,8 @@ def has_config(path):
         UserError: as `named_networks.located`.
     """
     where = located(path)
-    check_reachable(os.path.join(where, MODEL), f"--checkpoint={path}")
-    return not is_remote(where) and all(os.path.exists(os.path.join(where, name)) for name in ("config.json", MODEL))
+    files = [os.path.join(where, name) for name in ("config.json", MODEL)]
+    return not is_remote(where) and all(exists(file, f"--checkpoint={path}") for file in files)
 
 
 def of_checkpoint(path, config=None, out=".", *, with_decoder=False, overrides=()):

@@ -18,7 +18,7 @@ from crate_jax.interop.recognition import described
 from crate_jax.interop.tensor_files import open_tensors, write_safetensors
 from crate_jax.interop.torch_checkpoint import OfficialCheckpoint, check_shapes, given, read_params
 from crate_jax.models.registry import create_model
-from crate_jax.storage import check_reachable, is_remote, write_json
+from crate_jax.storage import exists, is_remote, write_json
 
 FORMAT = 1
 # a file's tensors hold these: a config file does not contradict them, only the command line can
@@ -90,8 +90,7 @@ def open_checkpoint(path, overrides):
     if is_remote(path):
         raise UserError(f"{path}: checkpoint files are read from a local disk; copy it here first, and name the copy.")
     path = pathlib.Path(os.path.expanduser(path))
-    check_reachable(path / MODEL, path)
-    if path.is_dir() and weights_in(path) is None:
+    if exists(path / MODEL, path) or (path.is_dir() and weights_in(path) is None):
         return FolderCheckpoint(path, overrides)
     return OfficialCheckpoint(open_tensors(weights_in(path) or path), overrides)
 

@@ -24,7 +24,7 @@ import safetensors
 
 from crate_jax.errors import UserError, first_line
 from crate_jax.interop.state_dicts import OURS, bare_names, description_of, folded, state_of
-from crate_jax.storage import check_reachable, is_remote, own_mark
+from crate_jax.storage import exists, is_remote, own_mark
 from crate_jax.storage_errors import user_errors
 
 # safetensors' names; those of 8 bits are read as the numbers they are, without scales that a file may hold beside them
@@ -193,16 +193,16 @@ def open_tensors(path):
         UserError: no such file, unreadable, truncated, with code in it, or not a state dict.
     """
     path = pathlib.Path(path)
-    check_reachable(path, path)
-    if path.name.endswith(".index.json") and path.is_file():
+    if path.name.endswith(".index.json") and exists(path, path) and path.is_file():
         return folded(Shards(path))
     return folded(_open_one(path))
 
 
 def _open_one(path, bare=bare_names):
+    if not exists(path, path):
+        raise UserError(f"{path}: there is no such file.")
     if not path.is_file():
-        kind = "is no regular file" if path.exists() else "there is no such file"
-        raise UserError(f"{path}: {kind}.")
+        raise UserError(f"{path}: is no regular file.")
     try:
         with path.open("rb") as file:
             start = file.read(64)

@@ -21,7 +21,7 @@ from crate_jax.evaluation.results import read_result
 from crate_jax.figure_files import save_figure
 from crate_jax.models.flops import flops_per_image
 from crate_jax.models.registry import create_model, num_parameters
-from crate_jax.storage import check_reachable, folder_at, write_file
+from crate_jax.storage import exists, folder_at, write_file
 from crate_jax.sweeps.comparison_figure import draw
 from crate_jax.sweeps.comparison_tables import numbers_as_csv, tables
 from crate_jax.sweeps.run import POINT
@@ -92,8 +92,7 @@ def _planned_steps(label, config):
 
 def _points(folder):
     """How the points of a sweep stand, by their own folders where a scheduler ran each; [] for no sweep."""
-    check_reachable(folder / "sweep.json", folder)
-    if (folder / "sweep.json").exists():
+    if exists(folder / "sweep.json", folder):
         return _listed(folder / "sweep.json")
     points = {}
     for path in folder.glob(f"*/{POINT}"):

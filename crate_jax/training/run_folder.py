@@ -14,7 +14,7 @@ from etils import epath
 from crate_jax.config import check_resumable, from_json, model_overrides, to_json
 from crate_jax.errors import UserError
 from crate_jax.models.registry import boxed_shapes, create_model
-from crate_jax.storage import check_reachable, is_remote, make_folder, write_whole
+from crate_jax.storage import exists, is_remote, make_folder, write_whole
 from crate_jax.storage_errors import user_errors
 from crate_jax.training.checkpoint import Checkpoints
 
@@ -88,8 +88,7 @@ def read_config(workdir, overrides=()):
         UserError: the folder holds no run, or cannot be read.
     """
     folder = RunFolder(workdir)
-    check_reachable(folder.config, f"--workdir={workdir}")
-    if not folder.config.exists():
+    if not exists(folder.config, f"--workdir={workdir}"):
         raise UserError(f"--workdir={workdir} holds no run (no config.json); name the workdir of a `pretrain`.")
     with user_errors(f"--workdir={workdir} cannot be read"):
         text = folder.config.read_bytes()

@@ -12,7 +12,7 @@ from crate_jax.interop.checkpoint_file import open_for
 from crate_jax.interop.torch_checkpoint import read_params
 from crate_jax.models.registry import boxed_shapes, digest_of
 from crate_jax.processes import same_on_all_hosts
-from crate_jax.storage import absolute, check_reachable
+from crate_jax.storage import absolute, exists
 from crate_jax.training.run_folder import RunFolder, load_step
 
 
@@ -31,10 +31,10 @@ def starting_params(source, config, model):
         UserError: nothing there, a network with other parameters, or other ones on another host.
     """
     path = absolute(source)
-    check_reachable(RunFolder(path).checkpoints, f"init_from={source}")
-    if not path.exists():
+    is_run = exists(RunFolder(path).checkpoints, f"init_from={source}")
+    if not is_run and not path.exists():
         raise UserError(f"init_from={source}: there is no such workdir or checkpoint file.")
-    if RunFolder(path).checkpoints.exists():
+    if is_run:
         other, params = load_step(path)[1]
     else:
         opened = open_for(path, model_overrides(config))
