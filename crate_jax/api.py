@@ -14,7 +14,6 @@ from crate_jax.config_files import installed_configs
 from crate_jax.data.listed_once import listed_once
 from crate_jax.data.sources import open_source
 from crate_jax.errors import UserError, check_flag, check_path, names_arguments
-from crate_jax.evaluation.results import Result
 from crate_jax.pretrained import Pretrained, from_pretrained
 from crate_jax.storage import check_writable
 
@@ -240,12 +239,11 @@ def analyze(net, data=None, *, data_dir=None, images=None, limit=64, out=None):
         limit: images of the split.
 
     Returns:
-        A `Result` with `layers`, `findings` and `report`, the page's path.
+        A `Result` with `layers`, `findings` and `report`, the page's path; its figures are those of the page.
     """
     from crate_jax.analysis.analyze import analyze as run
 
-    numbers, report = run(subject_of(net, data, data_dir, out), pictures=images, limit=limit)
-    return Result("analysis", numbers | {"report": str(report)}, {"layers": numbers["layers"]})
+    return run(subject_of(net, data, data_dir, out), pictures=images, limit=limit)
 
 
 @names_arguments

@@ -7,11 +7,12 @@ import jax
 import numpy as np
 
 from crate_jax.analysis.claims import judge
-from crate_jax.analysis.report import numbers, page, sections
+from crate_jax.analysis.report import figures_of, numbers, page, sections
 from crate_jax.analysis.study import study
 from crate_jax.data.own_pictures import picture_data
 from crate_jax.errors import UserError, check_whole
 from crate_jax.evaluation.feature_store import sample, split_images
+from crate_jax.evaluation.results import Result
 from crate_jax.storage import write_file, write_json
 from crate_jax.training.objective import normalise
 
@@ -30,7 +31,7 @@ def analyze(subject, *, pictures=None, limit=64, baseline=None):
         baseline: a second subject, measured on the same images; None: only the untrained network stands beside.
 
     Returns:
-        (what analysis.json holds, path of report.html).
+        A `Result`, whose numbers are what analysis.json holds and `report`, the path of report.html.
 
     Raises:
         UserError: no such images, or a baseline that does not take them.
@@ -76,7 +77,8 @@ def analyze(subject, *, pictures=None, limit=64, baseline=None):
     if jax.process_index() == 0:
         _write(report, f"analysis{suffix}", made, page(found, made, claimed, facts))
         write_json(subject.out / f"analysis{suffix}.json", results)
-    return results, report
+    tables, figures = {"layers": results["layers"]}, figures_of(found, (mean, std))
+    return Result("analysis", results | {"report": str(report)}, tables, figures)
 
 
 def spread_images(subject, split, limit):

@@ -87,6 +87,11 @@ def sections(study, statistics):
     return made
 
 
+def figures_of(study, statistics):
+    """Those of the page, by file name without ending: functions that draw them. The arguments are as of `sections`."""
+    return {file: draw for *_, figures in _sections(study, statistics) for file, draw in figures.items()}
+
+
 def _template(name):
     return importlib.resources.files("crate_jax.analysis").joinpath("templates", name).read_text(encoding="utf-8")
 

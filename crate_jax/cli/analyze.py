@@ -33,10 +33,10 @@ def run(arguments):
     subject = resolve(arguments)
     baseline = of_run(arguments.baseline) if arguments.baseline else None
     keep_compiled(subject.out)
-    results, report = analyze(subject, pictures=arguments.images, limit=arguments.limit, baseline=baseline)
-    for sentence in results["alarms"]:
+    result = analyze(subject, pictures=arguments.images, limit=arguments.limit, baseline=baseline)
+    for sentence in result.alarms:
         print(f"ALARM: {sentence}")
-    for row in results["claims"]:
+    for row in result.claims:
         others = "".join(f"; {name} {one['shown'] if one else '-'}" for name, one in row["baselines"].items())
         print(f"{row['verdict']:<13}  {row['claim']}  {row['shown']}{others}  ({row['threshold']})")
-    print(report)
+    print(result.report)

@@ -1,5 +1,6 @@
 """`crate-jax analyze` from the command line: one page that holds everything, numbers that agree, errors of one line."""
 
+import functools
 import json
 import re
 
@@ -10,6 +11,7 @@ from PIL import Image
 
 import crate_jax
 from crate_jax.analysis import report
+from crate_jax.analysis.analyze import analyze
 from crate_jax.analysis.claims import judge
 from crate_jax.analysis.report import page, sections
 from crate_jax.analysis.study import study
@@ -49,8 +51,11 @@ def folder(tmp_path_factory):
     return root
 
 
-def test_a_checkpoint_from_the_command_line(folder, data_folder, tmp_path, capsys):
+def test_a_checkpoint_from_the_command_line(folder, data_folder, tmp_path, capsys, monkeypatch):
     pytest.importorskip("torch")
+    returned = []
+    kept = functools.partial(lambda run, *given, **flags: returned.append(run(*given, **flags)) or returned[0], analyze)
+    monkeypatch.setattr("crate_jax.analysis.analyze.analyze", kept)
     checkpoint = data_folder / "official_crate_mae_d48.pth"
     command = ["analyze", f"--checkpoint={checkpoint}", f"--config={folder / 'config.py'}", f"--out={tmp_path}"]
     assert main([*command, "--limit=4"]) == 0
@@ -58,6 +63,9 @@ def test_a_checkpoint_from_the_command_line(folder, data_folder, tmp_path, capsy
     assert "<script" not in html and not re.search(r'(src|href)="(?!data:|#|https://arxiv\.org)', html)
     figures = sorted(path.stem for path in (tmp_path / "figures" / "analysis").glob("*.png"))
     assert len(figures) >= 15 and html.count("data:image/png;base64,") == len(figures)
+    (result,) = returned
+    assert sorted(result.figures) == figures and result.plot().axes and result.plot("atoms_01").axes
+    assert result.report == str(tmp_path / "report.html") and result.tables["layers"] == result.layers
     assert all(width in html for width in ('name="viewport"', "prefers-color-scheme: dark"))
 
     results = json.loads((tmp_path / "analysis.json").read_text())
