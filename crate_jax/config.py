@@ -19,6 +19,8 @@ from crate_jax.errors import UserError, nearest
 from crate_jax.storage import local
 
 LONGEST_TEXT = 4096  # letters: no path is longer, and no message should be
+LENGTH = ("total_steps", "total_epochs")
+IN_STEPS_OR_EPOCHS = (LENGTH, ("optimizer.warmup_steps", "optimizer.warmup_epochs"))
 _KINDS = {int: "a whole number", float: "a number", str: "a text", bool: "True or False", tuple: "a list"}
 
 
@@ -107,7 +109,8 @@ def override(config, overrides=(), *, source="the config"):
 
     Args:
         config: a ConfigDict; leaves it lacks take their defaults.
-        overrides: pairs (dotted leaf, text or value); these leaves count as given.
+        overrides: pairs (dotted leaf, text or value); these leaves count as given. A number of epochs replaces the
+            config's number of steps.
         source: what an error calls the config.
 
     Raises:
@@ -118,12 +121,15 @@ def override(config, overrides=(), *, source="the config"):
         if name not in LEAVES:
             raise UserError(f"{source}: there is no setting {name}{nearest(name, LEAVES)}")
         flat[name] = value
-    leaves = given(config)
-    for name, value in _pairs(overrides):
+    leaves, pairs = given(config), _pairs(overrides)
+    for name, value in pairs:
         if name not in LEAVES:
             raise UserError(f"--config.{name}: there is no such setting{nearest(name, LEAVES)}")
         flat[name] = _parse(name, value) if isinstance(value, str) else value
         leaves.add(name)
+    for steps, epochs in IN_STEPS_OR_EPOCHS:  # else the config's steps would win over epochs that a person gives
+        if flat[epochs] is not None and epochs in dict(pairs) and steps not in dict(pairs):
+            flat[steps] = None
     for name in ("data.data_dir", "init_from"):  # a stored config is read from other folders too
         if isinstance(path := flat[name], str) and path.strip() and "://" not in path:
             flat[name] = local(os.path.abspath(os.path.expanduser(path)))
@@ -274,9 +280,6 @@ def from_json(text, overrides=(), source="config.json"):
     if not isinstance(tree, dict):
         raise UserError(f"{source} holds no settings; restore it from the run's config file.")
     return override(ml_collections.ConfigDict(tree, type_safe=False), overrides, source=str(source))
-
-
-LENGTH = ("total_steps", "total_epochs")
 
 
 def check_resumable(old, new):

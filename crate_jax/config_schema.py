@@ -23,7 +23,9 @@ def _devices(default, doc):
 
 LEAVES = {
     "seed": Leaf(0, int, "seed of parameters, data order, augmentation and masks", low=0, high=WORD),
-    "total_steps": Leaf(None, int, "optimizer steps; wins over total_epochs", low=1, high=STEPS),
+    "total_steps": Leaf(
+        None, int, "optimizer steps; wins over total_epochs given in the same place", low=1, high=STEPS
+    ),
     "total_epochs": Leaf(None, float, "passes over the training split", above=0, high=1e6),
     "init_from": Leaf(
         None, str, "workdir or checkpoint that pre-training begins with: its parameters, nothing else of it"
@@ -307,7 +309,7 @@ LEAVES = {
     ),
     "optimizer.final_learning_rate": Leaf(0.0, float, "learning rate at the last step of a cosine", low=0, high=1000),
     "optimizer.warmup_steps": Leaf(
-        None, int, "steps of linear warm-up from 0; wins over warmup_epochs", low=0, high=STEPS
+        None, int, "steps of linear warm-up from 0; wins over warmup_epochs given in the same place", low=0, high=STEPS
     ),
     "optimizer.warmup_epochs": Leaf(None, float, "epochs of linear warm-up from 0", low=0, high=1e6),
     "optimizer.weight_decay": Leaf(0.05, float, "decoupled weight decay; not on biases and norms", low=0, high=100),

@@ -39,7 +39,7 @@ def run(arguments):
         print_settings(config, model)
     print(first_line(config.model.name, model))
     print()
-    print(table_text(rows, mesh_axis if arguments.config else None))
+    print(table_text(rows, split_by(config) if arguments.config else None))
     print()
     print_counts(config.model.name, model, rows)
     if arguments.config and arguments.batch:
@@ -67,12 +67,12 @@ def in_force(model, name, value):
     return getattr(value, "__name__", value)  # a dtype's own name
 
 
-def mesh_axis(logical):
-    """The mesh axis that a logical axis is split over, as text, or None."""
-    from crate_jax.distributed.sharding import RULES
+def split_by(config):
+    """A function from a logical axis to the mesh axes that this config splits it over, as text."""
+    from crate_jax.distributed.sharding import mesh_axes, rules_for
 
-    axes = dict(RULES).get(logical)
-    return axes if axes is None or isinstance(axes, str) else "+".join(axes)
+    rules = dict(rules_for(config.mesh))
+    return lambda logical: "+".join(mesh_axes(rules.get(logical)))
 
 
 def first_line(name, model):
@@ -120,7 +120,10 @@ def print_counts(name, model, rows):
 
 
 def draw_batch(config, model, out):
-    """One training batch as the network sees it: the images, and what the encoder is left with."""
+    """One training batch as the network sees it: the images, and what the encoder is left with.
+
+    Masks are of the config's kind; of a range of ratios a row shows the least, another the greatest.
+    """
     import jax
     import numpy as np
     from etils import epath
@@ -129,8 +132,8 @@ def draw_batch(config, model, out):
     from crate_jax.data.pipeline import train_batches
     from crate_jax.data.preview import tiled
     from crate_jax.errors import UserError
-    from crate_jax.operators.masking import random_mask
-    from crate_jax.operators.patches import grid_of, patchify, unpatchify
+    from crate_jax.operators.masking import example_masks
+    from crate_jax.operators.patches import patchify, unpatchify
     from crate_jax.storage import write_file
 
     try:
@@ -140,13 +143,12 @@ def draw_batch(config, model, out):
     except UserError as error:  # a config can be read where its data are not
         print(f"no picture of a batch: {error}")
         return
-    rows = [images]
-    if hasattr(model, "mask_ratio"):
-        mask_BxN = np.asarray(
-            random_mask(jax.random.key(config.seed), len(images), model.num_patches, model.mask_ratio)
-        )
+    rows, key, index_B = [images], jax.random.key(config.seed), np.arange(len(images))
+    index_B = index_B if config.masking.per == "image" else 0 * index_B
+    for ratio in config.masking.ratio or (model.mask_ratio,) if hasattr(model, "mask_ratio") else ():
+        mask_BxN = np.asarray(example_masks(key, index_B, model.grid, ratio, kind=config.masking.kind))
         patches = np.where(mask_BxN[..., None] > 0, np.uint8(128), patchify(images, model.patch_size))
-        rows.append(unpatchify(patches, model.patch_size, grid=grid_of(images.shape[1:3], model.patch_size)))
+        rows.append(unpatchify(patches, model.patch_size, grid=model.grid))
     grid, zoom = tiled(np.stack(rows)), max(1, 96 // max(images.shape[1:3]))
     path = epath.Path(out) / "batch.png"
     write_file(path, png(grid.repeat(zoom, 0).repeat(zoom, 1).squeeze()))

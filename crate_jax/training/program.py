@@ -60,10 +60,8 @@ def masked_completion(config, model):
     mean, std = channel_statistics(config, model.channels)
     masking, ratios = config.masking, ()
     if masking.ratio is not None:
-        low, high = masking.ratio
-        step = (high - low) / (masking.ratio_levels - 1)
-        ratios = tuple(low + step * level for level in range(masking.ratio_levels))
-        for ratio in (low, high):
+        ratios = tuple(np.linspace(*masking.ratio, masking.ratio_levels).tolist())  # both ends as they were given
+        for ratio in masking.ratio:
             create_model(config.model.name, **model_overrides(config) | {"mask_ratio": ratio})  # refuses what cannot be
     return MaskedCompletion(
         model, config.norm_pix_loss, mean, std, masking.kind, ratios, masking.per == "step", **config.objective

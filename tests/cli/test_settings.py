@@ -107,6 +107,15 @@ def test_a_leaf_set_to_its_default_counts_as_given():
     assert {"data.flip", "optimizer.name"} <= given(digits) and "data.erasing" not in given(digits)
 
 
+def test_epochs_on_the_command_line_replace_the_configs_steps():
+    """They had no effect: a sweep over total_epochs on a config with total_steps trained the same length each time."""
+    found = load_config("quickstart", {"total_epochs": "2", "optimizer.warmup_epochs": "0.5"})
+    assert (found.total_steps, found.total_epochs) == (None, 2) and found.optimizer.warmup_steps is None
+    both = load_config("quickstart", {"total_epochs": 2, "total_steps": 9})
+    assert (both.total_steps, both.optimizer.warmup_steps) == (9, 150)
+    assert load_config("quickstart", {"total_epochs": "None"}).total_steps == 1500
+
+
 def test_configs_by_name_by_argument_and_by_file(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     file = tmp_path / "mine.py"

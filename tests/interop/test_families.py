@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from PIL import Image
 
 from crate_jax.cli.main import main
 from crate_jax.errors import UserError
@@ -19,6 +20,7 @@ from crate_jax.interop.network import parameter_shapes, stacked
 from crate_jax.interop.tensor_files import open_tensors
 from crate_jax.interop.torch_checkpoint import OfficialCheckpoint
 from crate_jax.models.registry import create_model
+from crate_jax.operators.masking import example_masks
 
 SMALL = {"width": 32, "num_heads": 2, "depth": 2, "image_size": 32, "patch_size": 8}
 NETWORKS = {
@@ -232,6 +234,18 @@ def test_a_network_without_an_official_class_is_inspected(capsys, name):
     assert f"LayerNorm before compression ({step})" in said and ("query, key, value" in said) == (step == "mssa")
 
 
+def test_the_picture_of_a_batch_has_the_masks_of_training(tmp_path):
+    """They were random ones of model.mask_ratio, whatever masking.* said."""
+    words = ["--config.masking.kind=grid", "--config.masking.ratio=0.5,0.75", "--config.masking.per=step"]
+    assert main(["inspect", "--config=quickstart_digits", f"--out={tmp_path}", *words]) == 0
+    picture = np.asarray(Image.open(tmp_path / "batch.png").convert("L"))[::3, ::3]  # 28 pixels, patches of 4
+    for row, ratio in ((1, 0.5), (2, 0.75)):
+        (expected_N,) = np.asarray(example_masks(jax.random.key(0), np.zeros(1, int), (7, 7), ratio, kind="grid"))
+        for column in range(8):
+            cut = picture[30 * row :, 30 * column :][:28, :28].reshape(7, 4, 7, 4)
+            np.testing.assert_array_equal((cut == 128).all((1, 3)).ravel(), expected_N == 1)
+
+
 def test_inspect_a_config(capsys, tmp_path):
     """Settings, shardings and FLOPs of a config whose data are not here; a misspelt setting is one sentence."""
     overrides = ["--config.model.mask_mode=drop", f"--config.data.data_dir={tmp_path}"]
@@ -239,6 +253,9 @@ def test_inspect_a_config(capsys, tmp_path):
     said = capsys.readouterr().out
     assert re.search(r"^official", said, re.M) and re.search(r"^  model\.width +768 ", said, re.M)
     assert "fsdp, tensor" in said and re.search(r"^\* model\.mask_mode +drop", said, re.M) and "no picture" in said
+    rules = ["--config.mesh.rules=(('embed', None), ('pixels', ('data', 'fsdp')))", "--no-batch"]
+    assert main(["inspect", "--config=imagenet_base", *rules]) == 0
+    assert re.search(r"embedding_kernel .*data\+fsdp, - ", capsys.readouterr().out)  # by the config's own rules
     assert main(["inspect", "--model=crate_mae_base", "--config.model.width=96"]) == 0
     assert "official" not in capsys.readouterr().out  # nobody has a network of this size
     assert main(["inspect", "--model=crate_mae_base", "--config.model.widht=3"]) == 1

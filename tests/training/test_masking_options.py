@@ -38,6 +38,12 @@ def test_a_ratio_is_drawn_per_step_from_the_range(tiny):
         np.testing.assert_allclose(drawn[step][0], fixed(params, batch(), key(step))[0], rtol=1e-6)
 
 
+def test_a_range_of_ratios_ends_where_it_says(tiny):
+    """Rounding made 0.6 a little more, and int(N (1 - ratio)) one patch less."""
+    config = override(tiny, {"masking.ratio": (0.2, 0.6), "model.patch_size": 14 // 2, "model.image_size": 35})
+    assert build_program(config, 1000).objective.mask_ratios[::3] == (0.2, 0.6)
+
+
 @pytest.mark.parametrize("kind", ["random", "block", "grid"])
 def test_every_kind_trains_with_the_same_shapes(tiny, kind):
     objective, params = objective_of(tiny, **{"masking.kind": kind})
