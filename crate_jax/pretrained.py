@@ -16,16 +16,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from crate_jax.config import model_overrides, to_json
+from crate_jax.config import to_json
 from crate_jax.data.own_pictures import fitted, read_picture
 from crate_jax.errors import UserError, check_path, check_real, check_whole, first_line, names_arguments, nearest
 from crate_jax.evaluation.features import check_images, extract_features
 from crate_jax.evaluation.reconstruct import NOTE, TITLES, complete_tiles, rows_of
 from crate_jax.evaluation.results import identity_in, read_result
-from crate_jax.evaluation.subject import Subject, of_checkpoint, of_run
+from crate_jax.evaluation.subject import Subject, in_memory, of_checkpoint, of_run
 from crate_jax.extras import library
 from crate_jax.figures import picture_grid
-from crate_jax.interop.checkpoint_file import MODEL, ParamsCheckpoint, weights_in, write_folder
+from crate_jax.interop.checkpoint_file import MODEL, weights_in, write_folder
 from crate_jax.interop.export import write_official
 from crate_jax.interop.named_networks import list_networks, located
 from crate_jax.interop.tensor_files import local_target
@@ -153,7 +153,7 @@ class Pretrained:
         """
         check_path("path", path)
         path = local_target(path)
-        checkpoint = ParamsCheckpoint(self.model, self.params, self.config.model.name, model_overrides(self.config))
+        checkpoint = in_memory(self.model, self.params, self.config)
         ending = path.suffix.lower()
         if ending in (".pth", ".pt", ".safetensors"):
             write_official(checkpoint, path, "safetensors" if ending == ".safetensors" else "torch")

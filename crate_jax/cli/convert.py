@@ -46,24 +46,22 @@ def open_source(path, settings):
     """The checkpoint to convert: a file's, a folder's, or a run's last."""
     from etils import epath
 
-    from crate_jax.interop.checkpoint_file import MODEL, ParamsCheckpoint, open_checkpoint
+    from crate_jax.interop.checkpoint_file import MODEL, open_checkpoint
     from crate_jax.storage import is_remote
 
     is_remote(path)  # or an address where no files are, which is refused
     folder = epath.Path(path)
     if (folder / MODEL).exists() or not (folder / "config.json").exists():
         return open_checkpoint(path, settings)
-    from crate_jax.config import model_overrides
     from crate_jax.errors import UserError
+    from crate_jax.evaluation.subject import in_memory
     from crate_jax.training.run_folder import load_step, read_config
 
     if settings:
         raise UserError(
             f"{path} is a run, whose config.json says everything of its network; leave {min(settings)} out."
         )
-    config = read_config(path)
-    model, params = load_step(path)[1]
-    return ParamsCheckpoint(model, params, config.model.name, model_overrides(config))
+    return in_memory(*load_step(path)[1], read_config(path))
 
 
 def run(arguments):

@@ -19,7 +19,7 @@ from crate_jax.data.sources import open_source
 from crate_jax.distributed.jax_settings import check_jax_settings
 from crate_jax.errors import UserError
 from crate_jax.evaluation.results import data_set_in, identity_in, read_result
-from crate_jax.interop.checkpoint_file import MODEL, open_checkpoint, open_for
+from crate_jax.interop.checkpoint_file import MODEL, ParamsCheckpoint, open_checkpoint, open_for
 from crate_jax.interop.named_networks import located
 from crate_jax.interop.tensor_files import check_finite
 from crate_jax.interop.torch_checkpoint import read_params
@@ -188,8 +188,8 @@ def of_checkpoint(path, config=None, out=".", *, with_decoder=False, overrides=(
         path: `.pth`, `.safetensors`, a folder that `convert` or `Pretrained.save` wrote, or the name of a network
             (`interop.named_networks`).
         config: says the data set, and by its `model.*` what the file does not hold; None is the config saved beside the
-            file, else the defaults. Where one is saved beside the file, its normalisation of images and of the loss's
-            targets, `TRAINED_WITH`, count over those of `config`.
+            file, else the defaults. Where one is saved beside the file, or the file is ours, the normalisation of images
+            and of the loss's targets that it says, `TRAINED_WITH`, count over those of `config`.
         with_decoder: refuse a file that holds an encoder only.
         overrides: pairs (dotted leaf, value) of the command line: their `model.*` can contradict the file.
 
@@ -201,17 +201,23 @@ def of_checkpoint(path, config=None, out=".", *, with_decoder=False, overrides=(
     own = read_config(where, overrides) if has_config(path) else None
     if config is None:
         config = own or override(default_config(), overrides)
-    elif own is not None:
-        trained = flatten(own)
-        config = override(config, [(leaf, trained[leaf]) for leaf in TRAINED_WITH])
-    explicit = {name.removeprefix("model.") for name, _ in overrides if name.startswith("model.")}
-    opened = open_for(where, model_overrides(config), explicit)
+    explicit = {name for name, _ in overrides}
+    opened = open_for(where, model_overrides(config), {name.removeprefix("model.") for name in explicit})
+    trained = opened.trained_with if own is None else flatten(own)
+    config = override(config, [(leaf, trained[leaf]) for leaf in TRAINED_WITH if leaf in trained.keys() - explicit])
     if with_decoder and opened.encoder_only:
         raise UserError(f"{path} holds an encoder only, and this needs its decoder; fetch the file that has both.")
     network = {leaf: None for leaf in LEAVES if leaf.startswith("model.") and LEAVES[leaf].default is None}
     found = {f"model.{name}": value for name, value in opened.overrides.items() if f"model.{name}" in LEAVES}
     config = override(config, [*(network | found).items(), ("model.name", opened.name)])
     return Subject(opened.model, read_params(opened), config, epath.Path(out), str(path))
+
+
+def in_memory(model, params, config):
+    """A network and the config of its training as a checkpoint to write: of `interop.checkpoint_file`."""
+    leaves = flatten(config)
+    trained_with = {leaf: leaves[leaf] for leaf in TRAINED_WITH}
+    return ParamsCheckpoint(model, params, config.model.name, model_overrides(config), trained_with)
 
 
 def of_run(workdir, overrides=(), out=None, step=None):

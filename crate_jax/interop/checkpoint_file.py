@@ -14,7 +14,7 @@ import numpy as np
 from crate_jax.errors import UserError, check_path
 from crate_jax.interop.named_networks import located
 from crate_jax.interop.network import by_layer, needs_decoder, parameter_shapes
-from crate_jax.interop.recognition import described
+from crate_jax.interop.recognition import described, description_for
 from crate_jax.interop.tensor_files import open_tensors, write_safetensors
 from crate_jax.interop.torch_checkpoint import OfficialCheckpoint, check_shapes, given, read_params
 from crate_jax.models.registry import create_model
@@ -36,6 +36,7 @@ class FolderCheckpoint:
         self.folder = pathlib.Path(folder)
         description = read_description(self.folder)
         self.name, self.overrides = described(description, overrides)
+        self.trained_with = description.get("trained_with", {})
         self.encoder_only = description.get("encoder_only", False)
         self.model = create_model(self.name, **self.overrides)
         self.source = open_tensors(self.folder / PARAMS)
@@ -166,7 +167,7 @@ def write_folder(checkpoint, folder):
     write_safetensors(folder / PARAMS, shapes, checkpoint.read, {})
     if checkpoint.spare:
         write_safetensors(folder / CARRIED, checkpoint.spare, checkpoint.read_spare, {})
-    description = {"format": FORMAT, "name": checkpoint.name, "overrides": checkpoint.overrides}
+    description = {"format": FORMAT, **description_for(checkpoint)}
     if checkpoint.encoder_only:
         description["encoder_only"] = True
     write_json(folder / MODEL, description)
@@ -178,12 +179,13 @@ class ParamsCheckpoint:
     Args:
         model, params: as `crate_jax.load` gives them.
         name, overrides: what `create_model` made the model from.
+        trained_with: settings of its training that belong to the network, such as `data.mean`, by leaf.
     """
 
     encoder_only = False
 
-    def __init__(self, model, params, name, overrides):
-        self.model, self.name, self.overrides = model, name, overrides
+    def __init__(self, model, params, name, overrides, trained_with=None):
+        self.model, self.name, self.overrides, self.trained_with = model, name, overrides, trained_with or {}
         self.params = by_layer(params)
         self.shapes = {path: array.shape for path, array in self.params.items()}
         self.paths, self.spare = list(self.params), {}

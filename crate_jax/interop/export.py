@@ -12,6 +12,7 @@ import numpy as np
 
 from crate_jax.errors import UserError
 from crate_jax.interop.network import by_layer, links_of, official_shape
+from crate_jax.interop.recognition import description_for
 from crate_jax.interop.tensor_files import write_safetensors, write_torch
 from crate_jax.models.classifier import Crate, CrateAlpha, VitClassifier
 from crate_jax.models.masked_autoencoder import CrateMae, VitMae
@@ -133,7 +134,7 @@ def write_official(checkpoint, path, form):
     tensors = official_tensors(checkpoint)
     warn_of_options(checkpoint.model)
     shapes = {name: tuple(shape) for name, (shape, _) in tensors.items()}
-    description = {"name": checkpoint.name, "overrides": checkpoint.overrides}
+    description = description_for(checkpoint)
 
     def read(name):
         return tensors[name][1]()

@@ -73,6 +73,12 @@ def described(description, given):
     return name, {**saved, **given}
 
 
+def description_for(checkpoint):
+    """What our own files say of their network, as `described` reads it."""
+    said = {"name": checkpoint.name, "overrides": checkpoint.overrides}
+    return said | ({"trained_with": checkpoint.trained_with} if checkpoint.trained_with else {})
+
+
 def _say_assumptions(source, family, settings, given):
     """Warns of what no tensor says and the width suggests: another value computes something else without an error."""
     assumed = {key: settings[key] for key in ("num_heads", "decoder_num_heads") if settings.get(key) not in (None, 1)}

@@ -28,6 +28,7 @@ class OfficialCheckpoint:
     Attributes:
         source: from `open_tensors`.
         name, overrides: what `create_model` takes.
+        trained_with: settings of its training, by leaf, that a file of ours says; {} of others.
         model: the network.
         paths: of the parameters that the file holds.
         spare: official name to shape of the tensors that the network has no use for.
@@ -37,6 +38,7 @@ class OfficialCheckpoint:
     def __init__(self, source, overrides):
         self.source = source = official_names(source)
         self.name, self.overrides = recognise(source, overrides)
+        self.trained_with = source.description.get("trained_with", {})
         self.model = create_model(self.name, **self.overrides)
         self.shapes = parameter_shapes(self.model)
         self.encoder_only = isinstance(self.model, VitMae) and "decoder_pred.weight" not in source.shapes
