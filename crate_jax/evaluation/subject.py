@@ -188,8 +188,8 @@ def of_checkpoint(path, config=None, out=".", *, with_decoder=False, overrides=(
         path: `.pth`, `.safetensors`, a folder that `convert` or `Pretrained.save` wrote, or the name of a network
             (`interop.named_networks`).
         config: says the data set, and by its `model.*` what the file does not hold; None is the config saved beside the
-            file, else the defaults. Where one is saved beside the file, or the file is ours, the normalisation of images
-            and of the loss's targets that it says, `TRAINED_WITH`, count over those of `config`.
+            file, else the defaults. Where one is saved beside the file, or the file is ours, its normalisation of
+            images and of the loss's targets, `TRAINED_WITH`, count over those of `config`.
         with_decoder: refuse a file that holds an encoder only.
         overrides: pairs (dotted leaf, value) of the command line: their `model.*` can contradict the file.
 
