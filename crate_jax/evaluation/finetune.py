@@ -19,7 +19,7 @@ from crate_jax.config import flatten, model_overrides, override
 from crate_jax.data import pipeline
 from crate_jax.data.sources import open_held_out, open_source
 from crate_jax.distributed.mesh import make_mesh
-from crate_jax.distributed.sharding import batch_sharding, check_batch, rules_for
+from crate_jax.distributed.sharding import batch_sharding, check_batch, replicated, rules_for
 from crate_jax.errors import UserError, check_whole
 from crate_jax.evaluation.accuracy_figures import curve_figure, few_labels_figure
 from crate_jax.evaluation.classification import (
@@ -101,21 +101,21 @@ def _accuracy(model, params, config, split):
 
 def _folded(model, params, config, indices):
     """Parameters of a plain classifier: the mean and variance of the training examples folded into the head."""
-    mean, std = channel_statistics(config, model.channels)
+    (mean, std), mesh = channel_statistics(config, model.channels), make_mesh(config.mesh)
 
-    @jax.jit
+    @functools.partial(jax.jit, out_shardings=replicated(mesh))
     def sums(params, batch):
         latent_BxTxD = model.apply({"params": params}, normalise(batch["image"], mean, std)).latent_BxTxD
         token_BxD = jnp.where(batch["valid"][:, None], latent_BxTxD[:, 0].astype(jnp.float32), 0)
         return jnp.sum(token_BxD, 0), jnp.sum(token_BxD**2, 0), jnp.sum(batch["valid"])
 
-    options = {"mesh": make_mesh(config.mesh), "indices": indices}
-    split = config.data.train_split
+    options, split = {"mesh": mesh, "indices": indices}, config.data.train_split
+    head = on_one_device(mesh)({name: params[name] for name in ("head_kernel", "head_bias")})
     sum_D, square_D, count = sum_over(lambda batch: sums(params, batch), config, model, split, **options)
     mean_D = sum_D / count
     deviation_D = np.sqrt(np.maximum(square_D / count - mean_D**2, 0) + EPSILON)
-    kernel_DxC = np.asarray(params["head_kernel"], np.float64) / deviation_D[:, None]
-    bias_C = np.asarray(params["head_bias"], np.float64) - mean_D @ kernel_DxC
+    kernel_DxC = np.asarray(head["head_kernel"], np.float64) / deviation_D[:, None]
+    bias_C = np.asarray(head["head_bias"], np.float64) - mean_D @ kernel_DxC
     placed = {"head_kernel": kernel_DxC, "head_bias": bias_C}
     return params | {
         name: jax.device_put(value.astype(np.float32), params[name].sharding) for name, value in placed.items()

@@ -58,6 +58,14 @@ def starting_params(source, config, model):
 
 
 def with_params(state, params, abstract):
-    """A state at step 0 that begins with other parameters, given on the host; the moving average begins with them."""
-    params = jax.device_put(jax.tree.map(np.asarray, params), jax.tree.map(lambda leaf: leaf.sharding, abstract.params))
+    """A state at step 0 that begins with other parameters; the moving average begins with them.
+
+    They are on the host or on one device, or the state's own, which may be sharded over several hosts.
+    """
+
+    def placed(leaf, wanted):
+        here = getattr(leaf, "sharding", None) == wanted.sharding
+        return leaf if here else jax.device_put(np.asarray(leaf), wanted.sharding)
+
+    params = jax.tree.map(placed, params, abstract.params)
     return state.replace(params=params, ema=None if state.ema is None else jax.tree.map(jnp.copy, params))

@@ -173,6 +173,22 @@ def test_every_command_on_three_hosts(tmp_path, digits, commands):
         np.testing.assert_allclose(found[3][name], value, rtol=1e-3, atol=atol, err_msg=name)
 
 
+def test_fine_tuning_where_hosts_hold_parts_of_the_parameters(tmp_path, digits):
+    """A head on a frozen encoder, and the whole: no host holds a whole array."""
+    short = {"total_steps": 1, "batch_size": 8, "measure_every_steps": 0, "model.depth": 1, "mesh.fsdp": 2}
+    short |= {"data.train_split": "train[:32]", "data.validation_split": "test[:16]", "optimizer.warmup_steps": 0}
+    workdir = tmp_path / "run"
+    recipe = [f"--config.{name}={short[name]}" for name in ("total_steps", "batch_size", "mesh.fsdp")]
+    lines = [command(tmp_path, digits, workdir, **short)[3:]]
+    lines += [["probe", f"--workdir={workdir}", "--protocol=mae", "--config.optimizer.warmup_epochs=0", *recipe]]
+    lines += [["finetune", f"--workdir={workdir}", "--config.optimizer.warmup_steps=0", *recipe]]
+    (tmp_path / "lines").write_text("\n".join("\x1f".join(line) for line in lines))
+    ends = together(*[[sys.executable, "-c", EVERY_COMMAND, str(tmp_path / "lines")]] * 2)
+    assert [code for code, _ in ends] == [0, 0], ends
+    for file in ("probe_mae.json", "finetune.json"):
+        assert json.loads((workdir / file).read_text())["test_examples"] == 16
+
+
 def numbers(workdir):
     """What the commands wrote: names to numbers."""
     line = json.loads((workdir / "metrics.jsonl").read_text().splitlines()[-1])
