@@ -78,6 +78,15 @@ def make_mesh(settings, devices=None):
     return Mesh(grid, AXES, axis_types=auto)
 
 
+def one_at_a_time(mesh):
+    """Whether each program on a mesh has to be finished before the next is dispatched.
+
+    Simulated devices share one pool of threads: two programs with collectives under way at once can wait for each other
+    without end. One device needs no such care.
+    """
+    return mesh.size > 1 and mesh.devices.flat[0].platform == "cpu"
+
+
 def slices_of(devices):
     """How many slices, or where they are no TPUs processes, these devices belong to."""
     attribute = "slice_index" if devices[0].platform == "tpu" else "process_index"

@@ -18,7 +18,7 @@ import numpy as np
 import optax
 
 from crate_jax.data.sources import open_held_out
-from crate_jax.distributed.mesh import make_mesh
+from crate_jax.distributed.mesh import make_mesh, one_at_a_time
 from crate_jax.distributed.sharding import replicated
 from crate_jax.errors import UserError
 from crate_jax.evaluation.feature_store import NoLabels, batch_size_of, labelled, split_batches, sum_over
@@ -130,6 +130,8 @@ def _train(subject, tokens, params, grid, index_N, options):
         for batch in split_batches(config, model, split, indices=order, **options):
             share = 0.5 * (1 + math.cos(math.pi * step / steps)) * min(1.0, (step + 1) / steps / WARM_UP)
             state = _step(tokens, state, params, batch, rate_P, decay_P, share)
+            if one_at_a_time(options["mesh"]):
+                jax.block_until_ready(state)
             step += 1
         logger.info("attentive probe: epoch %d of %d", epoch + 1, EPOCHS)
     return state[0]

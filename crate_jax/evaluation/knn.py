@@ -15,7 +15,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from crate_jax.data.own_pictures import picture_data
 from crate_jax.data.sources import open_held_out
-from crate_jax.distributed.mesh import make_mesh
+from crate_jax.distributed.mesh import make_mesh, one_at_a_time
 from crate_jax.errors import UserError, check_flag, check_real, check_whole
 from crate_jax.evaluation.feature_store import evenly_spaced, image_features, labelled_rows, split_images
 from crate_jax.evaluation.features import candidate_names, parse_features
@@ -90,9 +90,11 @@ def nearest(train_NxG, test_QxG, *, k=NEIGHBOURS, chunk=16384, query_chunk=2048,
         rows_MxG = unit(train_NxG[first : first + chunk])
         rows_MxG = np.pad(rows_MxG, ((0, chunk - len(rows_MxG)), (0, 0)))
         bank_MxG = jax.make_array_from_callback(rows_MxG.shape, sharded, rows_MxG.__getitem__)
-        found = [
-            (*_merge(*one, bank_MxG, first, count, k=k, mesh=mesh, approximate=approximate), one[2]) for one in found
-        ]
+        for place, (best_QxK, row_QxK, query_QxG) in enumerate(found):
+            merged = _merge(
+                best_QxK, row_QxK, query_QxG, bank_MxG, first, count, k=k, mesh=mesh, approximate=approximate
+            )
+            found[place] = (*(jax.block_until_ready(merged) if one_at_a_time(mesh) else merged), query_QxG)
     cosine_QxK, index_QxK = (np.concatenate([np.asarray(one[part]) for one in found]) for part in (0, 1))
     return cosine_QxK, index_QxK
 

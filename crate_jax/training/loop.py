@@ -11,6 +11,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from crate_jax.distributed.mesh import one_at_a_time
 from crate_jax.distributed.signals import StopRequested
 from crate_jax.errors import UserError
 from crate_jax.models.flops import flops_per_image
@@ -148,9 +149,7 @@ def train(program, state, batches, checkpoints, observers, preemption):
     except StopRequested:
         return Outcome(state, start, preempted=True)
     run_step = compiled(program.step, state, batch, program.seed)  # now, so that the clock does not count it
-    # Simulated devices share one pool of threads: two programs with collectives under way at once can wait for each
-    # other without end. So there every step is finished before the next is dispatched; one device needs no such care.
-    one_at_a_time = program.mesh.size > 1 and program.mesh.devices.flat[0].platform == "cpu"
+    waits = one_at_a_time(program.mesh)
     log, times = _Log(program, batches, checkpoints, observers, start), SaveTimes(config.checkpoint, start)
     preempted = False
     for observer in observers:
@@ -168,11 +167,11 @@ def train(program, state, batches, checkpoints, observers, preemption):
         state, metrics = run_step(state, batch, program.seed)
         last = finished == total
         scalars = {}
-        if one_at_a_time:
+        if waits:
             jax.block_until_ready(metrics)
         for observer in observers:
             scalars |= observer.after_step(finished, state, batch) or {}
-        if one_at_a_time:
+        if waits:
             jax.block_until_ready(scalars)
         log.write()
         if last or finished % config.log_every_steps == 0 or finished == 1 or scalars:

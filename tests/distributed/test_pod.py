@@ -128,6 +128,7 @@ SLOW = [
     "reconstruct --workdir={} --limit=16",
     "analyze --workdir={} --limit=8",
     "probe --workdir={} --features=mean@encoder_00 --shots=none",
+    "probe --workdir={} --protocol=attentive",
     " ".join(["finetune --workdir={}", *(f"--config.{name}={value}" for name, value in RECIPE.items())]),
     " ".join(
         ["finetune --workdir={} --labels_per_class=2 --draws=1"]
