@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from crate_jax.analysis.figure_style import BLUE, GREEN, LINES, ORANGE, OTHER, PINK, RED, layer_axis
+from crate_jax.analysis.figure_style import BLUE, GREEN, LINES, ORANGE, OTHER, PINK, RED, layer_axis, short_name
 from crate_jax.figures import GREY, label, panels
 
 
@@ -56,7 +56,7 @@ def similarity_map(study):
     other = study.others[held["name"]].names
     for ticks, names in ((axis.set_xticks, other), (axis.set_yticks, study.names)):
         step = max(1, len(names) // 12)
-        ticks(range(0, len(names), step), [f"{name[0].upper()}{int(name[-2:])}" for name in names][::step])
+        ticks(range(0, len(names), step), list(map(short_name, names))[::step])
     return figure
 
 

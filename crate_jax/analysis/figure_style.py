@@ -11,9 +11,14 @@ LINES = {
 OTHER = {"color": PINK, "marker": "D", "linestyle": "-."}  # a second run
 
 
+def short_name(layer):
+    """E3 for encoder_03."""
+    return f"{layer[0].upper()}{int(layer.rpartition('_')[2])}"
+
+
 def layer_axis(axis, names):
     """Layers on the x axis: E0, E1, ... for the encoder, D0, ... for the decoder, with a line between."""
-    short = [f"{name[0].upper()}{int(name[-2:])}" for name in names]
+    short = list(map(short_name, names))
     step = max(1, len(short) // 12)
     axis.set_xticks(range(0, len(short), step), short[::step])
     depth = sum(name.startswith("encoder") for name in names)

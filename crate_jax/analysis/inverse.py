@@ -29,8 +29,8 @@ def states(model, params, images_BxHxWxC, mask_BxN=None):
     mask_mode "drop" the encoder has fewer tokens than the decoder.
     """
     output, layers = trace(model, params, images_BxHxWxC, mask_BxN)
-    encoder = [layers[name] for name in sorted(layers) if name.startswith("encoder")]
-    decoder = [layers[name] for name in sorted(layers) if name.startswith("decoder")]
+    encoder = [layer for name, layer in layers.items() if name.startswith("encoder")]
+    decoder = [layer for name, layer in layers.items() if name.startswith("decoder")]
     z = [layer["input"] for layer in encoder] + [output.latent_BxTxD]
     y = ([decoder[0]["input"]] if decoder else []) + [layer["output"] for layer in decoder]
     return jnp.stack(z), (jnp.stack(y) if y else None)
@@ -93,7 +93,7 @@ def cka(first_IxNxD, second_JxNxE):
 def layer_outputs(model, params, images_BxHxWxC):
     """What every layer gives, encoder first: SxBxTxD per stack; patches only, so that class tokens do not count."""
     layers = trace(model, params, images_BxHxWxC)[1]
-    stacks = ([name for name in sorted(layers) if name.startswith(part)] for part in ("encoder", "decoder"))
+    stacks = ([name for name in layers if name.startswith(part)] for part in ("encoder", "decoder"))
     return [jnp.stack([layers[name]["output"][:, 1:] for name in names]) for names in stacks if names]
 
 

@@ -200,7 +200,7 @@ def _measure(model, params, images_BxHxWxC, parts, epsilon):
 
 
 def _measure_part(model, params, layers, part, epsilon):
-    names = sorted(name for name in layers if name.startswith(part))
+    names = [name for name in layers if name.startswith(part)]
     if not names:
         return {}
     kept = ("normed", "output", "codes", "sparse_codes", "query", "key")

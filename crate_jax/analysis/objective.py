@@ -44,8 +44,9 @@ def unit_tokens(z_BxTxD):
     return z * jax.lax.rsqrt(jnp.where(square > 0, square, 1.0))
 
 
-def _terms(heads, epsilon, z_BxTxD, norm, subspaces_DxKP):
-    x_BxTxD = layer_norm(z_BxTxD.astype(jnp.float32), norm["scale"], norm["bias"], epsilon=1e-5)
+def _terms(model, heads, epsilon, z_BxTxD, norm, subspaces_DxKP):
+    z32_BxTxD = z_BxTxD.astype(jnp.float32)
+    x_BxTxD = layer_norm(z32_BxTxD, norm["scale"], norm["bias"], epsilon=model.layer_norm_epsilon)
 
     def rate(bases_DxKP):
         codes_BxTxKP = jnp.matmul(x_BxTxD, bases_DxKP, precision="highest")
@@ -80,13 +81,13 @@ def half_layers(model, params, images_BxHxWxC, epsilon=EPSILON):
 
 
 def _half_layers_of(model, params, layers, part, epsilon):
-    names = sorted(name for name in layers if name.startswith(part))
+    names = [name for name in layers if name.startswith(part)]
     if not names or "codes" not in layers[names[0]]:
         return {}
     stages = [stage for stage in STAGES[part] if stage in layers[names[0]]]
     tokens_LxSxBxTxD = jnp.stack([jnp.stack([layers[name][stage] for stage in stages]) for name in names])
     norms, subspaces = stacked_of(params, names, "attention_norm"), stacked_of(params, names, "subspaces")
-    terms = functools.partial(_terms, heads_of(model, names[0]), epsilon)
+    terms = functools.partial(_terms, model, heads_of(model, names[0]), epsilon)
 
     def of_layer(held):
         tokens, norm, subspaces_DxKP = held
@@ -116,13 +117,14 @@ def own_steps(model, params, images_BxHxWxC, epsilon=EPSILON):
     layers = trace(model, params, images_BxHxWxC)[1]
     names = model.encoder_names
     heads, scale = heads_of(model, names[0]), logit_scale(model, names[0], layers[names[0]]["codes"].shape[-1])
-    epsilon_norm = getattr(model, "layer_norm_epsilon", 1e-5)
+    norm_epsilon = model.layer_norm_epsilon
     dictionaries = stacked_of(params, names, "dictionary")
 
     def cosines(subspaces, norm, one):
         z, normed = one["input"].astype(jnp.float32), one["normed"].astype(jnp.float32)
         added = (one["compressed"] - one["input"]).astype(jnp.float32)
-        descent = -theory.gradient_through_norm(z, norm, subspaces, num_heads=heads, epsilon=epsilon)
+        how = {"num_heads": heads, "epsilon": epsilon, "norm_epsilon": norm_epsilon}
+        descent = -theory.gradient_through_norm(z, norm, subspaces, **how)
         found = {"added_cosine": theory.cosine(added, descent)}
         if has_attention(model):
             tied = mssa(normed[None], subspaces, num_heads=heads, scale=scale)[0] - normed
@@ -136,7 +138,7 @@ def own_steps(model, params, images_BxHxWxC, epsilon=EPSILON):
         if dictionary is None:
             return found
         x = layer["compressed"].astype(jnp.float32)
-        x = layer_norm(x, ista_norm["scale"], ista_norm["bias"], epsilon=epsilon_norm)
+        x = layer_norm(x, ista_norm["scale"], ista_norm["bias"], epsilon=norm_epsilon)
         codes = sparse_codes(layer).astype(jnp.float32)
         one_step = getattr(model, "sparsification", "ista") == "ista"
         start = jax.nn.relu(x) if one_step else jnp.zeros_like(codes)

@@ -122,7 +122,7 @@ def gradient_of_rate(z_NxD, subspaces_DxKP, *, num_heads, epsilon):
     return jnp.matmul(slope_NxKxP.reshape(z_NxD.shape[0], -1), subspaces_DxKP.T, precision="highest")
 
 
-def gradient_through_norm(z_NxD, norm, subspaces_DxKP, *, num_heads, epsilon):
+def gradient_through_norm(z_NxD, norm, subspaces_DxKP, *, num_heads, epsilon, norm_epsilon=1e-5):
     """grad of R^c_eps(LN(Z) | U) with respect to Z, through the LayerNorm.
 
     A layer reads LN(z) and adds to z. LayerNorm removes a token's mean and length, so moves along them change nothing
@@ -134,11 +134,12 @@ def gradient_through_norm(z_NxD, norm, subspaces_DxKP, *, num_heads, epsilon):
         subspaces_DxKP: bases, side by side.
         num_heads: K.
         epsilon: the distortion.
+        norm_epsilon: of the LayerNorm.
 
     Returns:
         gradient_NxD.
     """
-    normed_NxD, pull_back = jax.vjp(lambda z: layer_norm(z, norm["scale"], norm["bias"], epsilon=1e-5), z_NxD)
+    normed_NxD, pull_back = jax.vjp(lambda z: layer_norm(z, norm["scale"], norm["bias"], epsilon=norm_epsilon), z_NxD)
     slope_NxD = gradient_of_rate(normed_NxD, subspaces_DxKP, num_heads=num_heads, epsilon=epsilon)
     return pull_back(slope_NxD.astype(normed_NxD.dtype))[0]
 

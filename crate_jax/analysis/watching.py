@@ -67,7 +67,7 @@ def layer_alarms(model):
 
     def look(scalars):
         rows = {}
-        for name in sorted(scalars):
+        for name in sorted(scalars, key=lambda name: (len(name), name)):  # encoder_99 before encoder_100
             kind, _, layer = name.partition("/")
             if layer in model.encoder_names:
                 rows.setdefault(kind, []).append(scalars[name])

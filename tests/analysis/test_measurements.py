@@ -32,6 +32,33 @@ def made(mask_mode):
     return model, crate_jax.init_params(model, jax.random.key(0)), images
 
 
+def test_the_layers_own_norm_is_measured_with(network):
+    """Its epsilon was taken to be 1e-5: rates of CRATE-alpha and of any other epsilon were of another network."""
+    model, params, images = network
+    model = model.clone(layer_norm_epsilon=0.5)
+    measured = crate_jax.measure_layers(model, params, images)["coding_rate"]
+    found = objective.half_layers(model, params, images)["encoder"]["coding_rate"]
+    np.testing.assert_allclose(found[:, 0], measured, rtol=1e-4)
+
+
+def test_more_than_a_hundred_layers_stand_in_their_order():
+    """By their names encoder_100 came after encoder_10."""
+    more = SMALL | {"width": 8, "num_heads": 2, "depth": 102, "decoder_depth": 0, "scan_layers": True}
+    model = crate_jax.create_model("crate_mae_tiny", **more, sparsification="none")
+    params, images = crate_jax.init_params(model, jax.random.key(0)), jax.random.normal(jax.random.key(1), (2, 8, 8, 3))
+    rates = np.asarray(crate_jax.measure_layers(model, params, images)["coding_rate"])
+    terms = objective.half_layers(model, params, images)["encoder"]["coding_rate"]
+    np.testing.assert_allclose(terms[:, 0], rates, rtol=1e-3)
+    first = model.clone(depth=12)
+    ahead = jax.tree.map(lambda leaf: leaf[:12], params["encoder"])
+    np.testing.assert_allclose(
+        rates[:12], crate_jax.measure_layers(first, params | {"encoder": ahead}, images)["coding_rate"], rtol=1e-3
+    )
+    assert jnp.allclose(
+        inverse.states(model, params, images)[0][11], crate_jax.trace(model, params, images)[1]["encoder_11"]["input"]
+    )
+
+
 def test_over_images_pads_and_cuts():
     images = np.arange(7 * 600 * 600, dtype=np.float32).reshape(7, 600, 600, 1)
     seen = []
