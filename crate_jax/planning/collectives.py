@@ -36,9 +36,10 @@ class Instruction:
     rest: str
 
     def called(self):
-        """Names of the computations it runs."""
+        """Names of the computations it runs; of branches, which differ in the mask ratio, the first stands for all."""
         listed = [name.strip().lstrip("%") for part in _LISTED.findall(self.rest) for name in part.split(",")]
-        return _CALLED.findall(self.rest) + [name for name in listed if name]
+        found = _CALLED.findall(self.rest) + [name for name in listed if name]
+        return found[:1] if self.operation == "conditional" else found
 
     def trips(self, found):
         """How often a loop's body runs; 1 for anything else, and for a loop whose end is not known.

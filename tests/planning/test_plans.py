@@ -78,6 +78,25 @@ def test_collectives_are_counted_with_their_loops_and_once_a_channel():
     ]
 
 
+def test_of_the_branches_of_a_switch_one_runs():
+    """With masking.ratio the collectives of all four ratios were counted."""
+    branch = """
+%{name} (x: f32[8]) -> f32[8] {{
+  %x = f32[8]{{0}} parameter(0)
+  ROOT %total = f32[8]{{0}} all-reduce(%x), channel_id={channel}, replica_groups={{}}, to_apply=%add
+}}
+"""
+    branches = "".join(branch.format(name=f"ratio_{n}", channel=n) for n in range(4))
+    entry = """
+ENTRY %main (level: s32[], x: f32[8]) -> f32[8] {
+  %level = s32[] parameter(0)
+  %x = f32[8]{0} parameter(1)
+  ROOT %drawn = f32[8]{0} conditional(%level, %x), branch_computations={%ratio_0, %ratio_1, %ratio_2, %ratio_3}
+}
+"""
+    assert collectives(branches + entry) == [Collective("all-reduce", 1, 32, ())]
+
+
 def test_memory_traffic_follows_the_loops_and_reads_slices_only():
     number = 512  # bytes: a lone one fills a tile
     body = (PART + number + PART) + 2 * (PART + WHOLE) + 3 * WHOLE  # the fusion, two gathers, the product
