@@ -1,5 +1,7 @@
 """What a run begins with instead of fresh parameters: those of another run, or of a checkpoint file."""
 
+import logging
+
 import flax
 import flax.linen as nn
 import jax
@@ -7,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from crate_jax.config import model_overrides
+from crate_jax.config_schema import LEAVES
 from crate_jax.errors import UserError
 from crate_jax.interop.checkpoint_file import open_for
 from crate_jax.interop.torch_checkpoint import read_params
@@ -14,6 +17,13 @@ from crate_jax.models.registry import boxed_shapes, digest_of
 from crate_jax.processes import same_on_all_hosts
 from crate_jax.storage import absolute, exists
 from crate_jax.training.run_folder import RunFolder, load_step
+
+logger = logging.getLogger(__name__)
+
+_OF_THE_FUNCTION = [  # settings that parameters of one shape leave open
+    name.removeprefix("model.") for name, leaf in LEAVES.items()
+    if name.startswith("model.") and not leaf.resume and name not in ("model.name", "model.dtype")
+]  # fmt: skip
 
 
 def starting_params(source, config, model):
@@ -49,6 +59,11 @@ def starting_params(source, config, model):
                 f"init_from={source}: its {type(other).__name__} does not fit {config.model.name}: {name} has shape "
                 f"{theirs.get(name)} there, {ours.get(name)} here; give this run the model.* of that one."
             )
+    both = {name: (getattr(other, name, None), getattr(model, name, None)) for name in _OF_THE_FUNCTION}
+    if differ := [f"model.{name}={old} there, {new} here" for name, (old, new) in both.items() if old != new]:
+        logger.warning(
+            "init_from=%s was trained as another function of these parameters: %s", source, "; ".join(differ)
+        )
     params = jax.device_get(params)
     same_on_all_hosts(
         {"parameters": digest_of(params)},

@@ -45,10 +45,18 @@ def test_a_run_begins_with_the_parameters_of_another_and_nothing_else(short, con
     crate_jax.pretrain(config, tmp_path / "run")
     (_, begun), (_, given) = crate_jax.load(tmp_path / "run"), crate_jax.load(short)
     jax.tree.map(np.testing.assert_array_equal, begun, given)
+    assert "another function" not in caplog.text
     assert f"init_from={short}: its parameters only" in caplog.text and lines(tmp_path / "run")[0]["step"] == 1
     crate_jax.from_pretrained(short).save(tmp_path / "saved")  # a file is as good as a run
     model = create_model(config.model.name, **crate_jax.config.model_overrides(config))
     jax.tree.map(np.testing.assert_array_equal, starting_params(tmp_path / "saved", config, model), given)
+
+
+def test_another_function_of_the_same_parameters_is_said(short, constant, caplog):
+    """Other heads, or another eta, leave every shape as it is: such a run began elsewhere without a word."""
+    other = override(constant, {"model.num_heads": 4, "model.scan_layers": True})
+    starting_params(short, other, create_model(other.model.name, **model_overrides(other)))
+    assert "model.num_heads=2 there, 4 here" in caplog.text and "scan_layers" not in caplog.text
 
 
 def test_hosts_compare_what_they_begin_with(short, constant, monkeypatch):
