@@ -124,6 +124,8 @@ def _check_layers(model):
         raise UserError(
             f"model.compression={model.compression!r} projects by U^T: leave model.output_projection unset."
         )
+    if model.attention_scale == "paper" and model.compression_step == "subtract":
+        raise UserError("model.attention_scale='paper' is a convex step: leave model.compression_step unset.")
     steps = (model.compression_step, model.attention_scale, model.compression)
     if model.learned_kappa and not {"convex", "paper", "gradient", "neumann"} & set(steps):
         raise UserError("model.learned_kappa needs model.compression_step='convex' or attention_scale='paper'.")

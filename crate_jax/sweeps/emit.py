@@ -3,12 +3,14 @@
 import pathlib
 import shlex
 
+from crate_jax.storage import is_remote
+
 SLURM = """\
 #!/bin/bash
 # {count} points of {config}; submit with: sbatch {file}
 #SBATCH --job-name={name}
 #SBATCH --array=0-{last}{at_once}
-#SBATCH --output={workdir}/slurm-%a.txt
+#SBATCH --output={output}
 #SBATCH --gpus=1
 #SBATCH --cpus-per-task=8
 #SBATCH --time=24:00:00
@@ -107,9 +109,10 @@ def emit(kind, sweep, workdir, parallel):
         "file": f"{workdir}/{file}",
         "config": sweep.config,
         "workdir": workdir,
+        "output": f"{name}-%a.txt" if is_remote(workdir) else f"{workdir}/slurm-%a.txt",  # SLURM writes no bucket
     }
     if kind == "slurm":
-        quoted = {key: shlex.quote(str(words[key])) for key in ("config", "workdir", "file")}
+        quoted = {key: shlex.quote(str(words[key])) for key in ("config", "workdir", "file", "output")}
         return file, SLURM.format(**words | quoted)
     if kind == "jobset":
         return file, JOBSET.format(**words)

@@ -330,6 +330,7 @@ def test_the_schema_offers_the_layers_that_there_are():
     ({"learned_kappa": True}, "learned_kappa"),
     ({"sparsification": "none", "decoder_map": "overcomplete"}, "decoder_map"),
     ({"epsilon": 0.0, "attention_scale": "paper"}, "epsilon=0.0"),
+    ({"compression_step": "subtract", "attention_scale": "paper"}, "is a convex step"),  # was taken as if not there
     ({"image_size": (30, 32), "patch_size": 8}, "image_size=30x32.*such as 32"),
     ({"table_image_size": 20}, "table_image_size=20"),
     ({"compression": "msa"}, "mssa, tssa, cbsa, gradient, neumann"),
