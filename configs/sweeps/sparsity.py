@@ -9,8 +9,8 @@ seed, one setting changed at a time; three minutes per point on one CPU core. re
 other ratios of the mask than the one that a network was trained with, too.
 
 Answer (docs/results.md; without eta 0.05 and a ratio of 0.9): lambda from 0.05 to 1 changes completion by 0.1 dB and
-the fraction of nonzero codes by four points; eta 0.3 changes completion as little. A ratio of 0.6 completes as well as
-0.75 where 75 % are removed.
+the fraction of nonzero codes by four points; eta 0.3 costs 0.16 dB with 50 % removed, nothing with 60 %. A ratio of 0.6
+completes as well as 0.75 where 75 % are removed.
 """
 
 from crate_jax.config import load_config
