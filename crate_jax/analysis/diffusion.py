@@ -22,13 +22,15 @@ from crate_jax.operators.normalisation import layer_norm, unit_length
 from crate_jax.operators.patches import grid_of, patchify, unpatchify
 
 
-def head_pixels(params, tokens_BxTxD):
+def head_pixels(model, params, grid, tokens_BxTxD):
     """What the network would answer if these were its last tokens: final norm and head, class token dropped.
 
     Returns:
         prediction_BxNxF.
     """
     norm = params["decoder_norm"]
+    if model.positions == "subtracted":
+        tokens_BxTxD = tokens_BxTxD - model.resized_positions(tokens_BxTxD.shape[-1], grid)
     y_BxNxD = layer_norm(tokens_BxTxD[:, 1:].astype(jnp.float32), norm["scale"], norm["bias"], epsilon=1e-6)
     return jnp.matmul(y_BxNxD, params["head_kernel"], precision="highest") + params["head_bias"]
 
@@ -66,7 +68,7 @@ def along_depth(model, params, images_BxHxWxC, mask_BxN, norm_pix=False):
         error_BxN = patch_mse(images_BxHxWxC, prediction_BxNxF, model.patch_size, norm_pix)
         return jnp.sum(error_BxN * mask_BxN, -1) / jnp.sum(mask_BxN, -1)
 
-    project = functools.partial(head_pixels, params)
+    project = functools.partial(head_pixels, model, params, grid_of(images_BxHxWxC.shape[1:3], model.patch_size))
     decoder_pixels = jax.lax.map(project, masked_y)
     found = {
         "decoder_removed_JxB": _relative(masked_y, whole_y, removed_BxT),

@@ -190,6 +190,9 @@ def test_head_pixels_are_the_prediction(either):
     np.testing.assert_allclose(found["error_JxB"][-1].mean(), crate_jax.masked_mse(images, want, mask, 8), rtol=1e-4)
     assert ("encoder_removed_IxB" in found) == (model.mask_mode == "token")
     assert found["encoder_visible_IxB"].shape == (3, 3) and np.all(np.isfinite(found["encoder_visible_IxB"]))
+    other = model.clone(positions="subtracted")  # which the projection left out
+    last = diffusion.along_depth(other, params, images, mask)["decoder_pixels_JxBxNxF"][-1]
+    np.testing.assert_allclose(last, other.apply({"params": params}, images, mask).prediction_BxNxF, atol=1e-4)
     if model.mask_mode == "drop":
         return
     nothing = diffusion.along_depth(model, params, images, jnp.zeros((3, 16)))
