@@ -158,7 +158,7 @@ def _parse(name, text):
         return text
     if text in ("None", "none", "null") and (leaf.default is None or leaf.type is not str):
         return None
-    if leaf.type is str:
+    if leaf.type is str or (leaf.items is str and text[:1] not in ("(", "[", "'", '"')):  # a class may be called 3
         return text
     if leaf.pair and re.fullmatch(r"\d{1,9}x\d{1,9}", text):
         return tuple(int(side) for side in text.split("x"))

@@ -81,6 +81,8 @@ def test_what_makes_no_sense_is_one_short_sentence(name, value):
         ("data.mean", "0.5", (0.5,)),
         ("data.mean", "0.1,0.2,0.3", (0.1, 0.2, 0.3)),
         ("data.show_classes", "cat, dog", ("cat", "dog")),
+        ("data.show_classes", "0,1", ("0", "1")),
+        ("data.show_classes", "('a, b', )", ("a, b",)),
         ("total_steps", "none", None),
         ("model.sparsification", "None", None),
         *[(name, one, one) for name, leaf in LEAVES.items() if leaf.type is str for one in leaf.choices or ()],
