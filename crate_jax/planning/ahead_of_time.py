@@ -215,8 +215,8 @@ def what_to_change(plan):
         advice.append("--config.model.remat=full")
     if mesh.shape["fsdp"] == 1 and mesh.size > 1:
         advice.append("--config.mesh.fsdp=-1 --config.mesh.data=1")
-    each = config.batch_size / mesh.size
-    if each > 1:
+    each = config.batch_size / (mesh.shape["data"] * mesh.shape["fsdp"] * config.optimizer.accumulate)
+    if each % 2 == 0:  # images of a chip in a micro-batch
         advice.append(f"--config.optimizer.accumulate={2 * config.optimizer.accumulate}")
     advice.append("more chips" if each > 1 else "more chips or a smaller network")
     return ", ".join(advice[:-1]) + (" or " if len(advice) > 1 else "") + advice[-1]

@@ -2,6 +2,7 @@
 
 import importlib.metadata
 import importlib.util
+import types
 
 import pytest
 
@@ -270,3 +271,19 @@ def test_an_older_libtpu_than_jax_asks_for_is_refused(monkeypatch, installed, as
     assert (found is not None) == refused
     if refused:
         assert "libtpu 0.0.21.1 is older than jax 0.7.2 requires (libtpu==0.0.23)" in found
+
+
+@pytest.mark.parametrize(
+    ("batch", "words"),
+    [
+        (16, "--config.optimizer.accumulate=4 or more chips"),
+        (24, "more chips"),
+        (8, "more chips or a smaller network"),
+    ],
+)
+def test_what_is_advised_can_be_done(batch, words):
+    """More micro-batches were advised than a chip has images, which is refused."""
+    config = override(default_config(), {"batch_size": batch, "optimizer.accumulate": 2})
+    mesh = types.SimpleNamespace(shape={"data": 2, "fsdp": 2, "tensor": 1}, size=4)
+    program = types.SimpleNamespace(config=config, mesh=mesh, model=create_model("crate_mae_tiny", remat="full"))
+    assert ahead_of_time.what_to_change(types.SimpleNamespace(program=program)) == words
