@@ -89,6 +89,7 @@ def nearest(train_NxG, test_QxG, *, k=NEIGHBOURS, chunk=16384, query_chunk=2048,
     for first in range(0, count, chunk):  # the training set is read once
         rows_MxG = unit(train_NxG[first : first + chunk])
         rows_MxG = np.pad(rows_MxG, ((0, chunk - len(rows_MxG)), (0, 0)))
+        jax.block_until_ready(found)  # else dozens of chunks wait in memory for the device
         bank_MxG = jax.make_array_from_callback(rows_MxG.shape, sharded, rows_MxG.__getitem__)
         for place, (best_QxK, row_QxK, query_QxG) in enumerate(found):
             merged = _merge(

@@ -80,6 +80,31 @@ def test_reads_memory_mapped_half_floats(tmp_path):
     assert (knn.predict(mapped[:500], labels[:500], mapped[500:600]) == labels[500:600]).mean() > 0.8
 
 
+class Pending:
+    """An array that is not ready before it is waited for."""
+
+    def __init__(self, array):
+        self.array, self.ready = array, False
+
+    def block_until_ready(self):
+        self.ready = True
+
+
+def test_a_chunk_waits_for_the_one_before(monkeypatch):
+    """Programs are dispatched long before they run, and each would hold its chunk of the training set."""
+    made = []
+
+    def merge(best, index, *_, **__):
+        assert all(one.ready for one in made)
+        made.append(Pending(best))
+        return made[-1], index
+
+    monkeypatch.setattr(knn, "_merge", merge)
+    monkeypatch.setattr(knn.np, "concatenate", lambda parts, *_: len(parts))
+    knn.nearest(np.ones((100, 3), np.float32), np.ones((2, 3), np.float32), k=2, chunk=10)
+    assert len(made) == 10
+
+
 def test_fewer_examples_than_neighbours():
     with pytest.raises(UserError, match="only 5 training examples"):
         knn.predict(np.ones((5, 2)), np.zeros(5, int), np.ones((1, 2)))
