@@ -106,6 +106,8 @@ def read_picture(image, channels, max_pixels, what):
     try:
         if isinstance(image, str | os.PathLike):
             called = printable(image)
+            if os.path.isdir(os.path.expanduser(image)):
+                raise UserError(f"{what}: {called} is a folder; give the pictures in it, a list of paths.")
             image = retried(functools.partial(read_file, os.path.expanduser(image)), f"{what}: {called}")
         elif not isinstance(image, Image.Image):
             image = np.asarray(image)
