@@ -108,11 +108,12 @@ def own_steps(model, params, images_BxHxWxC, epsilon=EPSILON):
     """Each encoder layer's own two steps against the objectives that they should descend.
 
     Returns:
-        A dictionary of arrays LxB: `added_cosine`, of what compression adds to z and the descent direction of
-        R^c(LN(z) | U) through LayerNorm (positive descends, negative ascends); for softmax attention `tied_cosine`, of
-        MSSA(LN(z)) - LN(z) and the same (the paper's convex form, with U itself as the output projection); and, where
-        the layer has a dictionary, the LASSO objective, mean over tokens, at the non-negative start of its steps
-        (`lasso_start`: the positive part of LN(z) for ISTA, 0 for the overcomplete step) and after (`lasso_after`).
+        A dictionary of arrays LxB: `added_cosine`, of what compression adds to what it starts from (z, or LN(z) with
+        skip="normed") and the descent direction of R^c(LN(z) | U) there, through LayerNorm (positive descends, negative
+        ascends); for softmax attention `tied_cosine`, of MSSA(LN(z)) - LN(z) and the same (the paper's convex form,
+        with U itself as the output projection); and, where the layer has a dictionary, the LASSO objective, mean over
+        tokens, at the non-negative start of its steps (`lasso_start`: the positive part of LN(z) for ISTA, 0 for the
+        overcomplete step) and after (`lasso_after`).
     """
     layers = trace(model, params, images_BxHxWxC)[1]
     names = model.encoder_names
@@ -121,11 +122,11 @@ def own_steps(model, params, images_BxHxWxC, epsilon=EPSILON):
     dictionaries = stacked_of(params, names, "dictionary")
 
     def cosines(subspaces, norm, one):
-        z, normed = one["input"].astype(jnp.float32), one["normed"].astype(jnp.float32)
-        added = (one["compressed"] - one["input"]).astype(jnp.float32)
+        z, normed, compressed = (one[key].astype(jnp.float32) for key in ("input", "normed", "compressed"))
+        z = normed if model.skip == "normed" else z
         how = {"num_heads": heads, "epsilon": epsilon, "norm_epsilon": norm_epsilon}
         descent = -theory.gradient_through_norm(z, norm, subspaces, **how)
-        found = {"added_cosine": theory.cosine(added, descent)}
+        found = {"added_cosine": theory.cosine(compressed - z, descent)}
         if has_attention(model):
             tied = mssa(normed[None], subspaces, num_heads=heads, scale=scale)[0] - normed
             found["tied_cosine"] = theory.cosine(tied, descent)

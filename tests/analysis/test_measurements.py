@@ -103,14 +103,16 @@ def test_half_layers(network):
     )  # fmt: skip
 
 
-def test_own_steps(network):
+@pytest.mark.parametrize("skip", ["input", "normed"])
+def test_own_steps(network, skip):
     """Along the exact descent direction, computed by finite differences of the float64 rate through LayerNorm."""
     model, params, images = network
+    model = model.clone(skip=skip)
     found = objective.own_steps(model, params, images)
     assert {value.shape for value in found.values()} == {(2, 3)}
     layer = crate_jax.trace(model, params, images)[1]["encoder_01"]
     held = layer_params(params, "encoder_01")["compression"]
-    z = np.asarray(layer["input"], np.float64)[1]
+    z = np.asarray(layer[skip], np.float64)[1]
     added = np.asarray(layer["compressed"], np.float64)[1] - z
     gain, shift = (np.asarray(held["attention_norm"][key], np.float64) for key in ("scale", "bias"))
     arguments = (gain, shift, np.asarray(held["attention"]["subspaces"], np.float64), 4, 0.5)
