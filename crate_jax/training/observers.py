@@ -194,13 +194,17 @@ class Profiler(Observer):
     def __init__(self, folder, step):
         self._folder, self._first, self._local = folder, step, None
 
-    def after_step(self, step, state, batch):
-        if step == self._first - 1 or (step == self._first == 1):
-            jax.block_until_ready(state)
+    def started(self, step):
+        if step == self._first - 1:
             with self._warned():
                 local = tempfile.mkdtemp(prefix="crate_jax_trace_") if is_remote(self._folder) else str(self._folder)
                 jax.profiler.start_trace(local)
                 self._local = local
+
+    def after_step(self, step, state, batch):
+        if step == self._first - 1:
+            jax.block_until_ready(state)
+            self.started(step)
         elif self._local and step >= self._first + 4:
             jax.block_until_ready(state)
             self.close()

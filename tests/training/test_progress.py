@@ -90,6 +90,8 @@ def test_a_profile_goes_to_the_store_and_its_failure_ends_no_run(tmp_path, monke
     profiler.after_step(1, jnp.ones(()), None)  # to a folder that is gone
     profiler.close()
     assert "no profile at step 2" in caplog.text
+    observers.Profiler(epath.Path(tmp_path / "store"), 2).started(1)  # a run that is resumed at the step before
+    assert len(traced) == 3
 
 
 def test_lines_that_cannot_be_drawn_are_left_out_of_the_curve(tmp_path):
