@@ -1,4 +1,4 @@
-"""What pre-training needs on pods, compiled with no pod: CRATE-MAE and ViT-MAE on three topologies, as Markdown.
+"""What pre-training needs on pods, compiled with no pod: the white-box family and ViT-MAE, as Markdown.
 
     python benchmarks/pod_table.py                                   # minutes a row
     python benchmarks/pod_table.py --configs=imagenet_base --topologies=v5e:4x4 --batch=1024 --kernels=xla
@@ -14,8 +14,9 @@ import pathlib
 import subprocess
 import sys
 
-CONFIGS = "imagenet_small,imagenet_base,imagenet_large,imagenet_1b,vit_mae_base,vit_mae_large"
-TOPOLOGIES = "v5e:16x16,v5p:4x4x4,v6e:8x8"
+FAMILY = ",".join(f"imagenet:{family}_mae_base" for family in ("crate_alpha", "tost", "cbsa"))
+CONFIGS = f"imagenet_base,{FAMILY},vit_mae_base,imagenet_large,vit_mae_large,imagenet_1b"
+TOPOLOGIES = "v5e:16x16,v6e:8x8"
 GIB = 2.0**30
 STEPS_TIMES_BATCH = 800 * 1_281_167
 _NO_PRODUCT_KERNEL = ("imagenet_1b",)  # a matrix of 2048 x 2048 and its gradient do not fit on the chip
@@ -67,7 +68,7 @@ def main():
     parser.add_argument("--configs", default=CONFIGS)
     parser.add_argument("--topologies", default=TOPOLOGIES)
     parser.add_argument("--batch", type=int, help="None: the config's")
-    parser.add_argument("--kernels", default="pallas", help="of CRATE-MAE: pallas or xla")
+    parser.add_argument("--kernels", default="pallas", help="of the white-box layers: pallas or xla")
     parser.add_argument("--cache", default="workdirs/pod_table.jsonl")
     parser.add_argument("--only-known", action="store_true", help="compiles nothing")
     arguments, overrides = parser.parse_known_args()
