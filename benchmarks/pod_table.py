@@ -15,7 +15,7 @@ import subprocess
 import sys
 
 FAMILY = ",".join(f"imagenet:{family}_mae_base" for family in ("crate_alpha", "tost", "cbsa"))
-CONFIGS = f"imagenet_base,{FAMILY},vit_mae_base,imagenet_large,vit_mae_large,imagenet_1b"
+CONFIGS = f"imagenet_base,{FAMILY},vit_mae_base,imagenet_large,imagenet:crate_alpha_mae_large,imagenet_1b,vit_mae_large"
 TOPOLOGIES = "v5e:16x16,v6e:8x8"
 GIB = 2.0**30
 STEPS_TIMES_BATCH = 800 * 1_281_167
