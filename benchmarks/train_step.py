@@ -88,6 +88,22 @@ def first_mask(program):
     return np.array(example_masks(key, jnp.arange(config.batch_size), model.grid, model.mask_ratio), "f4")
 
 
+def torch_training(network, optimizer, clip_norm, loss):
+    """A function that takes one step of PyTorch on what `loss()` gives; returns its value."""
+    import torch
+
+    def step():
+        optimizer.zero_grad(set_to_none=True)
+        value = loss()
+        value.backward()
+        if clip_norm:
+            torch.nn.utils.clip_grad_norm_(network.parameters(), clip_norm)
+        optimizer.step()
+        return value.item()
+
+    return step
+
+
 def torch_step(program, *, compile_):
     """The same for PyTorch; its first step takes the mask of our first."""
     import flax
@@ -119,21 +135,15 @@ def torch_step(program, *, compile_):
     kept = num_visible(model.num_patches, model.mask_ratio)
     masks = [torch.from_numpy(first_mask(program))]
 
-    def step():
+    def loss():
         if masks:
             mask = masks.pop()
         else:
             noise = torch.rand(len(pixels), model.num_patches)
             mask = (noise.argsort(1).argsort(1) >= kept).float()
-        optimizer.zero_grad(set_to_none=True)
-        loss = run(pixels, mask)
-        loss.backward()
-        if settings_.clip_norm:
-            torch.nn.utils.clip_grad_norm_(network.parameters(), settings_.clip_norm)
-        optimizer.step()
-        return loss.item()
+        return run(pixels, mask)
 
-    return step
+    return torch_training(network, optimizer, settings_.clip_norm, loss)
 
 
 def official_step(program, checkout):
@@ -161,18 +171,12 @@ def official_step(program, checkout):
     mean, std = (torch.tensor(values)[:, None, None] * 255 for values in (objective.mean, objective.std))
     masks = [first_mask(program)]
 
-    def step():
-        optimizer.zero_grad(set_to_none=True)
+    def loss():
         images = (pixels.permute(0, 3, 1, 2).float() - mean) / std
         with fixed_noise(masks.pop()) if masks else contextlib.nullcontext():
-            loss = network(images, model.mask_ratio)[0]
-        loss.backward()
-        if settings_.clip_norm:
-            torch.nn.utils.clip_grad_norm_(network.parameters(), settings_.clip_norm)
-        optimizer.step()
-        return loss.item()
+            return network(images, model.mask_ratio)[0]
 
-    return step
+    return torch_training(network, optimizer, settings_.clip_norm, loss)
 
 
 def contender(name, case, pipe):
