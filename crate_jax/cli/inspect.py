@@ -41,7 +41,7 @@ def run(arguments):
     print()
     print(table_text(rows, split_by(config) if arguments.config else None))
     print()
-    print_counts(config.model.name, model, rows)
+    print_counts(config, model, rows)
     if arguments.config and arguments.batch:
         draw_batch(config, model, arguments.out or ".")
 
@@ -89,17 +89,17 @@ def first_line(name, model):
     )
 
 
-def print_counts(name, model, rows):
+def print_counts(config, model, rows):
     """Numbers by block, beside the official class's and the published count, and the arithmetic."""
     import math
 
     from crate_jax.interop.export import initial_tensors
     from crate_jax.interop.network import has_official, links_of, parameter_shapes
-    from crate_jax.models.flops import flops_per_image
     from crate_jax.models.overview import PUBLISHED, blocks_of
     from crate_jax.models.registry import create_model, num_parameters
+    from crate_jax.training.arithmetic import config_flops, mask_ratios
 
-    count = num_parameters(model)
+    name, count = config.model.name, num_parameters(model)
     for block, numbers in blocks_of(rows).items():
         print(f"{block:<12}{numbers:>14,}  {numbers / count:6.1%}")
     print(f"{'trained here':<12}{count:>14,}")
@@ -114,9 +114,15 @@ def print_counts(name, model, rows):
         print(f"{'official':<12}{count + sum(spare.values()):>14,}")
     if named and name in PUBLISHED:
         print(f"{'published':<12}{PUBLISHED[name]:>12} M")
-    training, forward = (flops_per_image(model, training=training) / 1e9 for training in (True, False))
+    training, forward = (config_flops(config, model, training=training) / 1e9 for training in (True, False))
+    said = []
+    if hasattr(model, "mask_mode"):
+        ratios = ", ".join(f"{ratio:.3g}" for ratio in mask_ratios(config))
+        said = [f"mask_mode={model.mask_mode}", *([f"mean over the mask ratios {ratios}"] if ratios else [])]
+    elif config.finetune.head_only:
+        said = ["the head alone is trained"]
     print(f"\n{forward:.3g} GFLOP per image forward, {training:.3g} in training", end="")
-    print(f" (mask_mode={model.mask_mode}, multiply-adds count twice)" if hasattr(model, "mask_mode") else "")
+    print(f" ({', '.join([*said, 'multiply-adds count twice'])})")
 
 
 def draw_batch(config, model, out):

@@ -9,8 +9,8 @@ result, and so on; what goes between slices has the data-centre network's bandwi
 
 import dataclasses
 
-from crate_jax.models.flops import flops_per_image, repeated_flops
 from crate_jax.planning.collectives import BETWEEN_SLICES
+from crate_jax.training.arithmetic import config_flops
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,7 +41,7 @@ def model_flops(config, model, chips):
 
     XLA's count will not do: it counts a scanned layer once.
     """
-    return config.batch_size / chips * (flops_per_image(model) + repeated_flops(model))
+    return config.batch_size / chips * config_flops(config, model, repeated=True)
 
 
 def bytes_sent(collective, chips, slices):

@@ -19,12 +19,12 @@ from crate_jax.data.pipeline import num_train_examples
 from crate_jax.errors import UserError, nearest, warn_once
 from crate_jax.evaluation.results import read_result
 from crate_jax.figure_files import save_figure
-from crate_jax.models.flops import flops_per_image
 from crate_jax.models.registry import create_model, num_parameters
 from crate_jax.storage import exists, folder_at, write_file
 from crate_jax.sweeps.comparison_figure import draw
 from crate_jax.sweeps.comparison_tables import numbers_as_csv, tables
 from crate_jax.sweeps.run import POINT
+from crate_jax.training.arithmetic import config_flops
 from crate_jax.training.checkpoint import Checkpoints
 from crate_jax.training.metrics_file import read_metrics
 from crate_jax.training.run_folder import RunFolder, read_config
@@ -130,7 +130,7 @@ def measure(path, step):
     """
     config = read_config(path)
     model = create_model(config.model.name, **model_overrides(config))
-    numbers = {"parameters": num_parameters(model), "gflops": flops_per_image(model) / 1e9, "steps": step}
+    numbers = {"parameters": num_parameters(model), "gflops": config_flops(config, model) / 1e9, "steps": step}
     lines = [line for line in read_metrics(RunFolder(path).metrics) if "loss" in line]
     if lines:
         numbers["loss"] = float(np.mean([line["loss"] for line in lines[-LAST_LINES:]]))

@@ -14,8 +14,8 @@ import numpy as np
 from crate_jax.distributed.mesh import one_at_a_time
 from crate_jax.distributed.signals import StopRequested
 from crate_jax.errors import UserError
-from crate_jax.models.flops import flops_per_image
 from crate_jax.processes import of_all_hosts
+from crate_jax.training.arithmetic import config_flops
 from crate_jax.training.progress import compiled
 from crate_jax.training.save_times import SaveTimes
 
@@ -103,7 +103,7 @@ class _Log:
         fraction = min(1.0, (waited - self._waited) / seconds)
         self._time, self._step, self._waited = now, step, waited
         fractions_and_counts_Px2 = of_all_hosts([fraction, self._batches.corrupt_examples])
-        flops = flops_per_image(self._program.model) * images_per_second
+        flops = config_flops(self._program.config, self._program.model) * images_per_second
         return {
             "images_per_second": images_per_second,
             "data_wait_fraction": float(fractions_and_counts_Px2[:, 0].max()),

@@ -16,6 +16,7 @@ from crate_jax.distributed.mesh import make_mesh
 from crate_jax.distributed.sharding import check_batch, mesh_axes, replicated, rules_for
 from crate_jax.errors import UserError
 from crate_jax.models.registry import create_model, for_platform
+from crate_jax.training.arithmetic import mask_ratios
 from crate_jax.training.objective import MaskedCompletion, channel_statistics
 from crate_jax.training.optimizer import make_optimizer
 from crate_jax.training.preflight import check_autoencoder, check_objective
@@ -58,11 +59,9 @@ def masked_completion(config, model):
     """
     check_objective(config, model)
     mean, std = channel_statistics(config, model.channels)
-    masking, ratios = config.masking, ()
-    if masking.ratio is not None:
-        ratios = tuple(np.linspace(*masking.ratio, masking.ratio_levels).tolist())  # both ends as they were given
-        for ratio in masking.ratio:
-            create_model(config.model.name, **model_overrides(config) | {"mask_ratio": ratio})  # refuses what cannot be
+    masking, ratios = config.masking, mask_ratios(config)
+    for ratio in ratios[:: len(ratios) - 1] if ratios else ():  # the ends; refuses what cannot be
+        create_model(config.model.name, **model_overrides(config) | {"mask_ratio": ratio})
     return MaskedCompletion(
         model, config.norm_pix_loss, mean, std, masking.kind, ratios, masking.per == "step", **config.objective
     )

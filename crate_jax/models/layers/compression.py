@@ -181,7 +181,11 @@ def step_cost(settings, num_heads, width, tokens, attention=0.0, attention_train
         attention, attention_training: as in `Cost`.
         repeating: attention kernels whose backward pass computes the attention again.
     """
-    maps = settings.output_projection != "identity" and (settings.output_projection != "learned" or num_heads > 1)
-    codes = 2 * tokens * width**2
+    kind, codes = settings.output_projection, 2 * tokens * width**2
+    maps = kind != "identity" and (kind != "learned" or num_heads > 1)
     repeated = attention if settings.attention_kernel in repeating else 0.0
-    return Cost(codes * (1 + maps), attention, attention_training, recomputed=codes + attention, repeated=repeated)
+    twice = attention if repeated and settings.attention_kernel == "recompute" else 0.0  # see `operators.residuals`
+    total = Cost(codes, attention, attention_training, recomputed=codes + attention + twice, repeated=repeated)
+    if kind == "fixed":
+        return total + Cost(0.0, codes, 2.0)  # no gradient of a matrix that is not trained
+    return total + Cost(codes * maps)

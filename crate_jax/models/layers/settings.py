@@ -47,7 +47,7 @@ class Cost:
     """Arithmetic of a layer's forward pass on one image, multiply-adds counted twice."""
 
     linear: float = 0.0  # products with parameters; the backward pass costs twice as much
-    attention: float = 0.0  # products of tokens with tokens
+    attention: float = 0.0  # products of tokens with tokens, or with a matrix that is not trained
     attention_training: float = 3.0  # forward and backward cost of `attention`, as a multiple of the forward pass
     recomputed: float = 0.0  # what remat="names" computes again in the backward pass
     repeated: float = 0.0  # what an attention kernel computes again there without remat
