@@ -105,15 +105,37 @@ def replicated(mesh):
     return NamedSharding(mesh, PartitionSpec())
 
 
+def batch_ways(mesh, rules=RULES):
+    """What divides a micro-batch: the ways that images are sharded as they are read, and by the rules in the step."""
+    return math.lcm(_ways(mesh, ("data", "fsdp")), _ways(mesh, mesh_axes(dict(rules)["images"])))
+
+
+def fsdp_ways(boxed, most, rules=RULES):
+    """How many ways the mesh axis fsdp can shard these parameters.
+
+    Args:
+        boxed: as of `parameter_shardings`.
+        most: a divisor of this, at most.
+        rules: from `rules_for`.
+
+    Returns:
+        The largest divisor of `most` that divides every axis whose rule names fsdp; 1 where none does.
+    """
+    known, boxes = dict(rules), jax.tree.leaves(boxed, is_leaf=lambda leaf: isinstance(leaf, nn.LogicallyPartitioned))
+    pairs = [pair for box in boxes for pair in zip(box.names, box.value.shape, strict=True)]
+    sizes = [size for name, size in pairs if "fsdp" in mesh_axes(known.get(name))]
+    return math.gcd(most, *sizes) if sizes else 1
+
+
 def check_batch(batch_size, accumulate, mesh, rules=RULES):
     """Refuses a batch that cannot be sharded evenly: as it is read, and as the rules shard `images` within the step.
 
     Raises:
         UserError: naming the batch size and what divides it.
     """
-    shards = {axes: _ways(mesh, axes) for axes in (("data", "fsdp"), mesh_axes(dict(rules)["images"]))}
-    ways = math.lcm(*shards.values()) * accumulate
+    ways = batch_ways(mesh, rules) * accumulate
     if batch_size % ways:
+        shards = dict.fromkeys((("data", "fsdp"), mesh_axes(dict(rules)["images"])))
         counted = " and ".join(" * ".join(f"mesh.{axis}" for axis in axes) for axes in shards if axes)
         raise UserError(
             f"batch_size={batch_size} is not divisible by {counted}, times optimizer.accumulate: {ways}; "

@@ -207,15 +207,19 @@ def unsplit_parameters(program):
 
 def what_to_change(plan):
     """A clause for a program that does not fit."""
-    config, mesh = plan.program.config, plan.program.mesh
-    advice = []
-    if plan.program.model.remat == "none":
+    from crate_jax.distributed.sharding import batch_ways, fsdp_ways, rules_for
+    from crate_jax.models.registry import boxed_shapes
+
+    config, mesh, model = plan.program.config, plan.program.mesh, plan.program.model
+    rules, advice = rules_for(config.mesh), []
+    if model.remat == "none":
         advice.append("--config.model.remat=names")
-    elif plan.program.model.remat != "full":
+    elif model.remat != "full":
         advice.append("--config.model.remat=full")
-    if mesh.shape["fsdp"] == 1 and mesh.size > 1:
-        advice.append("--config.mesh.fsdp=-1 --config.mesh.data=1")
-    each = config.batch_size / (mesh.shape["data"] * mesh.shape["fsdp"] * config.optimizer.accumulate)
+    inside = mesh.shape["data"] // (config.mesh.dcn_data or 1)  # fsdp does not cross slices
+    if mesh.shape["fsdp"] == 1 and (ways := fsdp_ways(boxed_shapes(model), inside, rules)) > 1:
+        advice.append(f"--config.mesh.fsdp={ways} --config.mesh.data=-1")
+    each = config.batch_size / (batch_ways(mesh, rules) * config.optimizer.accumulate)
     if each % 2 == 0:  # images of a chip in a micro-batch
         advice.append(f"--config.optimizer.accumulate={2 * config.optimizer.accumulate}")
     advice.append("more chips" if each > 1 else "more chips or a smaller network")

@@ -18,7 +18,7 @@ class Chip:
     Attributes:
         name: as in v5e:4x4.
         flops: peak, bf16, a second.
-        hbm_bytes: that a program may use, as the compiler says when one does not fit; somewhat less than is sold.
+        hbm_bytes: that a program may use, as libtpu names it when it refuses one that does not fit.
         hbm_bandwidth, ici_bandwidth, dcn_bandwidth: bytes a second to memory, to neighbours (one direction), and to
             other slices over the data-centre network.
         cores_in_name: v4-32 and v5p-32 count TensorCores, two a chip; v5litepod-32 and v6e-32 count chips.
@@ -45,10 +45,10 @@ _CUBE = {
 _GIB = 2.0**30
 
 CHIPS = {
-    "v4": Chip("v4", 275e12, 32 * _GIB, 1200e9, 268e9, 6.25e9, True, _CUBE, {"chip_config_name": "megacore"}),
+    "v4": Chip("v4", 275e12, 30.75 * _GIB, 1200e9, 268e9, 6.25e9, True, _CUBE, {"chip_config_name": "megacore"}),
     "v5e": Chip("v5e", 197e12, 15.75 * _GIB, 819e9, 200e9, 3.125e9, False, _FLAT),
-    "v5p": Chip("v5p", 459e12, 95 * _GIB, 2765e9, 600e9, 6.25e9, True, _CUBE),
-    "v6e": Chip("v6e", 918e12, 32 * _GIB, 1640e9, 400e9, 12.5e9, False, _FLAT),
+    "v5p": Chip("v5p", 459e12, 95.74 * _GIB, 2765e9, 600e9, 6.25e9, True, _CUBE),
+    "v6e": Chip("v6e", 918e12, 31.25 * _GIB, 1640e9, 400e9, 12.5e9, False, _FLAT),
 }
 _ALIASES = {"v5litepod": "v5e", "v5lite": "v5e"}
 

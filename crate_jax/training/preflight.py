@@ -7,17 +7,26 @@ from crate_jax.errors import UserError
 from crate_jax.models.registry import model_class
 
 # beginnings of the settings that one kind of training reads
-FINE_TUNING = ("data.mixup", "data.cutmix", "data.label_smoothing", "optimizer.layer_decay", "finetune.")
+FINE_TUNING = (
+    "data.mixup", "data.cutmix", "data.label_smoothing", "optimizer.layer_decay", "finetune.", "model.pooling",
+    "model.drop_path", "model.num_classes",
+)  # fmt: skip
 PRE_TRAINING = ("init_from", "norm_pix_loss", "masking.", "objective.")
 
 
-def check_autoencoder(name):
-    """Raises UserError for a network that cannot be pre-trained: a classifier, or none of this name."""
+def check_pretraining(config):
+    """Refuses what is not pre-trained.
+
+    Raises:
+        UserError: a classifier, or no network's name; a setting of fine-tuning only.
+    """
+    name = config.model.name
     if not hasattr(model_class(name), "mask_ratio"):
         raise UserError(
             f"model.name={name} is a classifier; pretrain trains masked autoencoders, such as "
             f"{name.replace('_classifier_', '_mae_') if '_classifier_' in name else 'crate_mae_base'}."
         )
+    check_effect(config, FINE_TUNING, "pre-training", "finetune")
 
 
 def check_effect(config, beginnings, here, there):
@@ -28,8 +37,7 @@ def check_effect(config, beginnings, here, there):
 
 
 def check_objective(config, model):
-    """Raises UserError for a setting of fine-tuning only, and for targets of one pixel that are to be standardised."""
-    check_effect(config, FINE_TUNING, "pre-training", "finetune")
+    """Raises UserError for targets of one pixel that are to be standardised."""
     if config.norm_pix_loss and model.patch_size**2 * model.channels < 2:
         raise UserError(
             "norm_pix_loss=True: a patch of one pixel and one channel has no variance to be standardised by; choose a "

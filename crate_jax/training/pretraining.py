@@ -9,7 +9,7 @@ from crate_jax.data import pipeline
 from crate_jax.distributed.sharding import batch_sharding
 from crate_jax.storage import output_folder
 from crate_jax.training.loss_curve import plot_loss
-from crate_jax.training.preflight import check_splits
+from crate_jax.training.preflight import check_pretraining, check_splits
 from crate_jax.training.program import build_program
 from crate_jax.training.progress import announce
 from crate_jax.training.run import run_training
@@ -35,6 +35,7 @@ def pretrain(config, workdir, *, watch=lambda program: (), second_interrupt=None
         UserError: settings, data or a workdir that will not do.
     """
     workdir = output_folder(workdir)
+    check_pretraining(config)  # before data are asked for
     check_splits(config)
     examples = pipeline.num_train_examples(config)
     program = build_program(config, examples)

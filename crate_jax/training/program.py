@@ -19,7 +19,7 @@ from crate_jax.models.registry import create_model, for_platform
 from crate_jax.training.arithmetic import mask_ratios
 from crate_jax.training.objective import MaskedCompletion, channel_statistics
 from crate_jax.training.optimizer import make_optimizer
-from crate_jax.training.preflight import check_autoencoder, check_objective
+from crate_jax.training.preflight import check_objective, check_pretraining
 from crate_jax.training.schedule import learning_rate, total_steps
 from crate_jax.training.state import new_state, state_shardings
 from crate_jax.training.step import jit_train_step, make_train_step
@@ -97,8 +97,9 @@ def build_program(config, num_examples, *, mesh=None, model=None, objective=None
         UserError: settings that do not go together.
     """
     mesh = mesh or make_mesh(config.mesh)
+    if objective is None:
+        check_pretraining(config)
     if model is None:
-        check_autoencoder(config.model.name)
         model = create_model(config.model.name, **model_overrides(config))
         model = for_platform(model, mesh.devices.flat[0].platform, mesh.size)
     settings, rules = config.optimizer, rules_for(config.mesh)

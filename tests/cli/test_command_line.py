@@ -53,6 +53,7 @@ ONE_PIXEL = ["--config.norm_pix_loss=True", "--config.model.patch_size=1", "--co
         ([*PRETRAIN, "--config.data.validation_split=nope"], "data.validation_split=nope"),
         ([*PRETRAIN, "--config.model.name=crate_classifier_base"], "pretrain trains masked autoencoders, such as"),
         ([*PRETRAIN, "--config.data.mixup=0.8"], "data.mixup=0.8 has no effect on pre-training"),
+        (["pretrain", "--config=finetune", "--workdir=unused"], "model.pooling='mean' has no effect on pre-training"),
         ([*PRETRAIN, *ONE_PIXEL], "a patch of one pixel and one channel"),
         ([*PRETRAIN, "--config.optimizer.warmup_steps=9000"], "optimizer.warmup_steps=9000"),
         (["probe", "--workdir=there/is/none"], "holds no run"),

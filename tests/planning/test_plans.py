@@ -274,16 +274,34 @@ def test_an_older_libtpu_than_jax_asks_for_is_refused(monkeypatch, installed, as
 
 
 @pytest.mark.parametrize(
-    ("batch", "words"),
+    ("settings", "mesh", "words"),
     [
-        (16, "--config.optimizer.accumulate=4 or more chips"),
-        (24, "more chips"),
-        (8, "more chips or a smaller network"),
+        ({"batch_size": 16}, (2, 2, 1), "--config.optimizer.accumulate=4 or more chips"),
+        ({"batch_size": 24}, (2, 2, 1), "more chips"),
+        ({"batch_size": 8}, (2, 2, 1), "more chips or a smaller network"),
+        # images over the tensor axis as well
+        (
+            {"batch_size": 32, "mesh.rules": (("images", ("data", "fsdp", "tensor")),)},
+            (2, 2, 4),
+            "more chips or a smaller network",
+        ),
+        # a width of 384 = 3 * 128 over 256 chips, and over two slices of them
+        (
+            {"batch_size": 512},
+            (256, 1, 1),
+            "--config.mesh.fsdp=128 --config.mesh.data=-1 or more chips or a smaller network",
+        ),
+        (
+            {"batch_size": 1024, "mesh.dcn_data": 2},
+            (512, 1, 1),
+            "--config.mesh.fsdp=128 --config.mesh.data=-1 or more chips or a smaller network",
+        ),
+        ({"batch_size": 512, "mesh.rules": (("embed", None),)}, (256, 1, 1), "more chips or a smaller network"),
     ],
 )
-def test_what_is_advised_can_be_done(batch, words):
-    """More micro-batches were advised than a chip has images, which is refused."""
-    config = override(default_config(), {"batch_size": batch, "optimizer.accumulate": 2})
-    mesh = types.SimpleNamespace(shape={"data": 2, "fsdp": 2, "tensor": 1}, size=4)
+def test_what_is_advised_can_be_done(settings, mesh, words):
+    """More micro-batches were advised than a chip has images, and parameters over more chips than divide them."""
+    config = override(default_config(), settings | {"optimizer.accumulate": 2})
+    mesh = types.SimpleNamespace(shape=dict(zip(("data", "fsdp", "tensor"), mesh, strict=True)))
     program = types.SimpleNamespace(config=config, mesh=mesh, model=create_model("crate_mae_tiny", remat="full"))
     assert ahead_of_time.what_to_change(types.SimpleNamespace(program=program)) == words
