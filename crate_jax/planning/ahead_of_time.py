@@ -34,7 +34,8 @@ class Plan:
         topology: a `Topology`.
         program: a `training.program.Program` on its mesh.
         fits: in the memory of a chip.
-        arguments, temporaries, peak: bytes of one chip; of a program that does not fit only `peak` is known.
+        arguments, temporaries, peak: bytes of one chip in HBM, temporaries at the peak; of a program that does not fit
+            only `peak` is known.
         capacity: bytes that the compiler allows.
         hbm_bytes: that one chip's operations read and write in a step, as XLA's cost analysis counts, or None: also
             what lies on the chip, copies of it several times, and the body of a loop over layers once.
@@ -162,9 +163,11 @@ def plan(config, topology, num_examples):
         seconds = time.perf_counter() - begin
         return Plan(topology, program, False, None, None, used, capacity, None, None, (), seconds)
     seconds, memory = time.perf_counter() - begin, compiled.memory_analysis()
-    text, temporaries = compiled.as_text(), memory.temp_size_in_bytes
     moved = memory.argument_size_in_bytes + memory.output_size_in_bytes
-    peak = getattr(memory, "peak_memory_in_bytes", 0) or moved - memory.alias_size_in_bytes + temporaries
+    lasting = moved - memory.alias_size_in_bytes
+    # temp_size counts what lies on the chip (VMEM) as well: more than the peak of a small step
+    peak = getattr(memory, "peak_memory_in_bytes", 0) or lasting + memory.temp_size_in_bytes
+    temporaries = peak - lasting
     return Plan(
         topology,
         program,
@@ -175,7 +178,7 @@ def plan(config, topology, num_examples):
         topology.chip.hbm_bytes,
         compiled.cost_analysis()["bytes accessed"],
         moved + 2 * temporaries,
-        tuple(collectives(text)),
+        tuple(collectives(text := compiled.as_text())),
         seconds,
         text,
     )

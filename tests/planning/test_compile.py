@@ -90,7 +90,8 @@ def test_a_step_compiles_for_four_chips(told):
     state = 3 * 4 * num_parameters(model)  # parameters and two moments; matrices are split two ways
     assert state / 2 < plan["bytes_per_chip"]["arguments"] < state / 2 * 1.5
     assert plan["bytes_per_chip"]["capacity"] == 15.75 * 2**30 > plan["bytes_per_chip"]["peak"] > 0
-    assert plan["bytes_per_chip"]["temporaries"] > 0
+    temporaries = plan["bytes_per_chip"]["temporaries"]  # in HBM: more than the peak were said, for VMEM was counted
+    assert 0 < temporaries <= plan["bytes_per_chip"]["peak"] - plan["bytes_per_chip"]["arguments"]
     # every split matrix is gathered, and its gradient summed over the batch's split
     matrices = 2 * 3 * 128**2 + 2 * 192 * 128
     gathered = plan["collectives"].pop("all-gather")["bytes"]
