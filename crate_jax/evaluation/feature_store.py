@@ -26,6 +26,7 @@ from crate_jax.evaluation.features import RAW_SIDE, feature_length, several_feat
 from crate_jax.models.batches import over_images
 from crate_jax.operators.patches import image_shape
 from crate_jax.storage import check_space, is_remote, own_mark
+from crate_jax.version import __version__
 
 logger = logging.getLogger(__name__)
 
@@ -219,7 +220,8 @@ def _key(subject, source, indices):
     irrelevant = {f"data.{leaf}" for leaf in leaves}
     data = {k: v for k, v in flatten(subject.config).items() if k.startswith("data.") and k not in irrelevant}
     which = hashlib.sha256(np.asarray(indices, np.int64).tobytes()).hexdigest()
-    words = [f"raw pixels at {RAW_SIDE}", subject.identity, source.fingerprint, source.split, which, _times(source)]
+    words = [__version__, f"raw pixels at {RAW_SIDE}", subject.identity]
+    words += [source.fingerprint, source.split, which, _times(source)]
     words.append(repr(sorted(data.items())))
     return hashlib.sha256("\0".join(words).encode()).hexdigest()[:16]
 

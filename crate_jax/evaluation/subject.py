@@ -50,6 +50,7 @@ class Subject:
     source: str  # a workdir or a file
     step: int | None = None  # of the checkpoint; None where that is not known
     own_data: tuple | None = None  # (data set, held-out split) of the run; None for a file
+    settings: tuple = ()  # (leaf, value) of what is set otherwise than in training, and changes results
 
     @functools.cached_property
     def identity(self):
@@ -91,6 +92,8 @@ class Subject:
             count = opened.num_examples if examples is None else examples
             data = {"name": opened.name, "split": split, "fingerprint": opened.fingerprint, "examples": count}
         source = {"path": self.source, "step": self.step, "parameters": self.identity}
+        if self.settings:
+            source["settings"] = dict(self.settings)
         return {"data": data, "source": source, "version": __version__}
 
     def save(self, result, *, also=None):
@@ -239,8 +242,9 @@ def of_run(workdir, overrides=(), out=None, step=None):
     step, (model, params) = _newest(workdir) if step is None else load_step(workdir, step)
     for path, leaf in flax.traverse_util.flatten_dict(params, sep="/").items():
         check_finite(np.asarray(leaf), path, workdir)
+    trained = config
     if overrides:
-        trained, config = config, _with_table(model, config, overrides)
+        config = _with_table(model, trained, overrides)
         if config.norm_pix_loss != trained.norm_pix_loss:  # what the network predicts is not a matter of choice
             raise UserError(
                 f"norm_pix_loss={config.norm_pix_loss}: the network in {workdir} was trained with "
@@ -253,7 +257,17 @@ def of_run(workdir, overrides=(), out=None, step=None):
             names = ", ".join(f"--config.{name}" for name, _ in overrides if name.startswith("model."))
             raise UserError(f"{names}: the parameters in {workdir} do not fit a network with this setting.")
         model = changed
-    return Subject(model, params, config, epath.Path(out or workdir), str(workdir), step, own)
+    changed = tuple(_changed(trained, config))
+    return Subject(model, params, config, epath.Path(out or workdir), str(workdir), step, own, changed)
+
+
+def _changed(trained, config):
+    """(leaf, value) of what is set otherwise than in training and changes what is measured."""
+    before, after = flatten(trained), flatten(config)
+    for name, value in after.items():
+        told = name == "data.name" or LEAVES[name].resume  # the first is part of `stamp`
+        if value != before[name] and not told and name.startswith(("model.", "data.", "seed", "norm_pix_loss")):
+            yield name, value
 
 
 def _with_table(model, trained, overrides):

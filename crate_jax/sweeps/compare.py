@@ -21,6 +21,7 @@ from crate_jax.evaluation.results import read_result
 from crate_jax.figure_files import save_figure
 from crate_jax.models.registry import create_model, num_parameters
 from crate_jax.storage import exists, folder_at, write_file
+from crate_jax.sweeps.alike import differences, way_of, way_of_loss
 from crate_jax.sweeps.comparison_figure import draw
 from crate_jax.sweeps.comparison_tables import numbers_as_csv, tables
 from crate_jax.sweeps.run import POINT
@@ -124,9 +125,9 @@ def last_step(path):
 
 
 def measure(path, step):
-    """(config, {quantity: number}, {quantity: what it is of}, claims of analysis.json), see `_in_words`.
+    """(config, {quantity: number}, {quantity: what it is of}, claims of analysis.json, {file: how it was measured}).
 
-    Of a run that ended at `step`.
+    Of a run that ended at `step`; see `_in_words` and `alike`.
     """
     config = read_config(path)
     model = create_model(config.model.name, **model_overrides(config))
@@ -135,15 +136,16 @@ def measure(path, step):
     if lines:
         numbers["loss"] = float(np.mean([line["loss"] for line in lines[-LAST_LINES:]]))
         numbers["images_per_second"] = float(np.median([line["images_per_second"] for line in lines]))
-    measured_on = {}
+    measured_on, ways = {}, {"training loss": way_of_loss(config)} if lines else {}
     for quantity, (file, key) in RESULTS.items():
         found = _result(path / file, step)
         if found.get(key) is not None:
+            ways[file] = way_of(file, found)
             numbers[quantity] = float(found[key])
             data = found.get("data") if isinstance(found.get("data"), dict) else {}
             of = tuple(data.get(part) for part in ("name", "split", "fingerprint"))
             measured_on[quantity] = (*of, found.get("labels_per_class"))
-    return config, numbers, measured_on, _result(path / "analysis.json", step).get("claims")
+    return config, numbers, measured_on, _result(path / "analysis.json", step).get("claims"), ways
 
 
 def _result(path, step):
@@ -164,14 +166,14 @@ def make_rows(runs):
 
     Returns:
         A list of {"name", "seeds", "data", quantity: list of numbers, "by_seed": {seed: {quantity: number}}, "claims":
-        list of each analysed run's}; in the order of the runs.
+        list of each analysed run's, "ways": (label, how its numbers were measured) of each}; in the order of the runs.
 
     Raises:
         UserError: results of runs on one data set that were measured on different examples.
     """
     rows, seen = {}, {}
     for label, path, step in runs:
-        config, numbers, measured_on, claims = measure(path, step)
+        config, numbers, measured_on, claims, ways = measure(path, step)
         for quantity, data in measured_on.items():
             first, known = seen.setdefault((config.data.name, quantity), (label, data))
             if known != data:
@@ -183,12 +185,14 @@ def make_rows(runs):
         same = tuple((name, repr(flat[name])) for name in TOLD_APART)
         twice = sum(config.seed in row["seeds"] for key, row in rows.items() if key[0] == same)
         row = rows.setdefault(
-            (same, twice), {"labels": [], "seeds": [], "data": config.data.name, "by_seed": {}, "claims": []}
+            (same, twice),
+            {"labels": [], "seeds": [], "data": config.data.name, "by_seed": {}, "claims": [], "ways": []},
         )
         row["labels"].append(label)
         row["seeds"].append(config.seed)
         row["by_seed"][config.seed] = numbers
         row["claims"] += [claims] if claims else []
+        row["ways"].append((label, ways))
         for quantity, value in numbers.items():
             row.setdefault(quantity, []).append(value)
     return [{"name": _without_seed(row.pop("labels")), **row} for row in rows.values()]
@@ -198,6 +202,17 @@ def _in_words(data):
     name, split, fingerprint, labels = data
     few = f", {labels} labels per class" if labels else ""
     return f"{name}, {split} ({fingerprint}){few}" if name else "unknown data (written by an earlier version)"
+
+
+def not_alike(rows):
+    """Sentences on what runs on one data set did not measure alike."""
+    said = []
+    for data in dict.fromkeys(row["data"] for row in rows):
+        ways = [one for row in rows if row["data"] == data for one in row["ways"]]
+        for file in dict.fromkeys(file for _, of_run in ways for file in of_run):
+            found = differences([(label, of_run[file]) for label, of_run in ways if file in of_run])
+            said += [f"{data}, {file}: {'; '.join(found)}"] if found else []
+    return said
 
 
 def _without_seed(labels):
@@ -242,7 +257,7 @@ def compare(names, out, baseline=None):
         baseline: name, or part of it, of the row that ratios are to; None: the first.
 
     Returns:
-        The tables as Markdown, and what is unfinished below.
+        The tables as Markdown; below them what was not measured alike, and what is unfinished.
 
     Raises:
         UserError: see `find_runs`, `make_rows` and `find_baselines`.
@@ -251,6 +266,8 @@ def compare(names, out, baseline=None):
     rows = make_rows(runs)
     base = find_baselines(rows, baseline)
     text = tables(rows, base, baseline)
+    if unlike := not_alike(rows):
+        text += "\nNot measured alike, so these numbers do not compare:\n\n" + "".join(f"- {one}\n" for one in unlike)
     if unfinished:
         text += "\nUnfinished, and not in the table:\n\n" + "".join(f"- {line}\n" for line in unfinished)
     folder = epath.Path(out)

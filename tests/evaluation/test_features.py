@@ -157,6 +157,32 @@ def test_large_features_are_kept_on_disk_and_interrupted_ones_leave_nothing(work
     assert (mapped.label_N == held.label_N).all() and mapped.index_N.tolist() == list(range(9))
 
 
+def test_features_are_found_again_for_the_same_question_alone(workdir, monkeypatch):
+    """Parameters, network, normalisation, examples and the version of the code, which may compute them otherwise."""
+
+    def key(*overrides, split="test[:9]", first=0, change=lambda subject: subject):
+        subject = change(of_run(workdir, overrides))
+        return feature_store._key(subject, subject.open_split(split), np.arange(first, 9))
+
+    def trained_on(subject):
+        return dataclasses.replace(subject, params=subject.params | {"head_bias": subject.params["head_bias"] + 1})
+
+    plain = key()
+    assert key(("data.num_workers", 1), ("data.prefetch", 3)) == plain
+    others = [key(one) for one in (("data.mean", "0.2"), ("data.std", "0.2"), ("model.image_size", "36"))]
+    others += [key(split="train[:9]"), key(first=1), key(change=trained_on)]
+    monkeypatch.setattr(feature_store, "__version__", "0.0.1")
+    others += [key()]
+    assert len({plain, *others}) == 1 + len(others)
+
+
+def test_a_result_says_what_was_set_otherwise_than_in_training(workdir):
+    assert "settings" not in of_run(workdir).stamp("test[:9]")["source"]
+    overrides = [("model.mask_ratio", "0.5"), ("model.remat", "full"), ("data.prefetch", "3"), ("data.mean", "0.2")]
+    subject = of_run(workdir, overrides)
+    assert subject.stamp("test[:9]")["source"]["settings"] == {"model.mask_ratio": 0.5, "data.mean": (0.2,)}
+
+
 def test_features_of_a_bucket_are_mapped_without_a_name_of_the_user(tmp_path, monkeypatch):
     """As in a container whose user is a number only."""
 

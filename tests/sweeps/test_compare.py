@@ -152,6 +152,33 @@ def test_results_of_an_earlier_step_are_left_out(tmp_path, caplog):
     assert "probe" not in text and "Claims" not in text and "probe.json is of step 50, and the run ended" in caplog.text
 
 
+def test_what_was_not_measured_alike_is_said(tmp_path):
+    """kNN of other neighbours, errors at another mask ratio or in other units, and evaluations of changed networks."""
+    data = {"name": "embedded_photographs", "split": "test", "fingerprint": "0", "examples": 9}
+    knn = {"accuracy": 0.5, "k": 20, "temperature": 0.07, "features": "mean@last", "features_from": "probe.json"}
+    ratios = {"a": 0.75, "b": 0.75, "c": 0.5}
+    runs = [written(tmp_path / name, 0, 0.6, model__depth=depth) for depth, name in enumerate(ratios, 2)]
+    for name, ratio in ratios.items():
+        found = {"masked_mse": 0.1, "mask_ratio": ratio, "norm_pix_loss": False, "data": data}
+        (tmp_path / name / "reconstruction.json").write_text(json.dumps(found))
+        (tmp_path / name / "knn.json").write_text(json.dumps(knn | {"data": data}))
+    assert "Not measured alike" not in compare(runs[:2], tmp_path / "out")
+    other = knn | {"k": 5, "features_from": "given", "data": data}
+    other["source"] = {"step": 100, "settings": {"model.image_size": 64}}
+    (tmp_path / "b" / "knn.json").write_text(json.dumps(other))
+    text = compare(runs, tmp_path / "out").partition("Not measured alike")[2]
+    assert "reconstruction.json: mask_ratio: 0.75 (a, b), 0.5 (c)\n" in text
+    said = "k: 20 (a, c), 5 (b); features: 'chosen' (a, c), 'mean@last' (b); "
+    assert f"knn.json: {said}--config.model.image_size: as trained (a, c), 64 (b)\n" in text
+    assert "probe.json" not in text and "training loss" not in text
+
+
+def test_training_losses_in_other_units_are_said(tmp_path):
+    runs = [written(tmp_path / name, 0, None, norm_pix_loss=bool(norm)) for norm, name in enumerate("ab")]
+    text = compare(runs, tmp_path / "out")
+    assert "training loss: norm_pix_loss: False (a), True (b)" in text
+
+
 def test_what_is_neither_run_nor_sweep(tmp_path):
     with pytest.raises(UserError, match="neither a run"):
         compare([str(tmp_path)], tmp_path / "out")
