@@ -9,6 +9,7 @@ from typing import Any
 
 import flax
 import jax
+import jax.numpy as jnp
 import numpy as np
 from etils import epath
 
@@ -54,8 +55,8 @@ class Subject:
 
     @functools.cached_property
     def identity(self):
-        """Hexadecimal digits that change with any parameter or attribute of the network."""
-        return digest_of(self.params, repr(self.model))[:16]
+        """Hexadecimal digits that change with any parameter, and with any attribute that changes what they compute."""
+        return digest_of(self.params, _described(self.model))[:16]
 
     @property
     def statistics(self):
@@ -145,6 +146,15 @@ class Subject:
         here = (self.config.data.name, self.config.data.validation_split)
         chosen.sort(key=lambda pair: [a != b for a, b in zip(data_set_in(pair[1]) or ("", ""), here, strict=True)])
         return (chosen[0][1]["features"], chosen[0][0]) if chosen else (choose(), how)
+
+
+def _described(model):
+    """The network's class, and its attributes that are not the defaults, but for those of the program alone."""
+    values = {field.name: (getattr(model, field.name), field.default) for field in dataclasses.fields(model)}
+    same = {name for name in values if (leaf := LEAVES.get(f"model.{name}")) and leaf.resume} | {"parent", "name"}
+    values["dtype"] = tuple(jnp.dtype(one).name for one in values["dtype"])
+    said = sorted((name, value) for name, (value, default) in values.items() if name not in same and value != default)
+    return f"{type(model).__name__} {said!r}"
 
 
 def resolve(arguments, *, with_decoder=False):

@@ -148,6 +148,8 @@ class Encoder(nn.Module):
 class WhiteBox(LayerSettings):
     """Mixed into a frame: white-box layers, with every layer setting as an attribute of the network."""
 
+    __repr__ = nn.Module.__repr__  # that of the settings would name them alone
+
     @property
     def branches(self):
         """Compression, and sparsification where it has a residual."""
