@@ -13,9 +13,12 @@ CHECKPOINT = (
 )
 
 
-def add_subject_arguments(parser, out="folder of the results; needed with --checkpoint"):
+OF_RESULTS = "folder of the results (default: the workdir); needed with --checkpoint"
+
+
+def add_subject_arguments(parser, workdir="of a pretrain or finetune", out=OF_RESULTS):
     """`--workdir=D`, or `--checkpoint=P --config=F --out=DIR`: what is evaluated."""
-    parser.add_argument("--workdir", help="of a pretrain or finetune; results are written there")
+    parser.add_argument("--workdir", help=workdir)
     parser.add_argument("--checkpoint", help=CHECKPOINT)
     parser.add_argument(
         "--config",

@@ -24,7 +24,7 @@ def add_arguments(parser):
     """Flags; `--config.a.b=VALUE` overrides any leaf of the config."""
     from crate_jax.cli.arguments import add_subject_arguments, whole
 
-    add_subject_arguments(parser)
+    add_subject_arguments(parser, out="folder of compiled programs (default: the workdir, or a temporary folder)")
     parser.add_argument("--baseline", help="workdir of a second run, shown beside the first")
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on")
     parser.add_argument("--port", type=whole(1, 65535), default=7860, help="port to listen on")

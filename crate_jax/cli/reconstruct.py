@@ -15,7 +15,7 @@ def add_arguments(parser):
     """Flags; `--config.a.b=VALUE` overrides any leaf of the config."""
     from crate_jax.cli.arguments import add_subject_arguments, whole
 
-    add_subject_arguments(parser)
+    add_subject_arguments(parser, workdir="of a pretrain")
     parser.add_argument(
         "--images", help="pictures in place of the held-out split: files, or a folder with its sub-folders"
     )
