@@ -11,7 +11,7 @@ import pytest
 from etils import epath
 
 from crate_jax.training import observers, progress
-from crate_jax.training.loss_curve import moving_average, plot_loss
+from crate_jax.training.loss_curve import loss_figure, moving_average, plot_loss
 
 SCALARS = {"loss": 0.25, "images_per_second": 640.0, "data_wait_fraction": 0.1}
 
@@ -100,6 +100,17 @@ def test_lines_that_cannot_be_drawn_are_left_out_of_the_curve(tmp_path):
     (tmp_path / "metrics.jsonl").write_text("\n".join([*lines, '{"step": 5, "loss": 1.0}', "[" * 100_000]))
     plot_loss(tmp_path / "metrics.jsonl", epath.Path(tmp_path / "loss.png"))
     assert (tmp_path / "loss.png").stat().st_size > 5000
+
+
+def test_the_loss_curve_of_one_step_is_seen_and_held_out_losses_are_within_the_axes():
+    """A line through one point drew nothing; of an overfit run the held-out curve lay above the figure."""
+    (axis, _) = loss_figure([{"step": 1, "loss": 0.5, "learning_rate": 0.1}]).axes
+    assert axis.lines[0].get_marker() == "."
+    lines = [{"step": step, "loss": 1 / step, "learning_rate": 0.1} for step in range(1, 101)]
+    for step in (50, 100):
+        lines[step - 1]["evaluation/loss"] = step / 50
+    (axis, _) = loss_figure(lines).axes
+    assert axis.get_ylim()[1] > 2
 
 
 def test_the_loss_curve_is_smoothed_by_the_mean_of_neighbours():
