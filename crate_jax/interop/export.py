@@ -1,8 +1,8 @@
 """A network of ours as an official state dict: every tensor of the official class, so that strict=True loads it.
 
 What the network never had is written with the official initial value: the sine-cosine tables, CRATE-MAE's unused
-`decoder_embed` (Xavier-uniform, zero bias), a mask token (normal, 0.02). A tied output projection is written as what it
-computes, `to_out` = U with no bias.
+`decoder_embed` (Xavier-uniform, zero bias), a mask token (normal, 0.02). An output projection that is no matrix of its
+own is written as what it computes: `to_out` = U where it is tied, U^T, or the identity, with no bias.
 """
 
 import logging
@@ -43,6 +43,7 @@ def official_tensors(checkpoint):
     """
     model, tensors = checkpoint.model, {}
     links = links_of(model)
+    _check_single_head(model)
     for name, (shape, make) in initial_tensors(model).items():
         if checkpoint.encoder_only and name != "pos_embed":
             continue
@@ -54,23 +55,33 @@ def official_tensors(checkpoint):
             shape = official_shape(model, link, checkpoint.shapes[link.path])
             tensors[link.official] = shape, lambda link=link, s=shape: link.to_official(checkpoint.read(link.path), s)
         elif link.path.endswith(("attention/output_kernel", "attention/output_bias")):
-            tensors.update(_tied(checkpoint, link))
+            tensors.update(_without_its_own(checkpoint, link))
     return tensors
 
 
-def _tied(checkpoint, link):
-    """The output projection of a network that has none of its own: U itself."""
-    width = checkpoint.model.width
+def _check_single_head(model):
+    """Refuses an output projection where the official class has none, with a single head."""
+    kind = getattr(model, "output_projection", "learned")
+    if model.num_heads == 1 and kind not in ("learned", "identity"):
+        raise UserError(
+            f"model.output_projection={kind!r} with a single head: the official class has no projection there at all."
+        )
+
+
+def _without_its_own(checkpoint, link):
+    """The output projection of a network that has no matrix (or bias) of its own there."""
+    width, kind = checkpoint.model.width, checkpoint.model.output_projection
     if checkpoint.model.num_heads == 1:
-        if checkpoint.model.output_projection == "tied":
-            raise UserError(
-                "model.output_projection='tied' with a single head: the official class has no projection there at all."
-            )
         return {}
     if link.path.endswith("output_bias"):
         return {link.official: ((width,), lambda: np.zeros(width))}
     subspaces = link.path.replace("output_kernel", "subspaces")
-    return {link.official: ((width, width), lambda: checkpoint.read(subspaces))}
+    make = {
+        "tied": lambda: checkpoint.read(subspaces),
+        "transposed": lambda: checkpoint.read(subspaces).T,
+        "identity": lambda: np.eye(width),
+    }[kind]
+    return {link.official: ((width, width), make)}
 
 
 def initial_tensors(model):

@@ -1,5 +1,7 @@
 """What every conversion asks of a network of ours: its parameters' paths and shapes, and their official names."""
 
+import dataclasses
+
 import flax
 import flax.linen as nn
 import jax
@@ -7,7 +9,7 @@ import numpy as np
 
 from crate_jax.errors import UserError
 from crate_jax.interop import names
-from crate_jax.models.classifier import Crate, CrateAlpha, VitClassifier
+from crate_jax.models.classifier import Crate, CrateAlpha, CrateClassifier, VitClassifier
 from crate_jax.models.masked_autoencoder import CrateMae, VitMae
 from crate_jax.models.registry import boxed_shapes
 from crate_jax.models.stacks import STACKS, layer_name
@@ -80,11 +82,16 @@ def links_of(model):
         UserError: no official network is like it.
     """
     if not has_official(model):
+        began = isinstance(model, CrateClassifier) and names.is_official(model)
         raise UserError(
-            f"a {type(model).__name__} has no official class to convert to; --to=flax keeps it as it is, "
-            f"and the pre-trained network that it began from can be converted."
+            f"a {type(model).__name__} with these settings has no official class to convert to; --to=flax keeps it as "
+            "it is" + (", and the pre-trained network that it began from can be converted." if began else ".")
         )
-    return LINKS[type(model)](model)
+    links = LINKS[type(model)](model)
+    if getattr(model, "output_projection", None) == "fixed":  # the same tensor, which training leaves alone
+        own, fixed = "attention/output_kernel", "attention/fixed_output_kernel"
+        links = [dataclasses.replace(link, path=link.path.replace(own, fixed)) for link in links]
+    return links
 
 
 def official_shape(model, link, shape):

@@ -141,7 +141,8 @@ def given(overrides):
 
 def read_params(checkpoint):
     """The tree of parameters on the default device, read one at a time; a decoder that no file holds is fresh."""
-    flat = {path: np.ascontiguousarray(checkpoint.read(path)) for path in checkpoint.paths}
+    # np.ascontiguousarray would make a vector of a scalar
+    flat = {path: np.asarray(checkpoint.read(path), order="C") for path in checkpoint.paths}
     if checkpoint.encoder_only:
         logging.warning(
             "%s holds an encoder only: its decoder is fresh, and completes nothing.", checkpoint.source.path

@@ -103,8 +103,10 @@ def test_rectangular_images_and_larger_ones(tmp_path, name, form):
         assert (found.image_size, found.table_image_size) == ((32, 48), None)
 
 
-def test_tied_projection_is_written_as_what_it_computes(tmp_path):
-    settings = {**NETWORKS["crate_mae_tiny"], "output_projection": "tied", "mask_mode": "zero"}
+@pytest.mark.parametrize("kind", ["tied", "transposed", "fixed", "identity"])
+def test_an_output_projection_is_written_as_what_it_computes(tmp_path, kind):
+    """Of all but the tied one U was written, so the official class computed something else, and the fixed was lost."""
+    settings = {**NETWORKS["crate_mae_tiny"], "output_projection": kind, "mask_mode": "zero"}
     model = create_model("crate_mae_tiny", **settings)
     params = random_params(model)
     write_official(
@@ -118,6 +120,30 @@ def test_tied_projection_is_written_as_what_it_computes(tmp_path):
     np.testing.assert_allclose(
         jax.jit(official.apply)({"params": learned}, images).prediction_BxNxF, expected, atol=1e-5
     )
+    again, ours = load_torch_checkpoint(tmp_path / "t.safetensors")
+    assert again == model and {k: v.tobytes() for k, v in flat(params).items()} == {
+        k: v.tobytes() for k, v in flat(ours).items()
+    }
+
+
+@pytest.mark.parametrize("kind", ["tied", "transposed", "fixed"])
+def test_a_projection_of_a_single_head_has_no_official_place(tmp_path, kind):
+    settings = {**NETWORKS["crate_mae_tiny"], "num_heads": 1, "output_projection": kind}
+    model = create_model("crate_mae_tiny", **settings)
+    checkpoint = ParamsCheckpoint(model, random_params(model), "crate_mae_tiny", settings)
+    with pytest.raises(UserError, match=f"output_projection='{kind}' with a single head"):
+        write_official(checkpoint, tmp_path / "t.safetensors", "safetensors")
+
+
+def test_a_scalar_of_each_layer_comes_back_as_one(tmp_path):
+    """A learned kappa was read as a vector of one number: a saved crate_convex_mae ended in a traceback."""
+    name, settings = "crate_convex_mae_tiny", {**SMALL, "decoder_depth": 1}
+    model = create_model(name, **settings)
+    params = random_params(model)
+    write_folder(ParamsCheckpoint(model, params, name, settings), tmp_path / "out")
+    again, loaded = load_torch_checkpoint(tmp_path / "out")
+    assert again == model and jax.tree.map(np.shape, loaded) == jax.tree.map(np.shape, params)
+    again.apply({"params": loaded}, np.zeros((1, 32, 32, 3), np.float32))
 
 
 def test_encoder_only(tmp_path):
