@@ -152,7 +152,7 @@ LEAVES = {
         str,
         "how MSSA and CBSA are computed; the result is the same",
         resume=True,
-        choices=("auto", "xla", "recompute", "pallas"),
+        choices=("auto", "xla", "recompute", "pallas", "cudnn"),
     ),
     "model.product_kernel": Leaf(
         None,

@@ -136,7 +136,7 @@ def fine_tune(subject, recipe, out, begun, second_interrupt, **examples):
     indices = drawn_examples(config)
     count = pipeline.num_train_examples(config) if indices is None else len(indices)
     model = create_model(config.model.name, **model_overrides(config))
-    model = for_platform(model, jax.default_backend(), jax.device_count())
+    model = for_platform(model, jax.default_backend(), jax.device_count(), jax.devices()[0])
     mean, std = channel_statistics(config, model.channels)
     head_only, accumulate, decay = config.finetune.head_only, config.optimizer.accumulate, config.optimizer.layer_decay
     check_batch(config.batch_size, accumulate, make_mesh(config.mesh), rules_for(config.mesh))

@@ -17,6 +17,7 @@ from crate_jax.models.masked_autoencoder import CrateMae, VitMae
 from crate_jax.models.sizes import NETWORKS
 from crate_jax.operators.masking import num_visible
 from crate_jax.operators.patches import image_shape
+from crate_jax.operators.subspace_attention import cudnn_refuses
 
 
 def model_class(name):
@@ -35,17 +36,30 @@ def attributes(name):
     return {field.name for field in dataclasses.fields(model_class(name))} - {"parent", "name"}
 
 
-def for_platform(model, platform, devices=1):
-    """The network with the attention kernel that "auto" stands for on this platform.
+def for_platform(model, platform, devices=1, device=None):
+    """The network with the attention kernel that "auto" stands for on this platform (`benchmarks/README.md`).
 
-    On a TPU plain XLA moves less and saves less where scores are recomputed; a CPU is faster image by image
-    (`benchmarks/README.md`), on one device. Pallas kernels are never chosen here: they have not been timed on a TPU.
+    On a TPU plain XLA moves less and saves less where scores are recomputed; a CPU is faster image by image, on one
+    device; an NVIDIA GPU is faster with cuDNN's flash attention, in bfloat16. Pallas kernels are never chosen here:
+    they have not been timed on a TPU.
+
+    Args:
+        model: a network.
+        platform: "cpu", "tpu" or "gpu".
+        devices: their number.
+        device: one of them; None: cuDNN is not considered.
     """
     if getattr(model, "attention_kernel", None) != "auto":
         return model
     if platform == "tpu" and model.remat == "none":  # else a layer's scores exist once, and are recomputed anyway
         return model.clone(attention_kernel="recompute")
-    return model.clone(attention_kernel="image_by_image") if platform == "cpu" and devices == 1 else model
+    if platform == "cpu" and devices == 1:
+        return model.clone(attention_kernel="image_by_image")
+    if platform == "gpu" and devices == 1 and device is not None and model.compression == "mssa":
+        head_size = model.width // model.num_heads
+        if not cudnn_refuses(model.dtype, head_size, device):
+            return model.clone(attention_kernel="cudnn")
+    return model
 
 
 def create_model(name, **overrides):
@@ -129,6 +143,10 @@ def _check_layers(model):
     steps = (model.compression_step, model.attention_scale, model.compression)
     if model.learned_kappa and not {"convex", "paper", "gradient", "neumann"} & set(steps):
         raise UserError("model.learned_kappa needs model.compression_step='convex' or attention_scale='paper'.")
+    if model.attention_kernel == "cudnn" and model.compression != "mssa":
+        raise UserError(
+            f"model.attention_kernel='cudnn' is for MSSA, and model.compression={model.compression!r}; leave it out."
+        )
     if model.sparsification == "none" and model.decoder_map == "overcomplete":
         raise UserError("model.decoder_map='overcomplete' mirrors a sparsification that is 'none'; choose 'linear'.")
 
@@ -158,9 +176,10 @@ def initial(model, key):
     """Fresh parameters, each with the logical names of its axes.
 
     Layers are scanned here, so traced once; and jitted, so that a network is traced once for all its shapes, shardings
-    and states of a process.
+    and states of a process. Shapes do not depend on kernels, and not every one takes the float32 tokens of this pass.
     """
-    return model.clone(scan_layers=True).init(key, blank_images(model))["params"]
+    plain = {"attention_kernel": "xla"} if hasattr(model, "attention_kernel") else {}
+    return model.clone(scan_layers=True, **plain).init(key, blank_images(model))["params"]
 
 
 def init_params(model, key):

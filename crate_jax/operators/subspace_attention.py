@@ -16,6 +16,7 @@ import functools
 import jax
 import jax.numpy as jnp
 
+from crate_jax.errors import UserError
 from crate_jax.operators.affine import product
 from crate_jax.operators.residuals import name_residual
 
@@ -104,6 +105,45 @@ def _backward_by_image(scale, codes_BxNxKxP, cotangent_BxNxKxP):
 
 image_by_image_self_attention.defvjp(_forward_by_image, _backward_by_image)
 
+
+def cudnn_self_attention(codes_BxNxKxP, scale):
+    """`subspace_self_attention` by cuDNN's flash attention on an NVIDIA GPU; bfloat16, scores never leave the chip.
+
+    An odd number of tokens, which jax's gradient refuses, gets one more that none attends to.
+
+    Raises:
+        UserError: float32, a head size that cuDNN lacks, or no GPU that has it (`cudnn_refuses`).
+    """
+    if refusal := cudnn_refuses(codes_BxNxKxP.dtype, codes_BxNxKxP.shape[-1], jax.devices()[0]):
+        raise UserError(f"model.attention_kernel='cudnn': {refusal}; choose 'xla' or leave it out.")
+    images, tokens = codes_BxNxKxP.shape[:2]
+    attention, lengths = functools.partial(jax.nn.dot_product_attention, implementation="cudnn", scale=scale), {}
+    if tokens % 2:
+        codes_BxNxKxP = jnp.pad(codes_BxNxKxP, ((0, 0), (0, 1), (0, 0), (0, 0)))
+        lengths = dict.fromkeys(("query_seq_lengths", "key_value_seq_lengths"), jnp.full(images, tokens, jnp.int32))
+    return attention(codes_BxNxKxP, codes_BxNxKxP, codes_BxNxKxP, **lengths)[:, :tokens]
+
+
+def cudnn_refuses(dtype, head_size, device):
+    """Why cuDNN's flash attention cannot be had, one clause, or None.
+
+    Args:
+        dtype: of the computation.
+        head_size: P.
+        device: a `jax.Device`.
+    """
+    if "cuda" not in getattr(device.client, "platform_version", ""):
+        return f"it is for NVIDIA GPUs, and the device is {device.device_kind}"
+    if float(device.compute_capability) < 8.0:
+        return f"it needs an Ampere GPU (compute capability 8.0) or a later one, and {device.device_kind} is older"
+    if dtype != jnp.bfloat16:
+        return f"it needs model.dtype=bfloat16, and this is {jnp.dtype(dtype).name}"
+    if head_size % 8 or head_size > 128:
+        return f"it takes heads of a multiple of 8 dimensions, up to 128, and these have {head_size}"
+    return None
+
+
+_TOKENS_WORTH_IT = 96  # for cuDNN: with 101 it takes half the time of plain XLA, with 50 more (benchmarks/README.md)
 _SCORES_WORTH_IT = 2**20  # bytes of scores per image; with fewer, all images at once are faster (benchmarks/README.md)
 
 
@@ -116,8 +156,8 @@ def attend(codes_BxNxKP, *, num_heads, scale, kernel="auto", spec=None, weight_K
         scale: of the logits.
         kernel: "xla" (`subspace_self_attention`), "recompute" (`recomputed_self_attention`), "pallas"
             (`kernels.subspace_attention_tpu`: scores stay in VMEM; other devices interpret it, slowly),
-            "image_by_image" (`image_by_image_self_attention` where the scores of an image are large; one device) or
-            "auto", which is "xla".
+            "image_by_image" (`image_by_image_self_attention` where the scores of an image are large; one device),
+            "cudnn" (`cudnn_self_attention` where an image has 96 tokens or more) or "auto", which is "xla".
         spec: how the codes are sharded over the current mesh, a `PartitionSpec` whose axes divide B and K; only
             "pallas" needs it.
         weight_KPxD: the output map, float32 (rounded to the dtype of the codes for the product); "pallas" then saves
@@ -134,6 +174,8 @@ def attend(codes_BxNxKP, *, num_heads, scale, kernel="auto", spec=None, weight_K
         tokens, plain = codes_BxNxKP.shape[1], subspace_self_attention
         if kernel == "recompute":
             plain = recomputed_self_attention
+        elif kernel == "cudnn" and tokens >= _TOKENS_WORTH_IT:
+            plain = cudnn_self_attention
         elif kernel == "image_by_image" and 4 * num_heads * tokens**2 >= _SCORES_WORTH_IT:
             plain = image_by_image_self_attention
         moved_BxNxKxP = plain(split_heads(codes_BxNxKP, num_heads), scale)

@@ -101,7 +101,8 @@ def build_program(config, num_examples, *, mesh=None, model=None, objective=None
         check_pretraining(config)
     if model is None:
         model = create_model(config.model.name, **model_overrides(config))
-        model = for_platform(model, mesh.devices.flat[0].platform, mesh.size)
+        device = mesh.devices.flat[0]
+        model = for_platform(model, device.platform, mesh.size, device)
     settings, rules = config.optimizer, rules_for(config.mesh)
     check_batch(config.batch_size, settings.accumulate, mesh, rules)
     _check_kernels(model, mesh, rules)

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from crate_jax.models.registry import create_model, for_platform
+from crate_jax.models.registry import create_model
 from crate_jax.models.stacks import layer_params
 from crate_jax.operators.masking import random_mask
 from tests.random_parameters import random_parameters
@@ -238,13 +238,3 @@ def test_stochastic_depth(images, name, scan_layers):
     )
     assert set(np.unique(half[-1])) == {0, 2}  # what is kept makes up for what is not
     assert not np.asarray(none[-1]).any() and (np.asarray(none[0]) == 1).all()
-
-
-def test_what_auto_stands_for_depends_on_where_it_is_trained():
-    crate, vit = create_model("crate_mae_tiny"), create_model("vit_mae_small")
-    assert for_platform(crate, "tpu").attention_kernel == "recompute"
-    assert for_platform(crate, "cpu").attention_kernel == "image_by_image"
-    assert for_platform(crate, "cpu", 8) == for_platform(crate, "gpu") == crate
-    assert for_platform(vit, "tpu") == vit
-    chosen = create_model("crate_mae_tiny", attention_kernel="xla")
-    assert for_platform(chosen, "tpu") == chosen

@@ -46,5 +46,5 @@ class SubspaceAttention(Compression):
 
 def cost(settings, num_heads, width, tokens):
     """Scores and weighted sum, for which the backward pass needs three products, not four."""
-    repeating = ("pallas", "recompute")
+    repeating = ("pallas", "recompute", "cudnn")
     return step_cost(settings, num_heads, width, tokens, 4 * tokens**2 * width, 2.5, repeating)
