@@ -24,7 +24,7 @@ from crate_jax.processes import same_on_all_hosts
 THREADS = 8  # of one process: more would wait for the interpreter's lock
 ENDLESS = 2**40  # steps
 FEW = 64  # chunks for each worker process: with fewer, they take longer to start than to work
-LITTLE = 64 * 64  # pixels of a result: below, handing rows to threads costs more than making them
+LITTLE = 64 * 64  # pixels of a result: up to this, threads only wait for each other
 
 
 def train_batches(config, image_size, channels, sharding, start_step=0, indices=None):
@@ -89,13 +89,19 @@ def num_train_examples(config):
 
 
 def workers_of(config, image_size):
-    """Threads of each process, 0 for pictures too small to be worth it; and processes, 0 for this one."""
-    workers = 0 if math.prod(image_shape(image_size)) <= LITTLE else min(len(available_cores()), 64)
+    """Threads of each process, 0 for pictures too small to be worth it; and processes, 0 for this one.
+
+    Little pictures are made here, in no thread; where an accelerator would wait for them and there are cores, in
+    processes of one thread each.
+    """
+    cores, little = len(available_cores()), math.prod(image_shape(image_size)) <= LITTLE
+    apart = little and cores >= 4 and jax.default_backend() != "cpu"
+    workers = min(cores // 2, 16) if apart else 0 if little else min(cores, 64)
     if config.data.num_workers is not None:
         workers = config.data.num_workers
     processes = config.data.worker_processes
     if processes is None:
-        processes = -(-workers // THREADS) if workers > THREADS else 0
+        processes = workers if apart else -(-workers // THREADS) if workers > THREADS else 0
     processes = min(processes, workers)
     return (-(-workers // processes) if processes else workers), processes
 

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from crate_jax import cores
+from crate_jax.config import default_config, override
 from crate_jax.data import batches, loader, pipeline
 from crate_jax.data.picture import png
 from crate_jax.data.sources import open_source
@@ -126,6 +127,19 @@ def test_by_the_machine(config, monkeypatch):
     assert pipeline.workers_of(config, 224) == (20, 0)
     config.data.worker_processes = 3
     assert pipeline.workers_of(config, 224) == (7, 3)
+
+
+@pytest.mark.parametrize(
+    ("platform", "cores", "expected"),
+    [("gpu", 16, (1, 8)), ("tpu", 96, (1, 16)), ("gpu", 2, (0, 0)), ("cpu", 16, (0, 0))],
+)
+def test_an_accelerator_does_not_wait_for_little_pictures(platform, cores, expected, monkeypatch):
+    """One thread made 2,400 pictures of 64 pixels a second beside a GPU that waited for 96 % of the time."""
+    monkeypatch.setattr(pipeline.jax, "default_backend", lambda: platform)
+    monkeypatch.setattr(pipeline, "available_cores", lambda: list(range(cores)))
+    config = default_config()
+    assert pipeline.workers_of(config, (64, 64)) == expected
+    assert pipeline.workers_of(override(config, [("data.num_workers", 1), ("data.worker_processes", 0)]), 32) == (1, 0)
 
 
 def test_a_picture_that_vanishes_ends_the_run(config, tmp_path, monkeypatch):
