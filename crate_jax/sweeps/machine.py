@@ -19,6 +19,8 @@ def die_with_parent():
 def shares(parallel, kind, count, cores):
     """What each of the points that run at once gets: (environment, cores).
 
+    More points than GPUs share them, each with its part of the memory; a TPU chip cannot be shared.
+
     Args:
         parallel: points at once.
         kind, count: from `distributed.devices.chips`.
@@ -28,18 +30,20 @@ def shares(parallel, kind, count, cores):
         A list of `parallel` pairs.
 
     Raises:
-        UserError: fewer chips than points.
+        UserError: fewer TPU chips than points.
     """
-    if count and count < parallel:
+    if kind == "tpu" and count < parallel:
         raise UserError(f"--parallel={parallel}: there are {count} chips; each point needs one of its own.")
     each, ids, made = count // parallel, [str(chip) for chip in range(count)], []
     for number in range(parallel):
         mine = cores[number * len(cores) // parallel : (number + 1) * len(cores) // parallel] or cores
         environment = {}
         if parallel > 1 and kind == "cuda":
-            environment = {
-                "CUDA_VISIBLE_DEVICES": ",".join((visible_cards() or ids)[number * each : (number + 1) * each])
-            }
+            cards = visible_cards() or ids
+            own = cards[number * each : (number + 1) * each] or [cards[number % count]]
+            environment = {"CUDA_VISIBLE_DEVICES": ",".join(own)}
+            if not each:
+                environment["XLA_PYTHON_CLIENT_MEM_FRACTION"] = f"{0.9 / -(-parallel // count):.3f}"
         elif parallel > 1 and kind == "tpu":
             environment = {
                 "TPU_VISIBLE_CHIPS": ",".join((visible_tpu_chips() or ids)[number * each : (number + 1) * each]),

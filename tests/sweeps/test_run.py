@@ -135,6 +135,16 @@ def test_each_point_at_once_gets_chips_of_its_own(monkeypatch):
         run.shares(5, "tpu", 4, [0])
 
 
+def test_points_share_gpus_that_are_fewer(monkeypatch):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "2,5")
+    shared = [environment for environment, _ in run.shares(5, "cuda", 2, [0])]
+    assert [environment["CUDA_VISIBLE_DEVICES"] for environment in shared] == ["2", "5", "2", "5", "2"]
+    assert {environment["XLA_PYTHON_CLIENT_MEM_FRACTION"] for environment in shared} == {"0.300"}
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
+    (alone, _), *_ = run.shares(1, "cuda", 1, [0])
+    assert alone == {}
+
+
 def test_a_point_that_is_not_there(sweep):
     assert run.find_point(sweep, "1").name == run.find_point(sweep, "seed=1").name == "seed=1"
     for name in ("9", "²", "9" * 5000):
