@@ -25,7 +25,12 @@ class TorchCrateMae(torch.nn.Module):
 
     def __init__(self, model, params, mean, std):
         super().__init__()
-        self.model = model
+        # plain values, not the Linen module: torch.compile then sees one graph
+        self.num_heads, self.eta, self.lambda_ = model.num_heads, model.eta, model.lambda_
+        self.grid, self.patch_size, self.num_patches = tuple(model.grid), model.patch_size, model.num_patches
+        self.width, self.drops, self.takes_tokens = model.width, model.mask_mode == "drop", model.mask_mode == "token"
+        self.num_visible = num_visible(model.num_patches, model.mask_ratio)
+        self.encoder_names, self.decoder_names = list(model.encoder_names), list(model.decoder_names)
         self.p = torch.nn.ParameterDict()
         for name, value in params.items():
             value = torch.from_numpy(np.array(value))
@@ -42,7 +47,7 @@ class TorchCrateMae(torch.nn.Module):
     def moved(self, z, name):
         """MSSA(LN(z)) and its output projection."""
         codes = F.linear(self.norm(z, f"{name}/attention_norm"), self.p[f"{name}/attention/subspaces"])
-        heads = codes.unflatten(-1, (self.model.num_heads, -1)).transpose(1, 2)
+        heads = codes.unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
         moved = F.scaled_dot_product_attention(heads, heads, heads).transpose(1, 2).flatten(2)
         return F.linear(moved, self.p[f"{name}/attention/output_kernel"], self.p[f"{name}/attention/output_bias"])
 
@@ -52,7 +57,7 @@ class TorchCrateMae(torch.nn.Module):
         z = self.norm(z, f"{name}/sparsification/ista_norm")
         dictionary = self.p[f"{name}/sparsification/dictionary"]
         residual = z - F.linear(z, dictionary)
-        return F.relu(z + self.model.eta * (residual @ dictionary - self.model.lambda_))
+        return F.relu(z + self.eta * (residual @ dictionary - self.lambda_))
 
     def decoder_layer(self, y, name):
         """A linear map, then expansion."""
@@ -66,28 +71,27 @@ class TorchCrateMae(torch.nn.Module):
             pixels: uint8, B x H x W x C.
             mask: B x N, 1 where removed.
         """
-        model, p = self.model, self.p
-        images, size = (pixels.float() - self.mean) / self.std, model.patch_size
-        rows, columns = model.grid
+        p, size = self.p, self.patch_size
+        images = (pixels.float() - self.mean) / self.std
+        rows, columns = self.grid
         patches = images.reshape(len(images), rows, size, columns, size, -1).transpose(2, 3).flatten(3).flatten(1, 2)
         patches = patches.reshape(len(images), rows * columns, -1)
         z = F.linear(patches, p["embedding_kernel"], p["embedding_bias"])
-        if model.mask_mode == "token":
+        if self.takes_tokens:
             z = torch.where(mask[..., None] > 0, p["mask_token"], z)
         z = z + self.table[1:]
-        if model.mask_mode == "drop":
+        if self.drops:
             order = mask.argsort(dim=1, stable=True)
-            visible = order[:, : num_visible(model.num_patches, model.mask_ratio)]
-            z = z.gather(1, visible[..., None].expand(-1, -1, model.width))
+            z = z.gather(1, order[:, : self.num_visible, None].expand(-1, -1, self.width))
         z = torch.cat([(p["class_token"] + self.table[0]).expand(len(z), 1, -1), z], 1)
-        for name in model.encoder_names:
+        for name in self.encoder_names:
             z = self.encoder_layer(z, name)
         z = self.norm(z, "encoder_norm", 1e-6)
-        if model.mask_mode == "drop":
-            removed = p["mask_token"].expand(len(z), model.num_patches + 1 - z.shape[1], -1)
-            place = order.argsort(1)[..., None].expand(-1, -1, model.width)
+        if self.drops:
+            removed = p["mask_token"].expand(len(z), self.num_patches + 1 - z.shape[1], -1)
+            place = order.argsort(1)[..., None].expand(-1, -1, self.width)
             z = torch.cat([z[:, :1], torch.cat([z[:, 1:], removed], 1).gather(1, place)], 1) + self.table
-        for name in model.decoder_names:
+        for name in self.decoder_names:
             z = self.decoder_layer(z, name)
         out = F.linear(self.norm(z, "decoder_norm", 1e-6)[:, 1:], p["head_kernel"], p["head_bias"])
         return (((out - patches) ** 2).mean(-1) * mask).sum() / mask.sum()

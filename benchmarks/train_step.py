@@ -1,20 +1,23 @@
 """A full pre-training step on this machine, beside a PyTorch network of the same specification.
 
     python benchmarks/train_step.py [--cases=quickstart,tiny,small,base] [--batches=8,16] [--masks=token,drop]
-                                    [--rounds=7] [--compile] [--official=CHECKOUT] [--processor] [--small]
-                                    [--out=FILE.json]
+                                    [--rounds=7] [--steps=1] [--compile] [--official=CHECKOUT] [--processor] [--small]
+                                    [--dtype=float32] [--kernels=xla,cudnn] [--out=FILE.json]
+    python benchmarks/train_step.py --cases=base --batches=128 --dtype=bfloat16 --compile --kernels=xla,cudnn --steps=20
 
-Forward, backward and AdamW in f32, images of 224 pixels (`quickstart`: that config, but for its Muon); the very step of
-`crate-jax pretrain`. PyTorch (extra torch) has fused attention, fused AdamW and ISTA in two products; eager, and with
---compile also `torch.compile`. With --official the official code runs as well (a clone of Ma-Lab-Berkeley/CRATE; needs
-einops; it keeps removed patches, so `token` only), with the same AdamW for all of its parameters. Each contender has a
-process of its own, since one's idle threads and memory slow the other down. All begin with the same parameters; that
-they compute the same loss on the same mask is checked first. Then they take turns, two steps each, of which the second
-is measured: in a training no step follows a pause, in which a virtual machine's host may have taken away what the
-process left idle. Medians are printed. All contenders inherit this command's environment, so a setting of the C
-library's memory (`GLIBC_TUNABLES=...`) is measured by setting it for one run and not for the next. FLOP are counted by
-formula (`models.flops`); "of peak" is their rate over that of this machine's best matrix product, the better of the two
-frameworks. --small is a network of seconds, to see that all this works.
+Forward, backward and AdamW, images of 224 pixels (`quickstart`: that config, but for its Muon); the very step of
+`crate-jax pretrain`. On a GPU, if both frameworks see one, else on the CPU. PyTorch (extra torch) has fused attention,
+fused AdamW and ISTA in two products, and autocast for bfloat16; eager, and with --compile also `torch.compile`.
+--kernels adds our step with each of these attention kernels; `ours` itself has `auto`. With --official the official
+code runs as well (a clone of Ma-Lab-Berkeley/CRATE; needs einops; it keeps removed patches, so `token` only), with the
+same AdamW for all of its parameters. Each contender has a process of its own, since one's idle threads and memory slow
+the other down. All begin with the same parameters; that they compute the same loss on the same mask is checked first.
+Then they take turns, 1 + --steps steps each, of which all but the first are measured together: in a training no step
+follows a pause, in which a virtual machine's host may have taken away what the process left idle. Medians are printed.
+All contenders inherit this command's environment, so a setting of the C library's memory (`GLIBC_TUNABLES=...`) is
+measured by setting it for one run and not for the next. FLOP are counted by formula (`models.flops`); "of peak" is
+their rate over that of this machine's best matrix product, the better of the two frameworks. --small is a network of
+seconds, to see that all this works.
 """
 
 import argparse
@@ -39,6 +42,7 @@ def settings(case):
     config = default_config()
     config.total_steps, config.batch_size = 1000, case["batch"]
     config.model.name, config.model.mask_mode = f"crate_mae_{case['size']}", case["mask"]
+    config.model.dtype = case.get("dtype")
     for name, value in (SMALL if case["small"] else {}).items():
         config.model[name] = value
     return config
@@ -58,7 +62,7 @@ def random_batch(model, batch):
 
 
 def our_step(program):
-    """A function that takes one step and waits for it; returns the loss."""
+    """A function that takes one step; returns the loss, which may still be computed."""
     import jax
 
     from crate_jax.distributed.sharding import batch_sharding
@@ -70,7 +74,7 @@ def our_step(program):
     def step():
         nonlocal state
         state, metrics = program.step(state, data, *seed)
-        return float(jax.block_until_ready((state, metrics))[1]["loss"])
+        return metrics["loss"]
 
     return step
 
@@ -89,7 +93,7 @@ def first_mask(program):
 
 
 def torch_training(network, optimizer, clip_norm, loss):
-    """A function that takes one step of PyTorch on what `loss()` gives; returns its value."""
+    """A function that takes one step of PyTorch on what `loss()` gives; returns its value, as `our_step` does."""
     import torch
 
     def step():
@@ -99,7 +103,7 @@ def torch_training(network, optimizer, clip_norm, loss):
         if clip_norm:
             torch.nn.utils.clip_grad_norm_(network.parameters(), clip_norm)
         optimizer.step()
-        return value.item()
+        return value.detach()
 
     return step
 
@@ -121,7 +125,8 @@ def torch_step(program, *, compile_):
     params = jax.device_get(program.new_state().params)
     decayed = flax.traverse_util.flatten_dict(decay_mask(params), sep="/")
     params = by_layer(params)
-    network = TorchCrateMae(model, params, objective.mean, objective.std)
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    network = TorchCrateMae(model, params, objective.mean, objective.std).to(device)
     groups = [
         {
             "params": [network.p[name] for name in params if decayed[re.sub("_[0-9]+/", "/", name)] == decays],
@@ -130,18 +135,20 @@ def torch_step(program, *, compile_):
         for decays in (True, False)
     ]
     optimizer = torch.optim.AdamW(groups, settings_.learning_rate, (settings_.b1, settings_.b2), fused=True)
-    run = torch.compile(network) if compile_ else network
-    pixels = torch.from_numpy(random_batch(model, program.config.batch_size)["image"])
+    run = torch.compile(network, fullgraph=True) if compile_ else network
+    pixels = torch.from_numpy(random_batch(model, program.config.batch_size)["image"]).to(device)
     kept = num_visible(model.num_patches, model.mask_ratio)
-    masks = [torch.from_numpy(first_mask(program))]
+    masks = [torch.from_numpy(first_mask(program)).to(device)]
+    half = torch.autocast(device, torch.bfloat16, enabled=program.config.model.dtype == "bfloat16")
 
     def loss():
         if masks:
             mask = masks.pop()
         else:
-            noise = torch.rand(len(pixels), model.num_patches)
+            noise = torch.rand(len(pixels), model.num_patches, device=device)
             mask = (noise.argsort(1).argsort(1) >= kept).float()
-        return run(pixels, mask)
+        with half:
+            return run(pixels, mask)
 
     return torch_training(network, optimizer, settings_.clip_norm, loss)
 
@@ -180,12 +187,14 @@ def official_step(program, checkout):
 
 
 def contender(name, case, pipe):
-    """A process: builds its step, then takes as many as it is asked, and says (loss, seconds) of the last."""
+    """A process: builds its step, takes as many as it is asked, and says (loss, seconds of a step but the first)."""
     clock = time.process_time if case.get("processor") else time.perf_counter
     from crate_jax.distributed.host_cores import use_all_cores
 
     config = settings(case)
+    name, _, kernel = name.partition(" ")
     if name == "ours":
+        config.model.attention_kernel = kernel or config.model.attention_kernel
         use_all_cores(config)
     from crate_jax.models.flops import flops_per_image
     from crate_jax.training.program import build_program
@@ -197,29 +206,44 @@ def contender(name, case, pipe):
         step = our_step(program) if name == "ours" else torch_step(program, compile_=name == "torch.compile")
     pipe.send(config.batch_size * flops_per_image(program.model))
     while count := pipe.recv():
-        for _ in range(count):
+        begin = clock()
+        loss = float(step())
+        if count > 1:
             begin = clock()
-            loss = step()
-        pipe.send((loss, clock() - begin))
+            for _ in range(count - 1):
+                loss = step()
+            loss = float(loss)
+        pipe.send((loss, (clock() - begin) / max(1, count - 1)))
 
 
-def product_peak(size, pipe):
-    """A process: says the FLOP/s of the best f32 matrix product of either framework."""
+def product_peak(small, dtype, pipe):
+    """A process: says the FLOP/s of the best matrix product of either framework, and the device."""
     import jax
     import jax.numpy as jnp
     import numpy as np
     import torch
 
     torch.set_num_threads(len(os.sched_getaffinity(0)))
+    gpu = torch.cuda.is_available()
+    if gpu != (jax.default_backend() == "gpu"):
+        raise SystemExit("only one framework sees a GPU; set CUDA_VISIBLE_DEVICES=-1 to measure the CPU")
+    size = 256 if small else 8192 if gpu else 2048
     a = np.random.default_rng(0).normal(size=(size, size)).astype("f4")
-    ours, theirs, product = jnp.asarray(a), torch.from_numpy(a), jax.jit(jnp.matmul)
+    ours, product = jnp.asarray(a, dtype), jax.jit(jnp.matmul)
+    theirs = torch.from_numpy(a).to("cuda" if gpu else "cpu", getattr(torch, dtype))
+
+    def torch_product():
+        theirs @ theirs
+        if gpu:
+            torch.cuda.synchronize()
+
     best = float("inf")
     for _ in range(7):
-        for run in (lambda: product(ours, ours).block_until_ready(), lambda: theirs @ theirs):
+        for run in (lambda: product(ours, ours).block_until_ready(), torch_product):
             begin = time.perf_counter()
             run()
             best = min(best, time.perf_counter() - begin)
-    pipe.send(2 * size**3 / best)
+    pipe.send((2 * size**3 / best, jax.devices()[0].device_kind))
 
 
 def start(target, *arguments):
@@ -231,27 +255,31 @@ def start(target, *arguments):
     return process, mine
 
 
-def take_turns(running, rounds):
-    """Steps of several contenders, two each in turn, of which the second counts; ends them.
+def take_turns(running, rounds, steps=1):
+    """Steps of several contenders in turn; ends them.
 
     Args:
         running: name to what `start` returned.
         rounds: that are measured, after the first step.
+        steps: of a contender in a round, after one that does not count.
 
     Returns:
         (FLOP of a step by name, loss of the first step by name, seconds by name of each round).
     """
     flops = {name: pipe.recv() for name, (_, pipe) in running.items()}
 
-    def turn(steps=2):
+    def turn(count):
         found = {}
         for name, (_, pipe) in running.items():
-            pipe.send(steps)
+            pipe.send(count)
             found[name] = pipe.recv()
         return found
 
-    loss = {name: value for name, (value, _) in turn(1).items()}
-    seconds = [{name: one for name, (_, one) in turn().items()} for _ in range(rounds)]
+    for _, pipe in running.values():  # all compile at once; nothing is timed
+        pipe.send(1)
+    first = {name: pipe.recv() for name, (_, pipe) in running.items()}
+    loss = {name: value for name, (value, _) in first.items()}
+    seconds = [{name: one for name, (_, one) in turn(1 + steps).items()} for _ in range(rounds)]
     for process, pipe in running.values():
         pipe.send(0)
         process.join()
@@ -265,8 +293,9 @@ def measure(case, names, rounds):
         The case, with `seconds` (name to list), `flops` of a step, `loss` of the first step by name.
     """
     running = {name: start(contender, name, case) for name in names}
-    flops, loss, turns = take_turns(running, rounds)
-    if any(abs(value / loss["ours"] - 1) > 1e-4 for value in loss.values()):
+    flops, loss, turns = take_turns(running, rounds, case.get("steps", 1))
+    tolerance = 1e-2 if case["dtype"] == "bfloat16" else 1e-4
+    if any(abs(value / loss["ours"] - 1) > tolerance for value in loss.values()):
         raise SystemExit(f"these should be one number: {loss}")
     seconds = {name: [turn[name] for turn in turns] for name in names}
     return {**case, "seconds": seconds, "flops": flops["ours"], "loss": loss}
@@ -278,6 +307,9 @@ def main():
     for name, default in (("cases", "quickstart,tiny,small,base"), ("batches", "8,16"), ("masks", "token,drop")):
         parser.add_argument(f"--{name}", default=default, help="some of them, by commas")
     parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--steps", type=int, default=1, help="steps of a round that are measured together")
+    parser.add_argument("--dtype", default="float32", choices=("float32", "bfloat16"))
+    parser.add_argument("--kernels", default="", help="attention kernels of further steps of ours, by commas")
     parser.add_argument("--compile", action="store_true", help="torch.compile as well; needs a C++ compiler")
     parser.add_argument("--official", help="a clone of Ma-Lab-Berkeley/CRATE: its code as well")
     parser.add_argument("--processor", action="store_true", help="processor seconds instead of wall seconds")
@@ -286,8 +318,9 @@ def main():
     arguments = parser.parse_args()
     if arguments.rounds < 2 or (arguments.small and arguments.official):
         parser.error("--rounds is at least 2; --official has the official sizes, not --small")
-    peak = start(product_peak, 256 if arguments.small else 2048)[1].recv()
-    print(f"best matrix product {peak / 1e9:.0f} GFLOP/s; medians of {arguments.rounds}")
+    os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # several processes share a GPU
+    peak, device = start(product_peak, arguments.small, arguments.dtype)[1].recv()
+    print(f"{device}: best matrix product {peak / 1e9:.0f} GFLOP/s; {arguments.dtype}, medians of {arguments.rounds}")
     print("case        mask   batch   who              ms/step   ours/theirs (quartiles)   GFLOP/s   of peak")
     cases = []
     for size in arguments.cases.split(","):
@@ -295,8 +328,10 @@ def main():
         for mask, batch in [("drop", 32)] if size == "quickstart" else grid:
             case = {"size": size, "mask": mask, "batch": batch, "small": arguments.small}
             case |= {"processor": arguments.processor, "official": arguments.official}
+            case |= {"dtype": arguments.dtype, "steps": arguments.steps}
             official = ["official"] if arguments.official and mask == "token" else []
-            names = ["ours", "torch", *(["torch.compile"] if arguments.compile else []), *official]
+            kernels = [f"ours {kernel}" for kernel in arguments.kernels.split(",") if kernel]
+            names = ["ours", *kernels, "torch", *(["torch.compile"] if arguments.compile else []), *official]
             found = measure(case, names, arguments.rounds * (10 if size == "quickstart" else 1))
             cases.append(found)
             median = {name: statistics.median(seconds) for name, seconds in found["seconds"].items()}
@@ -311,7 +346,8 @@ def main():
                 )
     if arguments.out:
         with open(arguments.out, "w") as file:
-            json.dump({"peak_flops": peak, "cores": len(os.sched_getaffinity(0)), "cases": cases}, file, indent=1)
+            machine = {"peak_flops": peak, "device": device, "cores": len(os.sched_getaffinity(0))}
+            json.dump({**machine, "cases": cases}, file, indent=1)
 
 
 if __name__ == "__main__":
