@@ -226,12 +226,13 @@ def write_class(job):
         image.save(folder / f"{number:04d}.jpg", **JPEG)
 
 
-def make(archive, out, *, train, test, size, seed, workers):
+def make(archive, out, *, classes, train, test, size, seed, workers):
     """Write a folder of pictures from what `pack` wrote; returns the number of classes.
 
     Args:
         archive: path of the zip file.
         out: a folder that does not exist yet, or is empty.
+        classes: how many, spread over all by name.
         train, test: pictures per class.
         size: their side in pixels.
         seed: other pictures for another one.
@@ -245,6 +246,9 @@ def make(archive, out, *, train, test, size, seed, workers):
         names = sorted(class_name(name) for name in file.namelist() if name.startswith("objects/"))
     if not names:
         raise SystemExit(f"{archive} holds no objects; write it with `pack`.")
+    if not 1 <= classes <= len(names):
+        raise SystemExit(f"--classes={classes}: there are {len(names)}.")
+    names = [names[number * len(names) // classes] for number in range(classes)]
     counts = {"train": train, "test": test}
     jobs = [(out, part, name, count, size, seed) for part, count in counts.items() for name in names]
     with multiprocessing.Pool(workers, read_archive, (archive,)) as pool:
@@ -263,6 +267,7 @@ def main():
     making = commands.add_parser("make", help="that file to a folder of pictures")
     making.add_argument("archive")
     making.add_argument("out")
+    making.add_argument("--classes", type=int, default=200, help="how many of the classes, spread over all by name")
     making.add_argument("--train", type=int, default=200, help="training pictures per class")
     making.add_argument("--test", type=int, default=30, help="test pictures per class")
     making.add_argument("--size", type=int, default=64, help="pixels of a side")
@@ -274,7 +279,7 @@ def main():
             count = pack(args.debs, args.archive)
             print(f"{args.archive}: {count} pictures, {os.path.getsize(args.archive) / 2**20:.1f} MiB")
         else:
-            sizes = {name: getattr(args, name) for name in ("train", "test", "size", "seed", "workers")}
+            sizes = {name: getattr(args, name) for name in ("classes", "train", "test", "size", "seed", "workers")}
             classes = make(args.archive, args.out, **sizes)
             counts = f"{classes * args.train} training and {classes * args.test} test pictures"
             print(f"{args.out}: {classes} classes, {counts}")

@@ -10,7 +10,7 @@ from PIL import Image
 from benchmarks import object_pictures
 from crate_jax.data.image_folder import open_folder
 
-SIZES = {"train": 3, "test": 2, "size": 32, "seed": 0}
+SIZES = {"classes": 2, "train": 3, "test": 2, "size": 32, "seed": 0}
 
 
 @pytest.fixture
@@ -70,6 +70,10 @@ def test_packages_become_a_folder_of_pictures(debs, tmp_path):
 
 def test_what_is_missing_is_named(debs, tmp_path, monkeypatch):
     archive = tmp_path / "objects.zip"
+    object_pictures.pack(debs, archive)
+    assert object_pictures.make(archive, tmp_path / "one", **SIZES | {"classes": 1}, workers=1) == 1
+    with pytest.raises(SystemExit, match="--classes=3: there are 2"):
+        object_pictures.make(archive, tmp_path / "three", **SIZES | {"classes": 3}, workers=1)
     with pytest.raises(SystemExit, match="holds no package"):
         object_pictures.pack(tmp_path, archive)
     monkeypatch.setattr(object_pictures, "OBJECTS", "food/ Rose lime plum")
