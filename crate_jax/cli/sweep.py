@@ -4,8 +4,7 @@
     crate-jax sweep --config=crate_vs_vit --workdir=gs://BUCKET/sweep --emit=jobset
 
 The workdir of a point is WORKDIR/NAME; WORKDIR/sweep.json says how each stands. On accelerators each of the points that
-run at once gets chips of its own; more points than GPUs share these and their memory. Afterwards:
-crate-jax compare WORKDIR --out=DIR.
+run at once gets chips of its own; more points than GPUs share them. Afterwards: crate-jax compare WORKDIR --out=DIR.
 """
 
 
@@ -15,7 +14,7 @@ def add_arguments(parser):
 
     parser.add_argument("--config", required=True, help="the sweep file, or the name of an installed one")
     parser.add_argument("--workdir", required=True, help="folder of the sweep")
-    parser.add_argument("--parallel", type=whole(1), default=1, help="points at once")
+    parser.add_argument("--parallel", type=whole(1), help="points at once (default: 1; of --emit=slurm all)")
     parser.add_argument("--point", help="run this one only: its name, or its number from 0")
     parser.add_argument("--emit", choices=("slurm", "jobset", "tpu_vm"), help="write what a scheduler runs instead")
 
@@ -34,6 +33,8 @@ def run(arguments):
         raise UserError(f"--config.{arguments.overrides[0][0]}: what a sweep varies stands in its file; set it there.")
     sweep = load_sweep(arguments.config)
     if arguments.emit:
+        if arguments.point:
+            raise UserError(f"--point={arguments.point}: --emit is for all points; leave one of them out.")
         name, text = emit(arguments.emit, sweep, arguments.workdir, arguments.parallel)
         if "://" not in arguments.workdir:
             folder = pathlib.Path(arguments.workdir)
@@ -42,7 +43,7 @@ def run(arguments):
             write_whole(folder / name, text)
         print(text, end="")
         return 0
-    statuses = run_sweep(sweep, arguments.workdir, parallel=arguments.parallel, only=arguments.point)
+    statuses = run_sweep(sweep, arguments.workdir, parallel=arguments.parallel or 1, only=arguments.point)
     counts = {status: list(statuses.values()).count(status) for status in ("done", "failed", "lost", "stopped")}
     print(", ".join(f"{count} {status}" for status, count in counts.items() if count) + f": {arguments.workdir}")
     if counts["stopped"]:

@@ -1,9 +1,13 @@
 """A sweep for a scheduler: text to be submitted, in which every point runs `crate-jax sweep --point=NUMBER`."""
 
+import logging
 import pathlib
 import shlex
 
+from crate_jax.errors import UserError
 from crate_jax.storage import is_remote
+
+logger = logging.getLogger(__name__)
 
 SLURM = """\
 #!/bin/bash
@@ -18,6 +22,8 @@ SLURM = """\
 #SBATCH --requeue
 
 # A preempted point saves and ends with 143, one that stalled with 175: queued again, it resumes. 1 is permanent.
+# SIGTERM for a preempted job reaches this shell as well; it must outlive the point to queue it again.
+trap 'true' TERM
 # srun does not take --cpus-per-task over from sbatch.
 srun --cpus-per-task="$SLURM_CPUS_PER_TASK" \\
     crate-jax sweep --config={config} --workdir={workdir} --point="$SLURM_ARRAY_TASK_ID" || code=$?
@@ -92,21 +98,28 @@ def emit(kind, sweep, workdir, parallel):
         kind: "slurm", "jobset" or "tpu_vm".
         sweep: from `load_sweep`.
         workdir: D, where the points will run.
-        parallel: points at once.
+        parallel: points at once; None is one with "jobset", and with "slurm" as many as there are nodes for.
 
     Returns:
         (file name, text).
+
+    Raises:
+        UserError: a number of points at once that nobody would heed.
     """
+    if kind == "tpu_vm" and parallel is not None:
+        raise UserError(f"--parallel={parallel}: with --emit=tpu_vm every point is a job of its own; leave it out.")
+    if kind != "slurm" and not is_remote(workdir):
+        logger.warning("--workdir=%s: a machine of --emit=%s takes its disk along; name a bucket.", workdir, kind)
     called = pathlib.PurePath(sweep.config).name.replace(".py", "").lower()
-    name = "".join(c if c.isalnum() else "-" for c in called).strip("-")[:40] or "sweep"
+    name = "".join(c if c.isascii() and c.isalnum() else "-" for c in called)[:40].strip("-") or "sweep"
     file = {"slurm": "sweep.slurm", "jobset": "sweep.jobset.yaml", "tpu_vm": "sweep.tpu_vm.sh"}[kind]
     words = {
         "count": len(sweep.points),
         "last": len(sweep.points) - 1,
-        "parallel": max(1, min(parallel, len(sweep.points))),
-        "at_once": f"%{parallel}" if parallel > 1 else "",
+        "parallel": min(parallel or 1, len(sweep.points)),
+        "at_once": f"%{parallel}" if parallel else "",
         "name": name,
-        "file": f"{workdir}/{file}",
+        "file": file if is_remote(workdir) else f"{workdir}/{file}",  # into a bucket nothing is written
         "config": sweep.config,
         "workdir": workdir,
         "output": f"{name}-%a.txt" if is_remote(workdir) else f"{workdir}/slurm-%a.txt",  # SLURM writes no bucket

@@ -1,9 +1,12 @@
 """What a sweep file says: combinations, names that stay, mistakes that are told."""
 
 import json
+import os
+import subprocess
 
 import pytest
 
+from crate_jax.cli.main import main
 from crate_jax.config import load_config, model_overrides
 from crate_jax.errors import UserError
 from crate_jax.models.registry import create_model, num_parameters
@@ -95,10 +98,38 @@ def test_the_shipped_comparison_has_its_points():
     assert len(names) == 16 and "photographs+crate_drop+seed=2" in names and "digits+vit+seed=0" in names
 
 
+def test_a_preempted_point_is_queued_again_by_its_shell(tmp_path):
+    """SIGTERM reaches the batch shell too, which died of it before it could."""
+    stand_ins = {"srun": 'kill -TERM "$PPID"; sleep 0.2; exit 143', "scontrol": 'echo "$@"'}
+    for name, lines in stand_ins.items():
+        (tmp_path / name).write_text(f"#!/bin/bash\n{lines}\n")
+        (tmp_path / name).chmod(0o755)
+    _, text = emit("slurm", load_sweep("crate_vs_vit"), str(tmp_path), None)
+    environ = {"PATH": f"{tmp_path}{os.pathsep}{os.environ['PATH']}", "SLURM_CPUS_PER_TASK": "8"}
+    environ |= {"SLURM_ARRAY_JOB_ID": "7", "SLURM_ARRAY_TASK_ID": "3"}
+    done = subprocess.run(["bash", "-c", text], env=os.environ | environ, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (143, "requeue 7_3\n")
+
+
+def test_what_is_emitted_heeds_the_number_of_points_at_once(tmp_path, caplog, capsys):
+    """Of SLURM one at once was all; of tpu_vm any number, and of all kinds a single point, were not heeded."""
+    sweep = load_sweep("crate_vs_vit")
+    assert "#SBATCH --array=0-15\n" in emit("slurm", sweep, "gs://b/s", None)[1]
+    assert "#SBATCH --array=0-15%1\n" in emit("slurm", sweep, "gs://b/s", 1)[1]
+    assert "parallelism: 1\n" in emit("jobset", sweep, "gs://b/s", None)[1] and not caplog.text
+    assert "sbatch sweep.slurm\n" in emit("slurm", sweep, "gs://b/s", None)[1], "there is no file in the bucket"
+    emit("jobset", sweep, str(tmp_path), None)
+    assert "takes its disk along" in caplog.text
+    with pytest.raises(UserError, match="--parallel=4: with --emit=tpu_vm"):
+        emit("tpu_vm", sweep, "gs://b/s", 4)
+    words = ["sweep", "--config=crate_vs_vit", f"--workdir={tmp_path}", "--emit=slurm", "--point=3"]
+    assert main(words) == 1 and "--point=3: --emit is for all points" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("kind", ["slurm", "jobset", "tpu_vm"])
 def test_emitted_text_reaches_every_point(tmp_path, kind):
     sweep = load_sweep("crate_vs_vit")
-    _, text = emit(kind, sweep, "gs://bucket/sweep", 4)
+    _, text = emit(kind, sweep, "gs://bucket/sweep", None if kind == "tpu_vm" else 4)
     if kind == "jobset":
         import yaml
 
@@ -108,8 +139,6 @@ def test_emitted_text_reaches_every_point(tmp_path, kind):
         assert "srun --cpus-per-task" in text if kind == "slurm" else True
         assert "--output=crate-vs-vit-%a.txt" in text if kind == "slurm" else True  # SLURM cannot write to a bucket
         assert "--array=0-15%4" in text if kind == "slurm" else text.count("sky jobs launch") == 16
-        import subprocess
-
         assert subprocess.run(["bash", "-n"], input=text, text=True, check=False).returncode == 0
 
 
