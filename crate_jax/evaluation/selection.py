@@ -52,7 +52,10 @@ def held_out_mask(label_N):
         members = np.flatnonzero(label_N == label)
         held_N[members[len(members) - int(np.ceil(HELD_OUT * (len(members) - 1))) :]] = True
     if not held_N.any():
-        raise UserError("every class has a single training example; a probe needs two or more of some.")
+        raise UserError(
+            "every class has a single training example, so nothing can be held out to choose by; give two or more of "
+            "some class, or to kNN the features, as in knn --features=mean@last --k=1."
+        )
     return held_N
 
 
