@@ -32,7 +32,10 @@ def scatter_figure(features_NxG, label_N, called, caption):
     shown = evenly_spaced(len(label_N), POINTS)
     xy_Nx2, share_2 = principal_components(features_NxG[shown], 2)
     figure, ((axis,),) = panels(1, size=(6.6, 4.6))
-    for number, one in enumerate(np.unique(label_N[shown])[:CLASSES]):
+    classes = np.unique(label_N[shown])
+    if len(classes) > CLASSES:
+        caption = f"{caption}: {CLASSES} of {len(classes)} classes"
+    for number, one in enumerate(classes[:CLASSES]):
         of_class = xy_Nx2[label_N[shown] == one]
         colour, marker = COLOURS[number % len(COLOURS)], MARKERS[(number + number // len(COLOURS)) % len(MARKERS)]
         name = called(one) if one >= 0 else "no label"

@@ -22,6 +22,7 @@ from crate_jax.evaluation.features import (
     parse_features,
     several_features,
 )
+from crate_jax.evaluation.scatter import scatter_figure
 from crate_jax.evaluation.subject import of_run
 from crate_jax.models.trace import trace
 from tests.evaluation.conftest import numbers_for
@@ -181,6 +182,13 @@ def test_a_result_says_what_was_set_otherwise_than_in_training(workdir):
     overrides = [("model.mask_ratio", "0.5"), ("model.remat", "full"), ("data.prefetch", "3"), ("data.mean", "0.2")]
     subject = of_run(workdir, overrides)
     assert subject.stamp("test[:9]")["source"]["settings"] == {"model.mask_ratio": 0.5, "data.mean": (0.2,)}
+
+
+@pytest.mark.parametrize(("classes", "said"), [(3, "cifar"), (30, "cifar: 24 of 30 classes")])
+def test_the_plane_of_features_says_how_many_classes_are_drawn(classes, said):
+    features = np.random.default_rng(0).normal(size=(90, 5))
+    (axis,) = scatter_figure(features, np.arange(90) % classes, str, "cifar").axes
+    assert axis.get_title() == said and len(axis.collections) == min(classes, 24)
 
 
 def test_features_of_a_bucket_are_mapped_without_a_name_of_the_user(tmp_path, monkeypatch):
