@@ -1,8 +1,8 @@
 """The evaluators within pre-training: (step, params) to scalars, and the observers that ask them and draw.
 
 Cheap enough to run often: one pass over at most a few thousand training and test examples, nearest neighbours and a
-linear probe at one C on one feature, and the loss on the held-out images that `reconstruct` measures. The numbers are
-for watching a run; `probe` and `knn` choose and converge.
+linear probe at one C on one feature, and the loss on the held-out images that `reconstruct` measures, under masks as in
+training. The numbers are for watching a run; `probe` and `knn` choose and converge.
 """
 
 import logging
@@ -21,6 +21,7 @@ from crate_jax.evaluation.subject import Subject
 from crate_jax.figure_files import png_of
 from crate_jax.figures import curves, picture_grid
 from crate_jax.models.masked_autoencoder import MaskedAutoencoder
+from crate_jax.training.arithmetic import mask_ratios
 from crate_jax.training.loop import Observer
 from crate_jax.training.observers import on_one_device
 
@@ -60,11 +61,17 @@ def make_evaluator(config, model):
             warn_once(f"{settings.name} has no labels of two classes: of held-out images the loss alone is evaluated.")
         if isinstance(model, MaskedAutoencoder):
             images, index_N, _ = of_split(subject, settings.validation_split, LIMIT)  # those of `reconstruct`
-            loss = measured(subject, images, index_N, "random", model.mask_ratio, _loss_of)
-            scalars["evaluation/loss"] = loss["masked_mse"]
+            kind, ratios = trained_masks(config, model)
+            losses = [measured(subject, images, index_N, kind, ratio, _loss_of)["masked_mse"] for ratio in ratios]
+            scalars["evaluation/loss"] = float(np.mean(losses))
         return scalars
 
     return evaluate
+
+
+def trained_masks(config, model):
+    """(kind, ratios) of the masks that a run trains under, so that a held-out loss compares with the training loss."""
+    return config.masking.kind, mask_ratios(config) or (model.mask_ratio,)
 
 
 def _labelled_rows(subject, splits, features):
@@ -115,7 +122,8 @@ class Pictures(Observer):
                 logger.warning("no picture of step %d: %s", step, reason)
                 return
             images, index_B, names = self._images
-            shown = completed(subject, images, index_B, "random", self._model.mask_ratio)
+            kind, ratios = trained_masks(self._config, self._model)
+            shown = completed(subject, images, index_B, kind, ratios[len(ratios) // 2])
             found = {name: np.mean(values) for name, values in measure(shown).items()}
             caption = f"step {step}: masked MSE {found['masked_mse']:.4f}, PSNR {found['masked_psnr']:.1f} dB"
             self._drawn_at = step  # whose line is logged when the next step is under way

@@ -11,7 +11,7 @@ FINE_TUNING = (
     "data.mixup", "data.cutmix", "data.label_smoothing", "optimizer.layer_decay", "finetune.", "model.pooling",
     "model.drop_path", "model.num_classes",
 )  # fmt: skip
-PRE_TRAINING = ("init_from", "norm_pix_loss", "masking.", "objective.")
+PRE_TRAINING = ("init_from", "norm_pix_loss", "evaluate_every_steps", "masking.", "objective.")
 
 
 def check_pretraining(config):

@@ -77,7 +77,7 @@ def test_what_is_not_given_is_inherited(flags, leaf, value):
 
 
 def test_what_only_pre_training_reads_is_refused():
-    for leaf, value in (("norm_pix_loss", "True"), ("masking.kind", "block")):
+    for leaf, value in (("norm_pix_loss", "True"), ("masking.kind", "block"), ("evaluate_every_steps", "2")):
         with pytest.raises(UserError, match=f"{leaf}=.* has no effect on fine-tuning"):
             compose(load_config("finetune", [(leaf, value)]), DIGITS, NETWORK)
 

@@ -5,9 +5,12 @@ import numpy as np
 import pytest
 
 import crate_jax
-from crate_jax.evaluation.reconstruct import complete, measure, psnr
+from crate_jax.config import load_config, model_overrides
+from crate_jax.evaluation.monitor import make_evaluator
+from crate_jax.evaluation.reconstruct import LIMIT, complete, measure, of_split, psnr
+from crate_jax.evaluation.subject import Subject
 from crate_jax.operators.masking import example_masks
-from crate_jax.training.objective import normalise
+from crate_jax.training.objective import channel_statistics, normalise
 from tests.evaluation.conftest import numbers_for
 
 
@@ -55,3 +58,23 @@ def test_what_is_shown_is_the_prediction_where_removed_and_the_image_elsewhere(n
 def test_psnr_is_that_of_the_textbook_and_finite():
     one = np.full((2, 4, 4, 1), 0.5)
     assert psnr(one, one + np.array([0.1, 0.0]).reshape(2, 1, 1, 1)) == pytest.approx([20.0, 100.0])
+
+
+@pytest.mark.parametrize("masking", [{"kind": "block"}, {"ratio": (0.4, 0.8), "ratio_levels": 2}])
+def test_a_run_evaluates_its_loss_under_the_masks_it_trains_with(masking, monkeypatch):
+    """It was of random masks at model.mask_ratio whatever masking.* said, beside the training loss in loss.png."""
+    monkeypatch.setattr("crate_jax.evaluation.monitor._labelled_rows", lambda *_: None)
+    leaves = {"model.width": 8, "model.num_heads": 2, "model.depth": 1, "model.decoder_depth": 0}
+    leaves |= {f"masking.{name}": value for name, value in masking.items()}
+    config = load_config("quickstart_digits", leaves.items())
+    model = crate_jax.create_model(config.model.name, **model_overrides(config))
+    params = numbers_for(model, 0)
+    images, index_B, _ = of_split(Subject(model, params, config, ".", "here"), config.data.validation_split, LIMIT)
+    normalised = normalise(images, *channel_statistics(config, model.channels))
+    key, losses = jax.random.fold_in(jax.random.key(config.seed), 0x5EED), []
+    for ratio in masking.get("ratio", (config.model.mask_ratio,)):
+        masks = example_masks(key, index_B, model.grid, ratio, kind=masking.get("kind", "random"))
+        output = model.clone(mask_ratio=ratio).apply({"params": params}, normalised, masks)
+        losses.append(crate_jax.masked_mse(normalised, output.prediction_BxNxF, masks, model.patch_size))
+    found = make_evaluator(config, model)(1, params)["evaluation/loss"]
+    np.testing.assert_allclose(found, np.mean(losses), rtol=1e-4)
