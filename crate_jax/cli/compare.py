@@ -4,7 +4,8 @@
     crate-jax compare workdirs/crate_vs_vit --out=comparison [--baseline=NAME]
 
 A sweep's workdir stands for its points; runs that differ in their seed alone are one row, with mean and deviation.
-Below are differences from the baseline, paired by seed, with 95 % intervals, and the claims of analysed runs.
+Below are differences from the baseline, paired by seed, with 95 % intervals, the claims of analysed runs, and what was
+not measured alike (another k, mask ratio, unit of the loss).
 Writes comparison.md, comparison.csv and comparison.png. Ratios are to the baseline; --baseline=vit means
 photographs+vit for what was trained on photographs, digits+vit for what was trained on digits.
 """
