@@ -150,7 +150,7 @@ LEAVES = {
     "model.attention_kernel": Leaf(
         None,
         str,
-        "how MSSA and CBSA are computed; the result is the same",
+        "how attention is computed; the result is the same",
         resume=True,
         choices=("auto", "xla", "recompute", "pallas", "cudnn"),
     ),

@@ -7,6 +7,7 @@ Masked patches, by mode:
     drop    are left out of the encoder (He et al. 2022, MAE)
 """
 
+import dataclasses
 from typing import Any
 
 import flax.linen as nn
@@ -159,10 +160,13 @@ class WhiteBox(LayerSettings):
         return EncoderLayer(settings_of(self), self.num_heads, grid, parent=None)
 
 
+@dataclasses.dataclass(unsafe_hash=True, kw_only=True)
 class Transformer:
     """Mixed into a frame: the layers of a ViT."""
+
+    attention_kernel: str = "auto"
 
     branches = 2  # attention and the MLP
 
     def encoder_layer(self, grid=None):
-        return ViTLayer(self.num_heads, parent=None)
+        return ViTLayer(self.num_heads, self.attention_kernel, parent=None)

@@ -24,7 +24,7 @@ def layer_costs(model):
     def cost(width, heads, tokens, decoder=False):
         if isinstance(model, WhiteBox):
             return crate.cost(settings_of(model), heads, width, tokens, decoder=decoder)
-        return vit.cost(width, tokens)
+        return vit.cost(width, tokens, model.attention_kernel)
 
     encoder_tokens, decoder_tokens = token_counts(model)
     costs = [(model.depth, cost(model.width, model.num_heads, encoder_tokens))]

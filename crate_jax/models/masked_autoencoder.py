@@ -163,4 +163,4 @@ class VitMae(Transformer, MaskedAutoencoder):
     has_decoder_embedding = True
 
     def decoder_layer(self, grid=None):
-        return ViTLayer(self.decoder_num_heads or self.num_heads, parent=None)
+        return ViTLayer(self.decoder_num_heads or self.num_heads, self.attention_kernel, parent=None)

@@ -53,11 +53,13 @@ def for_platform(model, platform, devices=1, device=None):
         return model
     if platform == "tpu" and model.remat == "none":  # else a layer's scores exist once, and are recomputed anyway
         return model.clone(attention_kernel="recompute")
-    if platform == "cpu" and devices == 1:
+    white = isinstance(model, WhiteBox)
+    if platform == "cpu" and devices == 1 and white:
         return model.clone(attention_kernel="image_by_image")
-    if platform == "gpu" and devices == 1 and device is not None and model.compression == "mssa":
-        head_size = model.width // model.num_heads
-        if not cudnn_refuses(model.dtype, head_size, device):
+    if platform == "gpu" and devices == 1 and device is not None and (not white or model.compression == "mssa"):
+        decoder = [getattr(model, f"decoder_{key}", None) or getattr(model, key) for key in ("width", "num_heads")]
+        sizes = (model.width // model.num_heads, decoder[0] // decoder[1])
+        if not any(cudnn_refuses(model.dtype, size, device) for size in sizes):
             return model.clone(attention_kernel="cudnn")
     return model
 
@@ -123,6 +125,8 @@ def check_model(model):
             raise UserError(f"model.decoder_{key}: a CRATE-MAE's decoder has the encoder's {key}={own}; leave it out.")
     if isinstance(model, WhiteBox):
         _check_layers(model)
+    elif model.attention_kernel == "pallas":
+        raise UserError("model.attention_kernel='pallas' is for MSSA and CBSA, and a ViT has neither; leave it out.")
     if hasattr(model, "mask_mode"):
         _check_masking(model)
 

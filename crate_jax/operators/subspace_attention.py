@@ -107,21 +107,26 @@ image_by_image_self_attention.defvjp(_forward_by_image, _backward_by_image)
 
 
 def cudnn_self_attention(codes_BxNxKxP, scale):
-    """`subspace_self_attention` by cuDNN's flash attention on an NVIDIA GPU; bfloat16, scores never leave the chip.
+    """`subspace_self_attention` by `cudnn_attention`: w is query, key and value."""
+    return cudnn_attention(codes_BxNxKxP, codes_BxNxKxP, codes_BxNxKxP, scale)
+
+
+def cudnn_attention(query_BxNxKxP, key_BxNxKxP, value_BxNxKxP, scale):
+    """softmax(scale q k^T) v by cuDNN's flash attention on an NVIDIA GPU; bfloat16, scores never leave the chip.
 
     An odd number of tokens, which jax's gradient refuses, gets one more that none attends to.
 
     Raises:
         UserError: float32, a head size that cuDNN lacks, or no GPU that has it (`cudnn_refuses`).
     """
-    if refusal := cudnn_refuses(codes_BxNxKxP.dtype, codes_BxNxKxP.shape[-1], jax.devices()[0]):
+    if refusal := cudnn_refuses(query_BxNxKxP.dtype, query_BxNxKxP.shape[-1], jax.devices()[0]):
         raise UserError(f"model.attention_kernel='cudnn': {refusal}; choose 'xla' or leave it out.")
-    images, tokens = codes_BxNxKxP.shape[:2]
-    attention, lengths = functools.partial(jax.nn.dot_product_attention, implementation="cudnn", scale=scale), {}
+    images, tokens = query_BxNxKxP.shape[:2]
+    arrays, lengths = (query_BxNxKxP, key_BxNxKxP, value_BxNxKxP), {}
     if tokens % 2:
-        codes_BxNxKxP = jnp.pad(codes_BxNxKxP, ((0, 0), (0, 1), (0, 0), (0, 0)))
+        arrays = [jnp.pad(array, ((0, 0), (0, 1), (0, 0), (0, 0))) for array in arrays]
         lengths = dict.fromkeys(("query_seq_lengths", "key_value_seq_lengths"), jnp.full(images, tokens, jnp.int32))
-    return attention(codes_BxNxKxP, codes_BxNxKxP, codes_BxNxKxP, **lengths)[:, :tokens]
+    return jax.nn.dot_product_attention(*arrays, scale=scale, implementation="cudnn", **lengths)[:, :tokens]
 
 
 def cudnn_refuses(dtype, head_size, device):
@@ -143,7 +148,7 @@ def cudnn_refuses(dtype, head_size, device):
     return None
 
 
-_TOKENS_WORTH_IT = 96  # for cuDNN: with 101 it takes half the time of plain XLA, with 50 more (benchmarks/README.md)
+TOKENS_WORTH_IT = 96  # for cuDNN: with 101 it takes half the time of plain XLA, with 50 more (benchmarks/README.md)
 _SCORES_WORTH_IT = 2**20  # bytes of scores per image; with fewer, all images at once are faster (benchmarks/README.md)
 
 
@@ -174,7 +179,7 @@ def attend(codes_BxNxKP, *, num_heads, scale, kernel="auto", spec=None, weight_K
         tokens, plain = codes_BxNxKP.shape[1], subspace_self_attention
         if kernel == "recompute":
             plain = recomputed_self_attention
-        elif kernel == "cudnn" and tokens >= _TOKENS_WORTH_IT:
+        elif kernel == "cudnn" and tokens >= TOKENS_WORTH_IT:
             plain = cudnn_self_attention
         elif kernel == "image_by_image" and 4 * num_heads * tokens**2 >= _SCORES_WORTH_IT:
             plain = image_by_image_self_attention

@@ -49,7 +49,7 @@ def allowed(row):
     vit, kernel = chosen.get("family") == "vit", chosen.get("model.product_kernel")
     return not (
         (vit and chosen.get("model.mask_mode", "drop") != "drop")
-        or (vit and (chosen.get("model.attention_kernel", "auto"), kernel or "auto") != ("auto", "auto"))
+        or (vit and (chosen.get("model.attention_kernel") == "pallas" or (kernel or "auto") != "auto"))
         or (kernel == "pallas" and chosen.get("mesh") == "tensor 2")
     )
 
@@ -65,7 +65,7 @@ def settings_of(row):
     """Dotted leaves of a row."""
     leaves = {name: value for name, value in row.items() if "." in name}
     if row["family"] == "vit":
-        leaves = {name: value for name, value in leaves.items() if "kernel" not in name}
+        leaves = {name: value for name, value in leaves.items() if name != "model.product_kernel"}
     return FAMILIES[row["family"]] | leaves | MESHES[row.get("mesh", "one")]
 
 

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from crate_jax.errors import UserError
+from crate_jax.models.flops import repeated_flops
 from crate_jax.models.registry import create_model, for_platform, init_params
 from crate_jax.operators.subspace_attention import attend, cudnn_refuses, cudnn_self_attention, split_heads
 
@@ -27,7 +28,7 @@ def test_what_auto_stands_for_depends_on_where_it_is_trained():
     assert for_platform(crate, "tpu").attention_kernel == "recompute"
     assert for_platform(crate, "cpu").attention_kernel == "image_by_image"
     assert for_platform(crate, "cpu", 8) == for_platform(crate, "gpu") == crate
-    assert for_platform(vit, "tpu") == vit
+    assert for_platform(vit, "tpu").attention_kernel == "recompute" and for_platform(vit, "cpu") == vit
     chosen = create_model("crate_mae_tiny", attention_kernel="xla")
     assert for_platform(chosen, "tpu") == chosen
 
@@ -43,6 +44,9 @@ class Card:
 
 def test_auto_is_cudnn_where_it_can_be():
     half, wide = (create_model("crate_mae_base", dtype="bfloat16", num_heads=heads) for heads in (12, 4))
+    vit = create_model("vit_mae_base", dtype="bfloat16")
+    assert for_platform(vit, "gpu", 1, Card()).attention_kernel == "cudnn"
+    assert for_platform(vit.clone(decoder_num_heads=2), "gpu", 1, Card()).attention_kernel == "auto"  # heads of 256
     assert for_platform(half, "gpu", 1, Card()).attention_kernel == "cudnn"
     assert for_platform(half, "gpu", 1, Card("10.0")).attention_kernel == "cudnn"
     for model, devices, card in (
@@ -62,6 +66,27 @@ def test_cudnn_that_cannot_be_had_is_one_sentence():
         cudnn_self_attention(jnp.zeros((1, 3, 1, 8)), 1.0)  # on a GPU float32 is refused
     with pytest.raises(UserError, match=r"'cudnn' is for MSSA, and model\.compression='tssa'"):
         create_model("tost_mae_tiny", attention_kernel="cudnn")
+    with pytest.raises(UserError, match="'pallas' is for MSSA and CBSA, and a ViT has neither"):
+        create_model("vit_mae_small", attention_kernel="pallas")
+
+
+def test_a_vit_that_recomputes_its_attention_is_the_same():
+    size = {"width": 24, "num_heads": 3, "depth": 2, "decoder_depth": 1, "image_size": 16, "patch_size": 4}
+    kept = create_model("vit_mae_small", **size, decoder_width=16, decoder_num_heads=2)
+    params, pixels = init_params(kept, jax.random.key(0)), jax.random.normal(jax.random.key(1), (2, 16, 16, 3))
+    mask = jnp.tile(jnp.arange(16) >= 4, (2, 1)).astype(jnp.float32)
+
+    def gradient(model):
+        def loss(params):
+            return jnp.square(model.apply({"params": params}, pixels, mask).prediction_BxNxF).mean()
+
+        return jax.jit(jax.value_and_grad(loss))(params)
+
+    recomputed = kept.clone(attention_kernel="recompute")
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-7), gradient(recomputed), gradient(kept)
+    )
+    assert repeated_flops(recomputed) > repeated_flops(kept) == 0
 
 
 def test_initial_values_need_no_kernel():

@@ -14,7 +14,7 @@ from crate_jax.models.layers.settings import Cost
 from crate_jax.models.layers.stochastic_depth import drop_path
 from crate_jax.models.layout import constrain
 from crate_jax.operators.affine import affine
-from crate_jax.operators.subspace_attention import split_heads
+from crate_jax.operators.subspace_attention import TOKENS_WORTH_IT, cudnn_attention, split_heads
 
 _DENSE = (("attn.qkv", "qkv"), ("attn.proj", "output"), ("mlp.fc1", "up"), ("mlp.fc2", "down"))
 OFFICIAL = (  # Meta's and timm's names
@@ -34,6 +34,7 @@ class ViTLayer(nn.Module):
     """A transformer layer with an MLP of four times the width."""
 
     num_heads: int  # K
+    attention_kernel: str = "auto"
 
     @nn.compact
     def __call__(self, z_BxNxD, keep_2xBx1x1=(None, None)):
@@ -46,7 +47,7 @@ class ViTLayer(nn.Module):
         query, key, value = (split_heads(x, self.num_heads) for x in jnp.split(qkv_BxNx3D, 3, -1))
         self.sow("intermediates", "query", query)
         self.sow("intermediates", "key", key)
-        attended_BxNxD = jax.nn.dot_product_attention(query, key, value).reshape(z_BxNxD.shape)
+        attended_BxNxD = attention(query, key, value, self.attention_kernel).reshape(z_BxNxD.shape)
         attended_BxNxD = affine(attended_BxNxD, *linear(self, "output", (width, width), ("heads", "embed")))
         z_BxNxD = z_BxNxD + drop_path(constrain(attended_BxNxD, "images", None, None), keep_2xBx1x1[0])
         self.sow("intermediates", "compressed", z_BxNxD)
@@ -56,10 +57,17 @@ class ViTLayer(nn.Module):
         return z_BxNxD
 
 
-def cost(width, tokens):
-    """Arithmetic of a layer's forward pass on one image: twelve products of D x D per token, and the attention.
+def attention(query_BxNxKxP, key_BxNxKxP, value_BxNxKxP, kernel="auto"):
+    """softmax(q k^T / sqrt P) v; dispatches on `kernel` as `operators.subspace_attention.attend` does."""
+    arrays = query_BxNxKxP, key_BxNxKxP, value_BxNxKxP
+    if kernel == "cudnn" and query_BxNxKxP.shape[1] >= TOKENS_WORTH_IT:
+        return cudnn_attention(*arrays, query_BxNxKxP.shape[-1] ** -0.5)
+    plain = jax.nn.dot_product_attention
+    return (jax.checkpoint(plain) if kernel == "recompute" else plain)(*arrays)
 
-    A rematerialised layer repeats all but the four of the MLP's second product, whose result nothing reads.
-    """
+
+def cost(width, tokens, kernel="auto"):
+    """Arithmetic of a layer's forward pass on one image: twelve products of D x D per token, and the attention."""
     linear, attention = 24 * tokens * width**2, 4 * tokens**2 * width
-    return Cost(linear, attention, recomputed=linear * 2 / 3 + attention)
+    repeated = attention if kernel in ("recompute", "cudnn") else 0.0
+    return Cost(linear, attention, recomputed=linear + attention, repeated=repeated)
