@@ -35,7 +35,7 @@ def pretrain(config, workdir, *, watch=lambda program: (), second_interrupt=None
         UserError: settings, data or a workdir that will not do.
     """
     workdir = output_folder(workdir)
-    check_pretraining(config)  # before data are asked for
+    check_pretraining(config)  # before the data are opened
     check_splits(config)
     examples = pipeline.num_train_examples(config)
     program = build_program(config, examples)
