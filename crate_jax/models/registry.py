@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import hashlib
+import math
 
 import flax.linen as nn
 import jax
@@ -111,14 +112,12 @@ def check_model(model):
     for width_name, heads_name in (("width", "num_heads"), ("decoder_width", "decoder_num_heads")):
         width = getattr(model, width_name, None) or model.width
         heads = getattr(model, heads_name, None) or model.num_heads
-        if width % heads:
-            fits = (width // heads) * heads or heads
+        if width % (unit := math.lcm(heads, 4)):
+            fits = width // unit * unit or unit
+            why = "4, as sine-cosine positions need it" if width % heads == 0 else f"model.{heads_name}={heads}"
             raise UserError(
-                f"model.{width_name}={width} is not divisible by model.{heads_name}={heads}; choose a width that is, "
-                f"such as {fits} or {fits + heads}."
+                f"model.{width_name}={width} is not divisible by {why}; choose a width such as {fits} or {fits + unit}."
             )
-        if width % 4:
-            raise UserError(f"model.{width_name}={width}: sine-cosine positions need a multiple of 4.")
     for key in ("width", "num_heads"):
         own = getattr(model, key)
         if isinstance(model, CrateMae) and getattr(model, f"decoder_{key}") not in (None, own):

@@ -11,7 +11,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from crate_jax.config import model_overrides
+from crate_jax.config import model_overrides, shown
 from crate_jax.distributed.mesh import make_mesh
 from crate_jax.distributed.sharding import check_batch, mesh_axes, replicated, rules_for
 from crate_jax.errors import UserError
@@ -61,7 +61,10 @@ def masked_completion(config, model):
     mean, std = channel_statistics(config, model.channels)
     masking, ratios = config.masking, mask_ratios(config)
     for ratio in ratios[:: len(ratios) - 1] if ratios else ():  # the ends; refuses what cannot be
-        create_model(config.model.name, **model_overrides(config) | {"mask_ratio": ratio})
+        try:
+            create_model(config.model.name, **model_overrides(config) | {"mask_ratio": ratio})
+        except UserError as error:
+            raise UserError(f"masking.ratio={shown(masking.ratio)}: {error}") from error
     return MaskedCompletion(
         model, config.norm_pix_loss, mean, std, masking.kind, ratios, masking.per == "step", **config.objective
     )

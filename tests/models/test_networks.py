@@ -1,5 +1,7 @@
 """The networks: official parameter counts, one layout of parameters, nothing seen of a removed patch."""
 
+import re
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -123,3 +125,14 @@ def test_what_cannot_be_built_is_refused_in_one_sentence(name, overrides, words)
     with pytest.raises(UserError) as refusal:
         create_model(name, **overrides)
     assert all(word in str(refusal.value) for word in words) and "\n" not in str(refusal.value)
+
+
+@pytest.mark.parametrize("width, heads", [(32, 6), (384, 7), (30, 6), (5, 5), (34, 2)])
+def test_a_width_that_an_error_suggests_is_one(width, heads):
+    """It suggested 30 for six heads, which is no multiple of 4, as the positions need it."""
+    with pytest.raises(UserError, match=f"model.width={width} is not divisible by") as refused:
+        create_model("crate_mae_tiny", width=width, num_heads=heads)
+    suggested = re.findall(r"\d+", str(refused.value).rpartition("such as ")[2])
+    assert len(suggested) == 2
+    for good in suggested:
+        create_model("crate_mae_tiny", width=int(good), num_heads=heads)

@@ -62,5 +62,5 @@ def test_one_mask_per_step_is_shared_by_all_micro_batches(tiny):
 
 
 def test_a_ratio_that_leaves_nothing_visible_is_refused(tiny):
-    with pytest.raises(UserError, match=r"mask_ratio=0.99 leaves none of 16"):
+    with pytest.raises(UserError, match=r"^masking.ratio=\(0.5, 0.99\): .*0.99 leaves none of 16"):
         build_program(override(tiny, [("masking.ratio", (0.5, 0.99))]), 1000)
