@@ -78,7 +78,7 @@ def subject_of(net, data=None, data_dir=None, out=None):
         check_writable(os.path.expanduser(out), "out")
     subject = (net if isinstance(net, Pretrained) else from_pretrained(net)).subject
     leaves, data = {}, os.fspath(data) if isinstance(data, os.PathLike) else data
-    if data is not None and (not isinstance(data, str) or data in installed_configs() or data.endswith(".py")):
+    if data is not None and _names_config(data):
         config = _config("data", data)
         statistics = ("data.mean", "data.std")
         leaves = {k: v for k, v in flatten(config).items() if k.startswith("data.") and k not in statistics}
@@ -91,6 +91,14 @@ def subject_of(net, data=None, data_dir=None, out=None):
     if leaves:
         subject = dataclasses.replace(subject, config=override(subject.config, leaves.items()))
     return subject if out is None else dataclasses.replace(subject, out=epath.Path(os.path.expanduser(out)))
+
+
+def _names_config(data):
+    """Whether `data` is a config, or the name or file of one, with an argument or without; else it names a data set."""
+    if not isinstance(data, str):
+        return True
+    named = {data, data.rpartition(":")[0]}
+    return any(name.endswith((".py", ".json")) for name in named) or not named.isdisjoint(installed_configs())
 
 
 def _config(argument, value):

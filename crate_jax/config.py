@@ -298,11 +298,14 @@ def check_resumable(old, new):
         return
     difference = "; ".join(f"{name}: {old[name]!r} began the run, now {new[name]!r}" for name in changed)
     if set(changed) <= set(LENGTH):
+        another = "by --config.init_from=WORKDIR and a new --workdir"
+        if new["model.num_classes"] is not None:  # a fine-tuning, which has no init_from
+            another = "by fine-tuning it in a new --workdir"
         raise UserError(
             f"{difference}: every learning rate of a cosine depends on the run's length, so this run cannot be made "
-            f"longer or shorter. Begin another from its parameters by --config.init_from=WORKDIR and a new --workdir; "
-            f"a run with optimizer.schedule=constant can be extended."
+            f"longer or shorter. Begin another from its parameters {another}; a run with optimizer.schedule=constant "
+            f"can be extended."
         )
     raise UserError(
-        f"the workdir belongs to another config ({difference}). Take another --workdir, or the same settings."
+        f"the folder belongs to another config ({difference}). Take another --workdir, or the same settings."
     )

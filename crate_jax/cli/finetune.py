@@ -70,7 +70,8 @@ def run(arguments):
     )
     if result is None:
         return recipe.distributed.preemption_exit_code
-    file = subject.save(result, also=out)
+    # from scratch it is no result of the workdir's network
+    file = result.save(out) if arguments.from_scratch else subject.save(result, also=out)
     if jax.process_index() == 0:
         if arguments.labels_per_class:
             print(

@@ -5,6 +5,7 @@ examples; means over draws of K examples a class. Every training is a run of its
 recipe trains the head alone (MAE's probe), "from scratch" is the same head on the untrained encoder.
 """
 
+import contextlib
 import dataclasses
 import functools
 import logging
@@ -153,10 +154,11 @@ def fine_tune(subject, recipe, out, begun, second_interrupt, **examples):
     make_batches = functools.partial(
         pipeline.train_batches, config, model.image_size, model.channels, sharding, indices=indices
     )
-    outcome, interrupted = run_training(
-        program, out, make_batches, config=config, begin=lambda: _begin(program, encoder),
-        second_interrupt=second_interrupt,
-    )  # fmt: skip
+    with _folder_named_out():
+        outcome, interrupted = run_training(
+            program, out, make_batches, config=config, begin=lambda: _begin(program, encoder),
+            second_interrupt=second_interrupt,
+        )  # fmt: skip
     if interrupted and outcome.preempted and second_interrupt is None:
         raise KeyboardInterrupt
     if outcome.preempted:
@@ -168,6 +170,16 @@ def fine_tune(subject, recipe, out, begun, second_interrupt, **examples):
     share, seen = _accuracy(model, params, config, config.data.validation_split)
     results = {"accuracy": share, "train_examples": count, "test_examples": seen}
     return config, results | {"steps": outcome.step, "from": config.finetune.source or "scratch"}
+
+
+@contextlib.contextmanager
+def _folder_named_out():
+    """Errors of a training name its folder by the flag of a fine-tuning, whose --workdir is that of the pre-training."""
+    try:
+        yield
+    except UserError as error:
+        error.args = (str(error).replace("--workdir", "--out"), *error.args[1:])
+        raise
 
 
 def _begin(program, encoder):

@@ -11,6 +11,8 @@ from etils import epath
 from PIL import Image
 
 import crate_jax
+from crate_jax import UserError
+from crate_jax.api import subject_of
 from crate_jax.cli.main import main
 from crate_jax.config import override
 from crate_jax.data.picture import decoded
@@ -145,6 +147,29 @@ def test_few_labels_on_other_data_are_kept_together(workdir, tmp_path, monkeypat
     for number in (2, 5):
         file = subject.save(finetune.finetune(subject, config, tmp_path, labels_per_class=number, draws=1))
     assert file.name == "few_labels-embedded_digits-test_100_160.json" and list(read(file)["by_labels"]) == ["2", "5"]
+
+
+def test_a_training_from_scratch_is_no_result_of_the_pre_trained_network(workdir, tmp_path, capsys):
+    """And its folder is refused by the flag that names it: --workdir is that of the pre-training."""
+    words = ["finetune", f"--workdir={workdir}", *SHORT, f"--out={tmp_path}/scratch"]
+    before = (workdir / "finetune.json").read_bytes() if (workdir / "finetune.json").exists() else None
+    assert main([*words, "--from_scratch"]) == 0
+    assert read(tmp_path / "scratch" / "finetune.json")["from"] == "scratch"
+    assert before == ((workdir / "finetune.json").read_bytes() if (workdir / "finetune.json").exists() else None)
+    capsys.readouterr()
+    assert main(words) == 1
+    said = capsys.readouterr().err
+    assert "Take another --out, or the same settings" in said and "--workdir" not in said
+    assert main([*words, "--from_scratch", "--config.total_steps=50"]) == 1
+    said = capsys.readouterr().err
+    assert "by fine-tuning it in a new --out" in said and "init_from" not in said
+
+
+def test_a_data_set_may_be_said_by_any_form_of_a_config(workdir):
+    for data in (workdir / "config.json", "finetune:medium", "finetune_medium", "quickstart_digits"):
+        assert subject_of(str(workdir), data).config.data.name in ("embedded_digits", "imagenet2012")
+    with pytest.raises(UserError, match="data.name=imagenet_v3:1.0.0 is neither"):
+        subject_of(str(workdir), "imagenet_v3:1.0.0")
 
 
 def test_maes_probe_leaves_the_encoder_alone(workdir):
