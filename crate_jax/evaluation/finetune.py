@@ -174,7 +174,7 @@ def fine_tune(subject, recipe, out, begun, second_interrupt, **examples):
 
 @contextlib.contextmanager
 def _folder_named_out():
-    """Errors of a training name its folder by the flag of a fine-tuning, whose --workdir is that of the pre-training."""
+    """Errors of a training name its folder by the flag of a fine-tuning: --workdir is the pre-training's."""
     try:
         yield
     except UserError as error:
