@@ -20,6 +20,7 @@ LABELLED = "--config.data.data_dir=objects_labelled"
 EVALUATE = (f"knn {LABELLED}", "reconstruct", f"probe {LABELLED} --shots=5")
 
 NETWORKS = ("crate", "decoupled", "vit_small", "alpha", "vit")  # of `white_box_family`
+STANDARDISED = ("crate", "alpha", "vit")  # with standardised targets as well
 
 
 def get_config():
@@ -36,5 +37,11 @@ def get_config():
 def get_hyper():
     """The points: the family's, one seed after another."""
     family = {point.name: point.overrides for point in load_sweep("white_box_family").points}
-    names = (f"{network}+seed={seed}" for seed in range(3) for network in NETWORKS)
-    return [{"name": name, **family[name]} for name in names]
+    points = []
+    for seed in range(3):
+        points += [{"name": name, **family[name]} for name in (f"{network}+seed={seed}" for network in NETWORKS)]
+        for name in STANDARDISED:
+            points.append(
+                {"name": f"{name}_standardised+seed={seed}", **family[f"{name}+seed={seed}"], "norm_pix_loss": True}
+            )
+    return points
