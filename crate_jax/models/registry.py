@@ -40,9 +40,9 @@ def attributes(name):
 def for_platform(model, platform, devices=1, device=None):
     """The network with the attention kernel that "auto" stands for on this platform (`benchmarks/README.md`).
 
-    On a TPU plain XLA moves less and saves less where scores are recomputed; a CPU is faster image by image, on one
-    device; an NVIDIA GPU is faster with cuDNN's flash attention, in bfloat16. Pallas kernels are never chosen here:
-    they have not been timed on a TPU.
+    On a TPU plain XLA moves less and saves less where a white box's scores are recomputed; a CPU computes MSSA faster
+    image by image, on one device; an NVIDIA GPU is faster with cuDNN's flash attention, in bfloat16. Pallas kernels are
+    never chosen here: they have not been timed on a TPU.
 
     Args:
         model: a network.
@@ -52,9 +52,11 @@ def for_platform(model, platform, devices=1, device=None):
     """
     if getattr(model, "attention_kernel", None) != "auto":
         return model
-    if platform == "tpu" and model.remat == "none":  # else a layer's scores exist once, and are recomputed anyway
-        return model.clone(attention_kernel="recompute")
     white = isinstance(model, WhiteBox)
+    if (
+        platform == "tpu" and model.remat == "none" and white
+    ):  # else a layer's scores exist once, and are recomputed anyway
+        return model.clone(attention_kernel="recompute")
     if platform == "cpu" and devices == 1 and white:
         return model.clone(attention_kernel="image_by_image")
     if platform == "gpu" and devices == 1 and device is not None and (not white or model.compression == "mssa"):
