@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import json
 import logging
 import os
 import re
@@ -121,10 +122,24 @@ class Subject:
         here, own = (data["name"], data["split"]), self.own_data
         if own is None:
             own = data_set_in(read_result(self.out / f"{kind}.json")) or here
-        if here == tuple(own):
+        if here == tuple(own) and self.own_data and self._in_another_folder():
+            words = [data["name"], os.path.basename(self.config.data.data_dir.rstrip("/"))]
+        elif here == tuple(own):
             return ""
-        words = [data["name"]] if data["name"] != own[0] else [data["name"], data["split"]]
+        else:
+            words = [data["name"]] if data["name"] != own[0] else [data["name"], data["split"]]
         return "-" + "-".join(re.sub(r"[^A-Za-z0-9._=+-]+", "_", str(word)).strip("_") for word in words)
+
+    def _in_another_folder(self):
+        """Whether data.data_dir is not the run's, and holds other training examples than the run began with."""
+        run, here = RunFolder(self.source), self.config.data.data_dir
+        if not here or not run.data.exists() or here == (trained := read_config(self.source)).data.data_dir:
+            return False
+        try:
+            now = self.open_split(trained.data.train_split).fingerprint
+        except UserError:  # it has no such split
+            return True
+        return json.loads(run.data.read_bytes()).get("fingerprint") != now
 
     def features_or(self, given, choose, how):
         """What features are taken, and who says so, which results hold as `features_from`.

@@ -10,14 +10,14 @@ import pytest
 from PIL import Image
 
 from crate_jax.cli.main import main
-from crate_jax.config import default_config
+from crate_jax.config import default_config, override
 from crate_jax.data.own_pictures import picture_paths, read_pictures
 from crate_jax.data.picture import decoded
 from crate_jax.data.sources import open_source
 from crate_jax.errors import UserError
 from crate_jax.evaluation.feature_store import split_rows
-from crate_jax.evaluation.subject import of_run
-from crate_jax.training.run_folder import load_step
+from crate_jax.evaluation.subject import Subject, of_run
+from crate_jax.training.run_folder import RunFolder, load_step
 
 NUMBERS = (3, 120, 399)
 
@@ -116,3 +116,22 @@ def test_a_run_with_nan_is_refused_by_name(workdir, monkeypatch):
     monkeypatch.setattr("crate_jax.evaluation.subject.load_step", broken)
     with pytest.raises(UserError, match=r"tensor \S+ holds 1 of \d+ values that are NaN or infinite"):
         of_run(workdir)
+
+
+def test_results_on_another_folder_of_pictures_leave_those_of_the_run(tmp_path):
+    """Same data.name and split, other pictures: probe.json was overwritten. A folder that moved is the run's own."""
+    for folder, count in (("mine", 20), ("moved", 20), ("others", 24)):
+        for number in range(count):
+            path = tmp_path / folder / "ab"[number % 2] / f"{number}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.new("L", (8, 8), number).save(path)
+    leaves = {"data.name": "image_folder", "data.data_dir": str(tmp_path / "mine")}
+    config = override(default_config(), leaves)
+    run = RunFolder(tmp_path / "run")
+    run.begin(config, open_source("image_folder", "train", config.data.data_dir), 0)
+    suffixes = {}
+    for folder in ("mine", "moved", "others"):
+        here = override(config, {"data.data_dir": f"{tmp_path}/{folder}/"})
+        subject = Subject(None, None, here, run.path, str(run.path), own_data=("image_folder", "validation"))
+        suffixes[folder] = subject.suffix("probe", {"name": "image_folder", "split": "validation"})
+    assert suffixes == {"mine": "", "moved": "", "others": "-image_folder-others"}
