@@ -138,7 +138,7 @@ def measure(path, step):
         numbers["images_per_second"] = float(np.median([line["images_per_second"] for line in lines]))
     measured_on, ways = {}, {"training loss": way_of_loss(config)} if lines else {}
     for quantity, (file, key) in RESULTS.items():
-        found = _result(path / file, step)
+        found = _result(_measured(path, file, config.data.name), step)
         if found.get(key) is not None:
             ways[file] = way_of(file, found)
             numbers[quantity] = float(found[key])
@@ -146,6 +146,12 @@ def measure(path, step):
             of = tuple(data.get(part) for part in ("name", "split", "fingerprint"))
             measured_on[quantity] = (*of, found.get("labels_per_class"))
     return config, numbers, measured_on, _result(path / "analysis.json", step).get("claims"), ways
+
+
+def _measured(path, file, name):
+    """A result file; where a run was measured on another part or folder of its data set alone, the one of that."""
+    elsewhere = [] if exists(path / file, path) else list(path.glob(f"{file.removesuffix('.json')}-{name}-*.json"))
+    return elsewhere[0] if len(elsewhere) == 1 else path / file
 
 
 def _result(path, step):

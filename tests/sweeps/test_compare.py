@@ -132,6 +132,18 @@ def test_results_on_other_examples_are_refused(tmp_path):
         compare(runs, tmp_path / "out")
 
 
+def test_runs_measured_elsewhere_alone_are_compared_there(tmp_path):
+    """A sweep that probes another folder of its kind; of two such results neither is taken."""
+    runs = [written(tmp_path / name, seed, 0.5 + seed / 10) for seed, name in enumerate(("a+seed=0", "a+seed=1"))]
+    for folder in (tmp_path / "a+seed=0", tmp_path / "a+seed=1"):
+        (folder / "probe.json").rename(folder / "probe-embedded_photographs-labelled.json")
+    [row] = make_rows(find_runs(runs)[0])
+    assert row["probe"] == [0.5, 0.6]
+    (tmp_path / "a+seed=1" / "probe-embedded_photographs-others.json").write_text("{}")
+    [row] = make_rows(find_runs(runs)[0])
+    assert row["probe"] == [0.5]
+
+
 def test_few_labels_of_another_number_are_refused(tmp_path):
     runs = [written(tmp_path / name, 0, 0.6, model__depth=depth) for depth, name in enumerate("ab", 2)]
     data = {"name": "embedded_photographs", "split": "test", "fingerprint": "0"}
