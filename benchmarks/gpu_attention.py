@@ -25,7 +25,7 @@ REPEATS = 10
 
 
 def cudnn_attention(codes_BxNxKP, *, num_heads, scale):
-    """cuDNN whatever the number of tokens."""
+    """cuDNN for any number of tokens."""
     return cudnn_self_attention(split_heads(codes_BxNxKP, num_heads), scale).reshape(codes_BxNxKP.shape)
 
 

@@ -86,7 +86,7 @@ class Memory(threading.Thread):
 
 
 def run_part(arguments, folder):
-    """Runs one part in this process, and prints a line of JSON per phase."""
+    """Runs one part in this process, and prints one JSON line per phase."""
     train, test = (read_rows(folder / name) for name in ("train.npy", "test.npy"))
     memory = Memory()
     memory.start()

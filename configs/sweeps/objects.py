@@ -10,7 +10,11 @@ Question: the other tables are of crops of seventeen photographs, and the quicks
 networks complete best, and is pre-training worth anything to a probe, on photographs of objects that must be told apart
 in front of other backgrounds? The quickstart's settings as they are, for 64 pixels in patches of 8: 1,500 steps of 32
 pictures, so each picture about once. Features are judged on 2,000 labelled pictures of 20 classes and 2,000 test ones
-(all 200 classes, ten labels each, are too hard for a network of this size: 1.1 % of kNN, 0.5 being chance).
+(all 200 classes, ten labels each, are too hard for a network of this size: 1.1 % of kNN, 0.5 being chance). Three to
+eight minutes per point on one CPU core.
+
+Answer (docs/results.md): CRATE-alpha's probe gains 7.8 points [2.1, 13.6] over its untrained self, the ViT-MAE's 2.9
+[0.8, 5.1], CRATE-MAE's and the others' nothing; the order of completion is that of photographs.
 """
 
 from crate_jax.config import load_config
