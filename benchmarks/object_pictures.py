@@ -5,7 +5,7 @@
     python benchmarks/object_pictures.py pack debs objects.zip            # what is needed of them, under 20 MiB
     python benchmarks/object_pictures.py make objects.zip my_objects      # train/CLASS/*.jpg and test/CLASS/*.jpg
 
-A picture is one object (each class has one stamp of tuxpaint) on a random crop of a photograph; its size, place, angle and
+A picture is one object (one stamp of tuxpaint per class) on a random crop of a photograph; its size, place, angle and
 side, and the colours of both, vary. No photograph is in both parts: test pictures show the objects on new backgrounds.
 The same --seed draws the same pictures, for any --workers.
 """

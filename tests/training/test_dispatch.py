@@ -6,7 +6,7 @@ import jax
 import numpy as np
 
 from crate_jax import create_model
-from crate_jax.config import override
+from crate_jax.config import default_config, override
 from crate_jax.distributed.signals import Preemption
 from crate_jax.training.loop import train
 from crate_jax.training.program import build_program
@@ -34,9 +34,8 @@ def test_a_step_is_read_only_when_it_is_logged_and_after_the_next_one_is_under_w
         return state.replace(step=step), {"loss": pending[0], "bad_step": pending[1]}
 
     jitted = types.SimpleNamespace(lower=lambda *_: types.SimpleNamespace(compile=lambda: run_step))
-    config = types.SimpleNamespace(
-        log_every_steps=10, batch_size=8, checkpoint=types.SimpleNamespace(every_steps=25, every_minutes=0)
-    )
+    config = default_config()
+    config.log_every_steps, config.batch_size, config.checkpoint.every_steps = 10, 8, 25
     mesh = types.SimpleNamespace(size=1, devices=np.array([types.SimpleNamespace(platform="cpu")]))
     model = create_model("crate_mae_tiny")
     program = types.SimpleNamespace(config=config, mesh=mesh, model=model, step=jitted, total_steps=40, seed=0)
