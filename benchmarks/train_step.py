@@ -316,10 +316,12 @@ def main():
     parser.add_argument("--small", action="store_true", help="a network of seconds instead")
     parser.add_argument("--out", help="numbers as JSON")
     arguments = parser.parse_args()
-    if arguments.rounds < 2 or (arguments.small and arguments.official):
-        parser.error("--rounds is at least 2; --official has the official sizes, not --small")
+    if arguments.rounds < 2 or (arguments.official and (arguments.small or arguments.dtype != "float32")):
+        parser.error("--rounds is at least 2; --official has the official sizes and float32")
     os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # several processes share a GPU
     peak, device = start(product_peak, arguments.small, arguments.dtype)[1].recv()
+    if device != "cpu" and (arguments.official or arguments.processor):
+        parser.error("--official and --processor measure the CPU; set CUDA_VISIBLE_DEVICES=-1")
     print(f"{device}: best matrix product {peak / 1e9:.0f} GFLOP/s; {arguments.dtype}, medians of {arguments.rounds}")
     print("case        mask   batch   who              ms/step   ours/theirs (quartiles)   GFLOP/s   of peak")
     cases = []

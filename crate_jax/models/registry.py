@@ -53,9 +53,7 @@ def for_platform(model, platform, devices=1, device=None):
     if getattr(model, "attention_kernel", None) != "auto":
         return model
     white = isinstance(model, WhiteBox)
-    if (
-        platform == "tpu" and model.remat == "none" and white
-    ):  # else a layer's scores exist once, and are recomputed anyway
+    if platform == "tpu" and white and model.remat == "none":  # else scores exist once, and are recomputed anyway
         return model.clone(attention_kernel="recompute")
     if platform == "cpu" and devices == 1 and white:
         return model.clone(attention_kernel="image_by_image")

@@ -137,8 +137,10 @@ def measure(path, step):
         numbers["loss"] = float(np.mean([line["loss"] for line in lines[-LAST_LINES:]]))
         numbers["images_per_second"] = float(np.median([line["images_per_second"] for line in lines]))
     measured_on, ways = {}, {"training loss": way_of_loss(config)} if lines else {}
+    files = dict.fromkeys(file for file, _ in RESULTS.values())
+    results = {file: _result(_measured(path, file, config.data.name), step) for file in files}
     for quantity, (file, key) in RESULTS.items():
-        found = _result(_measured(path, file, config.data.name), step)
+        found = results[file]
         if found.get(key) is not None:
             ways[file] = way_of(file, found)
             numbers[quantity] = float(found[key])
